@@ -1,0 +1,69 @@
+"""Check, when a policy is built, that an object has the shape of the protocol it is used as."""
+
+import inspect
+from typing import Any
+
+from skipkv.errors import ProtocolError
+
+
+def require(part: object, protocol: type, field: str) -> None:
+    """Raise `ProtocolError` unless `part` conforms to `protocol` by shape.
+
+    What is checked: every public member of the protocol is there, methods are callable, and they take
+    the protocol's arguments. Annotations are left to the type checker.
+    """
+    if isinstance(part, type):
+        raise ProtocolError(
+            f"{field} must be an instance of a {protocol.__name__}, got the class {part.__name__}. "
+            f"Write {part.__name__}(...)."
+        )
+    for name, expected in vars(protocol).items():
+        if name.startswith("_"):
+            continue
+        if not hasattr(part, name):
+            raise ProtocolError(_message(part, protocol, field, name, expected, "has none"))
+        if not inspect.isfunction(expected):
+            continue  # a read-only attribute
+        method = getattr(part, name)
+        if not callable(method):
+            raise ProtocolError(
+                _message(part, protocol, field, name, expected, f"has {method!r} there")
+            )
+        try:
+            signature = inspect.signature(method)
+            signature.bind(*_arguments(expected)[0], **_arguments(expected)[1])
+        except TypeError:
+            raise ProtocolError(
+                _message(part, protocol, field, name, expected, f"has {name}{signature}")
+            ) from None
+
+
+def _arguments(expected: Any) -> tuple[list[None], dict[str, None]]:
+    """Stand-ins for the arguments the runtime passes to the protocol's method."""
+    parameters = list(inspect.signature(expected).parameters.values())[1:]  # without self
+    positional = [None for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    keywords = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return positional, keywords
+
+
+def _message(
+    part: object, protocol: type, field: str, name: str, expected: Any, found: str
+) -> str:
+    if inspect.isfunction(expected):
+        wanted = f"method {name}({', '.join(_written(expected))})"
+    else:
+        wanted = f"attribute {name}"
+    return (
+        f"{field} must be a {protocol.__name__}: it needs a {wanted}, and {type(part).__name__} "
+        f"{found}. See {protocol.__module__}.{protocol.__name__}."
+    )
+
+
+def _written(function: Any) -> list[str]:
+    """The parameters as one would write them, without annotations and without self."""
+    written = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in written:
+            written.append("*")
+        written.append(parameter.name)
+    return written

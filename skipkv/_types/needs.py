@@ -1,0 +1,39 @@
+"""What a part must be shown beyond keys, values and positions."""
+
+import attrs
+from attrs.validators import ge, instance_of
+
+
+@attrs.frozen(kw_only=True)
+class Needs:
+    """What a part reads from a view that costs something to record.
+
+    The runtime records the union of what a policy's parts need and nothing else, so a policy that
+    looks at keys alone decodes at the speed of the model.
+
+    Args:
+        queries: how many of the most recent queries, in tokens; 0 for none.
+        attention: the attention every entry has received since it was cached, summed over queries.
+        sentences: the sentence table: embeddings and thoughts of the sentences closed so far.
+
+    Example:
+        >>> Needs(queries=8) | Needs(queries=1, sentences=True)
+        Needs(queries=8, attention=False, sentences=True)
+    """
+
+    queries: int = attrs.field(default=0, validator=[instance_of(int), ge(0)])
+    attention: bool = attrs.field(default=False, validator=instance_of(bool))
+    sentences: bool = attrs.field(default=False, validator=instance_of(bool))
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(
+            queries=max(self.queries, other.queries),
+            attention=self.attention or other.attention,
+            sentences=self.sentences or other.sentences,
+        )
+
+
+def needs_of(part: object) -> Needs:
+    """What `part` declares in its attribute `needs`; nothing where it has none."""
+    needs = getattr(part, "needs", None)
+    return needs if isinstance(needs, Needs) else Needs()

@@ -1,0 +1,28 @@
+"""A prompt waiting for, or in, a slot."""
+
+from collections.abc import Sequence
+
+import attrs
+from attrs.validators import ge, instance_of, min_len
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """One sequence to decode, as a scheduler sees it.
+
+    Args:
+        index: place among the requests of one call to `generate`, from 0.
+        prompt: token ids of the prompt; never empty.
+        max_new_tokens: tokens to decode at most.
+        seed: seed of this request's own random numbers; they depend on nothing else.
+    """
+
+    index: int = attrs.field(validator=[instance_of(int), ge(0)])
+    prompt: Sequence[int] = attrs.field(converter=tuple, validator=min_len(1), repr=False)
+    max_new_tokens: int = attrs.field(validator=[instance_of(int), ge(1)])
+    seed: int = attrs.field(default=0, validator=instance_of(int))
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt in tokens."""
+        return len(self.prompt)

@@ -1,0 +1,81 @@
+"""The closed sentences of one sequence, and which of them a later sentence repeats."""
+
+import attrs
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class SentenceTable:
+    """The `S` closed sentences of one sequence, in order.
+
+    They partition the positions from 0 to `ends[-1]`; what lies beyond is the open sentence. An entry
+    finds its sentence by its position, so nothing needs re-mapping when entries move or are dropped.
+
+    Args:
+        ends: position after the last token of each sentence; strictly increasing.
+        embeddings: unit vectors: the normalised mean of the final-norm hidden states of its tokens.
+        thoughts: a `Thought` each.
+
+    Source: SkipKV (arXiv 2512.07993), section 4.1.
+    """
+
+    ends: Int[Tensor, "S"]
+    embeddings: Float[Tensor, "S E"]
+    thoughts: Int[Tensor, "S"]
+    _known: dict[float, Float[Tensor, "K"]] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def empty(cls, hidden_size: int, *, device: torch.device | str = "cpu") -> "SentenceTable":
+        """The table of a sequence that has closed no sentence yet."""
+        return cls(
+            ends=torch.empty(0, dtype=torch.long, device=device),
+            embeddings=torch.empty(0, hidden_size, device=device),
+            thoughts=torch.empty(0, dtype=torch.long, device=device),
+        )
+
+    def __len__(self) -> int:
+        return self.ends.shape[0]
+
+    def extended(
+        self,
+        ends: Int[Tensor, "N"],
+        embeddings: Float[Tensor, "N E"],
+        thoughts: Int[Tensor, "N"],
+    ) -> "SentenceTable":
+        """This table with `N` newly closed sentences behind; what is known of the old ones is kept."""
+        return SentenceTable(
+            ends=torch.cat([self.ends, ends]),
+            embeddings=torch.cat([self.embeddings, embeddings]),
+            thoughts=torch.cat([self.thoughts, thoughts]),
+            known=dict(self._known),
+        )
+
+    def sentence_of(self, positions: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
+        """Index of the closed sentence at each position; -1 in the open sentence and for position -1."""
+        ids = torch.searchsorted(self.ends, positions.contiguous(), right=True)
+        return ids.masked_fill((ids == len(self)) | (positions < 0), -1)
+
+    def redundancy(self, threshold: float) -> Float[Tensor, "S"]:
+        """Similarity of each sentence to the last later sentence that repeats it; 0 where none does.
+
+        A sentence is repeated by a later one when their cosine similarity exceeds `threshold`. Since
+        embeddings never change, a sentence once redundant stays so. Only the sentences that are new
+        since the last call are compared with all others.
+
+        Source: SkipKV, section 4.1 (redundant set) and its published code (which similarity counts).
+        """
+        old = self._known.get(threshold, self.embeddings.new_zeros(0))
+        done, total = old.shape[0], len(self)
+        if done < total:
+            similarity = self.embeddings @ self.embeddings[done:].T  # [S, new]
+            later = torch.arange(done, total, device=old.device)
+            earlier = torch.arange(total, device=old.device)[:, None]
+            # rank of the repeating sentence among the new ones, 1-based; 0: none
+            rank = ((similarity > threshold) & (later > earlier)) * (later - done + 1)
+            last = rank.amax(dim=1)
+            value = similarity.gather(1, (last - 1).clamp_min(0)[:, None])[:, 0]
+            old = torch.where(last > 0, value, torch.nn.functional.pad(old, (0, total - done)))
+            self._known[threshold] = old
+        return old

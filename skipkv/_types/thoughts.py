@@ -1,0 +1,31 @@
+"""Thoughts: what a sentence is for; and cuts: where a sentence ends."""
+
+import enum
+
+import attrs
+from attrs.validators import ge, instance_of
+
+
+class Thought(enum.IntEnum):
+    """The function of a sentence in a chain of thought.
+
+    Source: SEAL (arXiv 2504.07986), section 2: execution solves, reflection checks what was done,
+    transition changes the line of attack. SkipKV counts the last two as "non-execution".
+    """
+
+    EXECUTION = 0
+    REFLECTION = 1
+    TRANSITION = 2
+
+
+@attrs.frozen
+class Cut:
+    """The end of a sentence in a stream of tokens.
+
+    Args:
+        end: number of tokens of the stream up to and including the one that closes the sentence.
+        thought: what the sentence was for.
+    """
+
+    end: int = attrs.field(validator=[instance_of(int), ge(1)])
+    thought: Thought = attrs.field(default=Thought.EXECUTION, converter=Thought)

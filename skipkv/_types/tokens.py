@@ -1,0 +1,45 @@
+"""A stretch of one sequence's tokens, as ids and as text."""
+
+from collections.abc import Sequence
+
+import attrs
+
+
+def _same_length(self: "TokenStream", _: object, pieces: Sequence[str]) -> None:
+    if len(pieces) != len(self.ids):
+        raise ValueError(
+            f"TokenStream.pieces must hold one text per token id ({len(self.ids)}), got {len(pieces)}."
+        )
+
+
+@attrs.frozen(kw_only=True)
+class TokenStream:
+    """Consecutive tokens of one sequence, from the first token of a sentence on.
+
+    Args:
+        ids: token ids.
+        pieces: the text of each token; joined they are the text of the stretch.
+
+    Example:
+        >>> TokenStream.from_pieces(["So ", "x=2", ".\\n"]).text
+        'So x=2.\\n'
+    """
+
+    ids: Sequence[int] = attrs.field(converter=tuple)
+    pieces: Sequence[str] = attrs.field(converter=tuple, validator=_same_length)
+
+    @classmethod
+    def from_pieces(cls, pieces: Sequence[str]) -> "TokenStream":
+        """A stream whose ids do not matter (they are numbered from 0): for tests and for text."""
+        return cls(ids=range(len(pieces)), pieces=pieces)
+
+    @property
+    def text(self) -> str:
+        """The stretch as one string."""
+        return "".join(self.pieces)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: slice) -> "TokenStream":
+        return TokenStream(ids=self.ids[index], pieces=self.pieces[index])

@@ -1,0 +1,36 @@
+"""Errors. Every error this library raises on purpose is a `SkipKVError`.
+
+What a user passed in is also a `ValueError`, so that code which knows nothing of skipkv catches it.
+A message names the field of the class, the rule, what came, and the remedy.
+"""
+
+
+class SkipKVError(Exception):
+    """Root of all errors raised by skipkv."""
+
+
+class ConfigError(SkipKVError, ValueError):
+    """A policy, a budget or a part was built with values that cannot work."""
+
+
+class ProtocolError(SkipKVError, TypeError, ValueError):
+    """An object does not have the methods of the protocol it is used as."""
+
+
+class InputError(SkipKVError, ValueError):
+    """A prompt, a file or a generation setting cannot be used; raised before any decoding."""
+
+
+class UnsupportedModelError(SkipKVError, ValueError):
+    """The model has an architecture or a kind of layer that the runtime does not decode."""
+
+
+class PartError(SkipKVError):
+    """A part broke its protocol while decoding: NaN, a wrong shape or dtype, a budget exceeded.
+
+    The sequences of that compression event fail with it; all others go on.
+    """
+
+
+class MissingExtraError(SkipKVError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""

@@ -1,0 +1,11 @@
+"""Evictors choose which entries stay.
+
+One evictor per file, named for it. To add one: write a frozen attrs class with
+`keep(scores, view, budget)`, export it here, and hold the four laws of the protocol in its tests.
+"""
+
+from skipkv.evictors.keep_all import KeepAll
+from skipkv.evictors.protocol import Evictor
+from skipkv.evictors.top_k import TopK
+
+__all__ = ["Evictor", "KeepAll", "TopK"]

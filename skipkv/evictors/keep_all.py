@@ -1,0 +1,21 @@
+"""Never drop anything."""
+
+import attrs
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from skipkv._types import CacheView
+
+
+@attrs.frozen
+class KeepAll:
+    """Keeps every entry: the full cache.
+
+    Differs: it ignores the budget, so a policy uses it only without one (`Policy(budget=None)`).
+    """
+
+    def keep(
+        self, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
+    ) -> Bool[Tensor, "R H L"]:
+        """Every occupied slot."""
+        return view.occupied

@@ -1,0 +1,28 @@
+"""The protocol of batch schedulers."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from skipkv._types import Request
+
+
+@runtime_checkable
+class BatchScheduler(Protocol):
+    """Says which waiting requests enter the free slots now.
+
+    The engine calls `admit` before the first step and again whenever a slot is free and a request
+    waits. A scheduler may hold requests back (a static batch waits until nothing runs any more), but
+    not when nothing is running: then it must admit at least one.
+
+    Laws: distinct indices into `waiting`, at most `free` of them; at least one when `running` is 0.
+    """
+
+    def admit(self, waiting: Sequence[Request], *, free: int, running: int) -> Sequence[int]:
+        """Indices into `waiting` of the requests to start now, in the order of their slots.
+
+        Args:
+            waiting: requests not yet started, in the order they came; never empty.
+            free: free slots; at least 1.
+            running: sequences now being decoded.
+        """
+        ...

@@ -1,0 +1,22 @@
+"""The protocol of segmenters."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from skipkv._types import Cut, TokenStream
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Cuts a stream of tokens into sentences and names what each was for.
+
+    The runtime calls `cut` once per sequence at every compression event, with the tokens since the
+    last cut (the open sentence and what came after it). It is never called per token.
+
+    Laws: cuts are strictly increasing and lie inside the stream; feeding a stream in pieces gives the
+    same sentences as feeding it whole. So a cut is returned only once no later token can change it.
+    """
+
+    def cut(self, stream: TokenStream) -> Sequence[Cut]:
+        """The sentences that end in `stream`, which begins where a sentence begins."""
+        ...

@@ -1,0 +1,32 @@
+"""The protocol of steerers."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from skipkv._types import SteeringContext
+
+
+@runtime_checkable
+class Steerer(Protocol):
+    """Nudges the hidden state that enters one layer, so that the model rambles less.
+
+    The runtime calls `delta` once per decode step, for all sequences together, and adds what it
+    returns to the input of layer `layer` at the token being decoded. It must not read values back
+    from the device (`.item()`, `if tensor:`): the step does not wait for it.
+
+    Laws: zero for rows that are not at a delimiter inside the thinking part; a row's delta depends
+    on that row alone.
+    """
+
+    @property
+    def layer(self) -> int | None:
+        """The layer, from 0, whose input is steered; None for a steerer that does nothing."""
+        ...
+
+    def delta(
+        self, hidden: Float[Tensor, "R E"], context: SteeringContext
+    ) -> Float[Tensor, "R E"]:
+        """What to add to `hidden`, in its dtype."""
+        ...
