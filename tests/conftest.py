@@ -1,7 +1,9 @@
 """What all tests share: golden data, and one thread for torch, whose tensors here are tiny."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,3 +37,9 @@ def golden(golden_path: Callable[[str], Path]) -> Callable[[str], dict[str, torc
         return loaded[name]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def meta(golden_path: Callable[[str], Path]) -> dict[str, Any]:
+    """Settings of the golden compressions: `single` and `skipkv_multi`, by case."""
+    return json.loads(golden_path("meta_kv.json").read_text())

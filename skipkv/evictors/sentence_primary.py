@@ -17,14 +17,15 @@ class SentencePrimary:
     """Drops entries of sentences that a later sentence repeats; only then anything else.
 
     Tokens are dropped for how they score, sentences for what they say: a thought with holes in it
-    misleads more than one that is missing. No entry outside the redundant sentences is dropped while
-    an unprotected entry inside one remains, whatever the scores are.
+    misleads more than one that is missing. No entry outside the redundant sentences is dropped
+    while an unprotected entry inside one remains, whatever the scores are.
 
-    With `whole`, redundant sentences go one at a time, each with all its unprotected entries of that
-    row and head, lowest mean score first (of equal ones the earlier), until the row and head is
-    within its budget; so it may end below it. If none is left and there are still too many entries,
-    the rest goes token by token. Without `whole`, the entries of redundant sentences too go token by
-    token, lowest score first, and exactly `budget` remain in every row and head that held more.
+    With `whole`, redundant sentences go one at a time, each with all its unprotected entries of
+    that row and head, lowest mean score first (of equal ones the earlier), until the row and head
+    is within its budget; so it may end below it. If none is left and there are still too many
+    entries, the rest goes token by token. Without `whole`, the entries of redundant sentences too
+    go token by token, lowest score first, and exactly `budget` remain in every row and head that
+    held more.
 
     Args:
         threshold: cosine similarity above which a later sentence repeats an earlier one; in (0, 1).

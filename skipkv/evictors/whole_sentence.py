@@ -19,14 +19,14 @@ class WholeSentence:
     1. Protected entries stay. What the budget leaves beside them is the room.
     2. The open sentence, the present thought, comes next: all of it where the room allows, else its
        best entries, which then fill the budget. So a stream without delimiters uses all of it.
-    3. Closed sentences follow, those with a protected entry first and then by the mean score of their
-       unprotected entries; each is taken if it fits whole in the room that is left.
+    3. Closed sentences follow, those with a protected entry first and then by the mean score of
+       their unprotected entries; each is taken if it fits whole in the room that is left.
     4. A closed sentence with more unprotected entries than the whole room (step 1) could never be
        kept. The best such sentence, and it alone, gives its best entries to the room that is still
        left. So one sentence longer than the budget does not leave the cache empty.
 
-    A closed sentence is thus wholly kept, or dropped but for its protected entries, except for the one
-    of step 4. A row and head may end below its budget, but only by fewer entries than any
+    A closed sentence is thus wholly kept, or dropped but for its protected entries, except for the
+    one of step 4. A row and head may end below its budget, but only by fewer entries than any
     sentence it dropped holds.
 
     Source: this library; the sentence as the unit is SkipKV's (arXiv 2512.07993).
@@ -44,7 +44,7 @@ class WholeSentence:
     def keep(
         self, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
     ) -> Bool[Tensor, "R H L"]:
-        """Protected entries, the open sentence, sentences that fit, and a part of one that cannot."""
+        """Protected entries, the open sentence, sentences that fit, part of one that cannot."""
         segments = Segments.of(view)
         free = view.occupied & ~view.protected
         open_entries = free & ~segments.closed

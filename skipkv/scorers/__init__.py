@@ -1,7 +1,8 @@
 """Scorers value cache entries; higher means keep.
 
-One scorer per file, named for it. To add one: write a frozen attrs class with `score(view)`, inherit
-`ScorerAlgebra`, declare what it reads in `needs`, export it here, and test it on a few tensors.
+One scorer per file, named for it. To add one: write a frozen attrs class with `score(view)`,
+inherit `ScorerAlgebra`, declare what it reads in `needs`, export it here, and test it on a few
+tensors.
 """
 
 from skipkv.scorers.accumulated_attention import AccumulatedAttention
@@ -30,6 +31,6 @@ __all__ = [
     "ScorerAlgebra",
     "SentenceRedundancy",
     "Shared",
-    "WindowAttention",
     "Weighted",
+    "WindowAttention",
 ]

@@ -26,14 +26,15 @@ def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R 
     held = 0 if view.queries is None else view.queries.shape[3]
     if view.queries is None or held < count:
         raise InputError(
-            f"{reader} reads the last {count} queries, but CacheView.queries holds {held}. Build the "
-            f"view with them; the runtime does where a part declares needs = Needs(queries={count})."
+            f"{reader} reads the last {count} queries, but CacheView.queries holds {held}. Build "
+            "the view with them; the runtime does where a part declares "
+            f"needs = Needs(queries={count})."
         )
     queries = view.queries[:, :, :, held - count :].float()
     groups, head_size = queries.shape[2], queries.shape[4]
     # one product per KV head: [R, H, G * W, D] @ [R, H, D, L]
     logits = queries.flatten(2, 3) @ view.keys.float().mT / math.sqrt(head_size)
-    return logits.unflatten(2, (groups, count))
+    return logits.reshape(*logits.shape[:2], groups, count, -1)
 
 
 def softmax_over(

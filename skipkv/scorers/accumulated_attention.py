@@ -18,8 +18,8 @@ class AccumulatedAttention(ScorerAlgebra):
 
     Source: H2O (arXiv 2306.14048), section 4.
 
-    Differs: entries are dropped at compression events and not at every step, and how many queries an
-    entry has seen is not evened out, as in the paper: older entries have had more time to collect.
+    Differs: entries are dropped at compression events and not at every step. As in the paper, older
+    entries have had more queries to collect from.
 
     Raises:
         InputError: the view carries no attention.
@@ -38,7 +38,7 @@ class AccumulatedAttention(ScorerAlgebra):
         """The accumulated attention as it is."""
         if view.attention is None:
             raise InputError(
-                "AccumulatedAttention reads CacheView.attention, which is None. Build the view with "
-                "it; the runtime does where a part declares needs = Needs(attention=True)."
+                "AccumulatedAttention reads CacheView.attention, which is None. Build the view "
+                "with it; the runtime does where a part declares needs = Needs(attention=True)."
             )
         return view.attention.float()

@@ -20,8 +20,8 @@ class ScorerAlgebra:
     """Gives a scorer the operators `+`, `-`, unary `-`, scalar `*` and `normalized()`.
 
     Inherit from it to have them on a scorer of your own; one that does not can still stand on the
-    other side of an operator, or be wrapped: `Weighted(scorer=MyScorer(), weight=0.5)`. What is not a
-    scorer cannot be added, and what is not a number cannot weigh: both are a `TypeError`.
+    other side of an operator, or be wrapped: `Weighted(scorer=MyScorer(), weight=0.5)`. What is
+    not a scorer cannot be added, and what is not a number cannot weigh: both are a `TypeError`.
 
     The `repr` of a composition can be pasted back and gives an equal one.
 
@@ -32,16 +32,24 @@ class ScorerAlgebra:
     """
 
     def __add__(self, other: object) -> "Combined":
-        return _sum(self, other)
+        if not _is_scorer(other):
+            return NotImplemented
+        return Combined(terms=(*_terms(self), *_terms(other)))
 
     def __radd__(self, other: object) -> "Combined":
-        return _sum(other, self)
+        if not _is_scorer(other):
+            return NotImplemented
+        return Combined(terms=(*_terms(other), *_terms(self)))
 
     def __sub__(self, other: object) -> "Combined":
-        return _sum(self, other, -1.0)
+        if not _is_scorer(other):
+            return NotImplemented
+        return Combined(terms=(*_terms(self), *_terms(other, -1.0)))
 
     def __rsub__(self, other: object) -> "Combined":
-        return _sum(other, self, -1.0)
+        if not _is_scorer(other):
+            return NotImplemented
+        return Combined(terms=(*_terms(other), *_terms(self, -1.0)))
 
     def __mul__(self, weight: float | int) -> "Weighted | Combined":
         if not isinstance(weight, int | float):
@@ -120,12 +128,12 @@ class Combined(ScorerAlgebra):
 
     Example:
         >>> from skipkv.scorers import KeyNorm, Recency
-        >>> Combined(terms=[2 * Recency(), -KeyNorm()])
+        >>> Combined(terms=(2 * Recency(), -KeyNorm()))
         2 * Recency() - KeyNorm()
     """
 
     terms: tuple[Weighted, ...] = attrs.field(
-        converter=tuple, validator=deep_iterable(instance_of(Weighted))
+        validator=deep_iterable(instance_of(Weighted), instance_of(tuple))
     )
 
     def __attrs_post_init__(self) -> None:
@@ -167,13 +175,6 @@ class Combined(ScorerAlgebra):
 def _composed(term: Weighted) -> bool:
     """Whether the term's scorer is itself a multiple or a sum, which operators would flatten."""
     return isinstance(term.scorer, Weighted | Combined)
-
-
-def _sum(left: object, right: object, sign: float = 1.0) -> Combined:
-    """`left + sign * right`; not implemented where either is not a scorer."""
-    if not (_is_scorer(left) and _is_scorer(right)):
-        return NotImplemented
-    return Combined(terms=(*_terms(left), *_terms(right, sign)))
 
 
 def _is_scorer(value: object) -> bool:

@@ -1,6 +1,7 @@
 """Keys of small norm draw much attention."""
 
 import attrs
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,9 +16,10 @@ class KeyNorm(ScorerAlgebra):
     In decoder-only models the keys of small norm are those that draw high attention, so they are
     worth keeping; no query need be observed to know.
 
-    Source: Devoto et al. (arXiv 2406.11430), section 3.
+    Source: Devoto et al. (arXiv 2406.11430).
 
-    Differs: the paper leaves the first two layers uncompressed; here every layer has the same budget.
+    Differs: the paper leaves the first two layers uncompressed; here every layer has the same
+    budget.
 
     Example:
         >>> KeyNorm()
@@ -26,4 +28,5 @@ class KeyNorm(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """Minus the norm of each key, so higher means keep."""
-        return -view.keys.float().norm(dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(view.keys.float(), dim=-1)
+        return -norm

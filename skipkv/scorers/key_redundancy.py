@@ -13,24 +13,24 @@ from skipkv.scorers.algebra import ScorerAlgebra
 
 @attrs.frozen(kw_only=True)
 class KeyRedundancy(ScorerAlgebra):
-    """How much a key resembles the other keys of its row and head; high means redundant: subtract it.
+    """How much a key resembles the others of its row and head; high is redundant: subtract it.
 
-    The cosine similarities of all entries, the window's too, with the diagonal zeroed; for each key
-    the similarity to its newest near-copy is forgiven (zeroed); the mean over keys, and a softmax over
-    all entries of the head. So of a chain of repetitions the newest copy stays cheap and the older
-    ones go.
+    The cosine similarities of all entries, the window's too, with the diagonal zeroed; for each
+    key the similarity to its newest near-copy is forgiven (zeroed); the mean over keys, and a
+    softmax over all entries of the head. So of a chain of repetitions the newest copy stays cheap
+    and the older ones go.
 
     Args:
         threshold: similarity above which a key counts as a near-copy; in [0, 1).
         keep: which near-copy is forgiven: the "last" or the "first".
-        tile: keys compared with all others at a time, in slots. Memory grows with tile * L, never with
-            L * L; the value does not change the outcome but for rounding.
+        tile: keys compared with all others at a time, in slots. Memory grows with tile * L, never
+            with L * L; the value does not change the outcome but for rounding.
 
     Raises:
         ConfigError: `threshold`, `keep` or `tile` outside their ranges.
 
-    Source: R-KV (arXiv 2505.24133), section 3; SkipKV's published code for the details: a key without
-    a near-copy forgives the first entry, and the mean counts every key of the head.
+    Source: R-KV (arXiv 2505.24133); SkipKV's published code for the details: a key
+    without a near-copy forgives the first entry, and the mean counts every key of the head.
 
     Differs: `keep="first"` is SkipKV's. R-KV's own code takes the minimum over an index array that
     holds 0 where there is no near-copy, so it always forgives the first entry.
@@ -53,8 +53,8 @@ class KeyRedundancy(ScorerAlgebra):
             )
         if self.keep not in ("last", "first"):
             raise ConfigError(
-                f"KeyRedundancy(keep={self.keep!r}) must be 'last' or 'first': the near-copy that is "
-                "not held against a key."
+                f"KeyRedundancy(keep={self.keep!r}) must be 'last' or 'first': the near-copy that "
+                "is not held against a key."
             )
         if self.tile < 1:
             raise ConfigError(
@@ -66,7 +66,8 @@ class KeyRedundancy(ScorerAlgebra):
         """Softmax over the entries of each row and head of their mean similarity to the others."""
         # an empty slot becomes the zero vector: similar to nothing, near-copy of nothing
         keys = view.keys.float().masked_fill(~view.occupied[..., None], 0.0)
-        unit = keys / (keys.norm(dim=-1, keepdim=True) + 1e-8)
+        norm: Tensor = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
+        unit = keys / (norm + 1e-8)
         slots = unit.shape[2]
         total = unit.new_zeros(unit.shape[:3])
         for start in range(0, slots, self.tile):

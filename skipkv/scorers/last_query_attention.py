@@ -23,9 +23,10 @@ class LastQueryAttention(ScorerAlgebra):
         shared: average over all heads of the row, so that they keep the same tokens (TOVA); False
             averages over the query heads of each KV head alone, which then choose for themselves.
 
-    Source: TOVA (arXiv 2401.06104), section 4. Some published baselines called H2O look at the newest
-    query too, but take the largest logit of the query heads that share a KV head and leave the newest
-    entry out of the softmax: that is `Shared(scorer=WindowAttention(window=1, pool=1))`.
+    Source: TOVA (arXiv 2401.06104). Some published baselines called H2O look at the
+    newest query too, but take the largest logit of the query heads that share a KV head and leave
+    the newest entry out of the softmax: that is
+    `Shared(scorer=WindowAttention(window=1, pool=1))`.
 
     Differs: TOVA evicts at every step; here at compression events. The newest entry is protected by
     the budget's window.

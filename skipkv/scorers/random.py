@@ -16,9 +16,10 @@ _BITS = 0xFFFF_FFFF
 class Random(ScorerAlgebra):
     """Noise in [0, 1) that is a function of the seed, the KV head and the token's position alone.
 
-    An entry has the same value at every compression event, in every batch and on every device, so a
-    token is lucky for good and not anew each time (which over many events would favour none). Rows do
-    not know their layer or sequence: all of them draw the same noise for the same head and position.
+    An entry has the same value at every compression event, in every batch and on every device, so
+    a token is lucky for good and not anew each time (which would wear the older ones down).
+    Rows do not know their layer or sequence: all of them draw the same noise for the same head and
+    position.
 
     Args:
         seed: any integer; its low 32 bits count.
@@ -40,7 +41,7 @@ class Random(ScorerAlgebra):
 
 
 def _mixed(bits: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
-    """A bijection of 32-bit integers, held in int64, in which every input bit reaches every output bit.
+    """A bijection of 32-bit integers, held in int64, that spreads every bit over all others.
 
     Two rounds of xor-shift and multiply with a factor small enough that no product leaves int64.
     The offset keeps 0 from being mixed to 0.

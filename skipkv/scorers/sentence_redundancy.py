@@ -14,9 +14,10 @@ from skipkv.scorers.algebra import ScorerAlgebra
 class SentenceRedundancy(ScorerAlgebra):
     """Similarity of an entry's sentence to the later sentence that repeats it: subtract it.
 
-    A reasoning model says things again in other words. Of two sentences of like meaning the earlier is
-    the redundant one; all its entries, in every layer and head, carry the similarity, and all others 0.
-    Next to scores that share 1 among all entries, as R-KV's do, such an entry goes first.
+    A reasoning model says things again in other words. Of two sentences of like meaning the
+    earlier is the redundant one; all its entries, in every layer and head, carry the similarity,
+    and all others 0. Next to scores that share 1 among all entries, as R-KV's do, such an entry
+    goes first.
 
     Args:
         threshold: cosine similarity above which a later sentence repeats an earlier one; in (0, 1).
@@ -27,8 +28,9 @@ class SentenceRedundancy(ScorerAlgebra):
 
     Source: SkipKV (arXiv 2512.07993), section 4.1.
 
-    Differs: the published code penalises a sentence in a head only while two of its entries survive
-    there, and forgets sentences once a head has lost all it knew; here every surviving entry counts.
+    Differs: the published code penalises a sentence in a head only while two of its entries
+    survive there, and forgets sentences once a head has lost all it knew; here every surviving
+    entry counts.
 
     Example:
         >>> SentenceRedundancy(threshold=0.95).needs
@@ -40,8 +42,9 @@ class SentenceRedundancy(ScorerAlgebra):
     def __attrs_post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ConfigError(
-                f"SentenceRedundancy(threshold={self.threshold}) must lie in (0, 1): it is a cosine "
-                "similarity, and above it a sentence counts as repeated. SkipKV uses 0.95 to 0.99."
+                f"SentenceRedundancy(threshold={self.threshold}) must lie in (0, 1): it is a "
+                "cosine similarity, above which a sentence counts as repeated. SkipKV uses 0.95 to "
+                "0.99."
             )
 
     @property

@@ -18,8 +18,8 @@ class WindowAttention(ScorerAlgebra):
 
     What the present thought looks at, the next tokens are likely to look at again. Per query the
     largest logit of the query heads that share a KV head counts, then softmax over the entries
-    outside the window, mean over the queries, and max-pooling, so that an entry keeps its neighbours.
-    Entries of the window take no part and get 0: the budget's window protects them.
+    outside the window, mean over the queries, and max-pooling, so that an entry keeps its
+    neighbours. Entries of the window take no part and get 0: the budget's window protects them.
 
     Args:
         window: most recent queries to observe, in tokens; at least 1.
@@ -28,8 +28,8 @@ class WindowAttention(ScorerAlgebra):
     Raises:
         ConfigError: `window` below 1, or `pool` not an odd number from 1 on.
 
-    Source: SnapKV (arXiv 2404.14469), section 4; R-KV (arXiv 2505.24133), section 3, for the maximum
-    over query heads before the softmax, as in its published code.
+    Source: SnapKV (arXiv 2404.14469), section 4; R-KV (arXiv 2505.24133) for the
+    maximum over query heads before the softmax, as in its published code.
 
     Differs: pooling never reaches across empty slots, for there is no padding.
 
@@ -49,7 +49,7 @@ class WindowAttention(ScorerAlgebra):
             )
         if self.pool < 1 or self.pool % 2 == 0:
             raise ConfigError(
-                f"WindowAttention(pool={self.pool}) must be an odd number from 1 on, so that it has a "
+                f"WindowAttention(pool={self.pool}) must be odd and at least 1, so that it has a "
                 "middle. Use 1 for no pooling."
             )
 

@@ -2,8 +2,8 @@
 
 Layouts are drawn by Hypothesis and shrink to few short rows; the numbers in tensors come from one
 drawn seed each, which is quick and shrinks to 0. All views are such as the runtime would build:
-occupied slots first, positions strictly increasing, protected entries present, tables no longer than
-the sequence.
+occupied slots first, positions strictly increasing, protected entries present, tables no longer
+than the sequence.
 
 Example:
     >>> from hypothesis import given
@@ -42,8 +42,8 @@ def sentence_tables(
     """A table of a sequence that has seen `seen` tokens.
 
     Each sentence is about one of four topics, maybe with an undertone: sentences on one topic have
-    similarity 1 or 0.98 or so, others at most 0.4. So with a threshold of 0.95 a sentence is redundant
-    when the topic comes again.
+    similarity 1 or 0.98 or so, others at most 0.2. So with a threshold of 0.95 a sentence is
+    redundant when the topic comes again.
 
     Args:
         draw: given by Hypothesis.
