@@ -190,7 +190,7 @@ def _terms(scorer: object, weight: float = 1.0) -> tuple[Weighted, ...]:
     return (Weighted(scorer=scorer, weight=weight),)  # type: ignore[arg-type]
 
 
-def _written(weight: float) -> str:
+def _written(weight: float | int) -> str:
     """The shortest text that reads back as `weight`."""
     short = f"{weight:g}"
     return short if float(short) == weight else repr(weight)

@@ -168,9 +168,9 @@ def test_nothing_is_dropped_at_or_below_the_budget(load: Any, case: str, evictor
 
 @pytest.mark.parametrize("case", [c for c in UNPADDED if c not in ("s03", "s04", "s11")])
 def test_r_kv_s_own_code_differs_in_direction_first_alone(load: Any, case: str) -> None:
-    """For "first" it takes the minimum over an index array that holds 0 where there is no near-copy,
-    and so always forgives the first entry. That is not reproduced; the row mean of what it forgives
-    is, which shows the difference is that one."""
+    """For "first" it takes the minimum over an index array that holds 0 where there is no
+    near-copy, and so always forgives the first entry. That is not reproduced; that it is the whole
+    difference is shown by working out what it does."""
     data = load(case)
     view = view_of(data, [0])
     ours = KeyRedundancy(keep=data["retain_direction"]).score(view)[0]
@@ -204,8 +204,9 @@ def test_a_padded_row_has_its_published_attention_without_its_padding(
 
 @pytest.mark.parametrize(("case", "row"), PADDED_ROWS)
 def test_a_padded_row_is_judged_as_if_alone(load: Any, case: str, row: int) -> None:
-    """The published code keeps padding, which eats the budget and blurs redundancy. Here a short row
-    beside long ones has empty slots behind its entries, and neither they nor the neighbours show."""
+    """The published code keeps padding, which eats the budget and blurs redundancy. Here a short
+    row beside long ones has empty slots behind its entries; neither they nor the neighbours
+    show."""
     data = load(case)
     pads, budget = data["pads"][row], data["budget"]
     alone = view_of(data, [row], skip=pads)
