@@ -67,7 +67,7 @@ class SentenceTable:
 
     def sentence_of(self, positions: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
         """Index of the closed sentence at each position; -1 in the open one and for position -1."""
-        # searchsorted wants one dtype for both, and a view's ids are as wide as its positions
+        # one dtype for both, as older torch wants; and a view's ids are as wide as its positions
         ends = self.ends.to(positions.dtype)
         ids = torch.searchsorted(ends, positions.contiguous(), right=True).to(positions.dtype)
         return ids.masked_fill((ids == len(self)) | (positions < 0), -1)

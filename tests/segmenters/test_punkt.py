@@ -113,6 +113,11 @@ def test_a_token_over_two_sentences_belongs_to_the_first() -> None:
     assert [cut.thought for cut in cuts] == [Thought.EXECUTION, Thought.EXECUTION]
 
 
+def test_a_token_over_three_sentences_closes_one_with_the_first() -> None:
+    stream = TokenStream.from_pieces(["So", " it is. No. Wait. ", "Then we ", "go. ", "On "])
+    assert [cut.end for cut in Punkt().cut(stream)] == [2, 4]
+
+
 def test_a_sentence_waits_until_the_word_behind_it_is_complete() -> None:
     for pieces in (["x y."], ["x y.", " "], ["x y.", " The"]):
         assert Punkt().cut(TokenStream.from_pieces(pieces)) == []

@@ -139,6 +139,17 @@ def test_an_older_table_knows_nothing_of_what_was_added_to_it() -> None:
     assert old.redundancy(0.9).tolist() == [0.0]
 
 
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_what_was_compared_once_is_not_compared_again(threshold: float) -> None:
+    embeddings = torch.tensor([[1.0, 0.0]] * 3)
+    table = table_of(embeddings)
+    assert table.redundancy(threshold).tolist() == [1.0, 1.0, 0.0]
+    embeddings.zero_()  # comparing again would find nothing
+    assert table.redundancy(threshold).tolist() == [1.0, 1.0, 0.0]
+    longer = extended(table, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    assert longer.redundancy(threshold).tolist() == [1.0, 1.0, 0.0, 1.0, 0.0]
+
+
 def test_writing_into_the_answer_does_not_change_the_next_one() -> None:
     table = table_of(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     table.redundancy(0.9).zero_()
