@@ -9,8 +9,8 @@ from skipkv.errors import ProtocolError
 def require(part: object, protocol: type, field: str) -> None:
     """Raise `ProtocolError` unless `part` conforms to `protocol` by shape.
 
-    What is checked: every public member of the protocol is there, methods are callable, and they take
-    the protocol's arguments. Annotations are left to the type checker.
+    What is checked: every public member of the protocol is there, methods are callable, and they
+    take the protocol's arguments. Annotations are left to the type checker.
     """
     if isinstance(part, type):
         raise ProtocolError(
@@ -46,9 +46,7 @@ def _arguments(expected: Any) -> tuple[list[None], dict[str, None]]:
     return positional, keywords
 
 
-def _message(
-    part: object, protocol: type, field: str, name: str, expected: Any, found: str
-) -> str:
+def _message(part: object, protocol: type, field: str, name: str, expected: Any, found: str) -> str:
     if inspect.isfunction(expected):
         wanted = f"method {name}({', '.join(_written(expected))})"
     else:

@@ -71,7 +71,7 @@ class Budget:
 
     @property
     def capacity(self) -> int | None:
-        """Entries a row may hold between events, budget + interval; None where it grows (`ratio`)."""
+        """Entries a row may hold between events, budget + interval; None under a `ratio`."""
         return None if self.tokens is None else self.tokens + self.interval
 
     def allowed(self, seen: int) -> int:
@@ -105,8 +105,8 @@ class Budget:
 class Policy:
     """How a model thinks in a bounded cache: a composition of five small parts under a budget.
 
-    Parts decide and know of no model; the runtime does the rest. Building a policy checks every part
-    against its protocol and works out what the runtime must record for them.
+    Parts decide and know of no model; the runtime does the rest. Building a policy checks every
+    part against its protocol and works out what the runtime must record for them.
 
     Args:
         budget: entries a row may hold; None keeps everything (then scorer and evictor rest).

@@ -36,8 +36,8 @@ def streaming_llm(budget: int, *, sinks: int = 4, interval: int = 128) -> Policy
 def h2o(budget: int, *, interval: int = 128) -> Policy:
     """H2O: entries that received most attention so far, and the recent ones, half and half.
 
-    Source: Zhang et al. 2023, arXiv 2306.14048. Differs: entries are dropped every `interval` steps, not
-    at every step.
+    Source: Zhang et al. 2023, arXiv 2306.14048. Differs: entries are dropped every `interval`
+    steps, not at every step.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=budget // 2),
@@ -49,8 +49,8 @@ def h2o(budget: int, *, interval: int = 128) -> Policy:
 def tova(budget: int, *, interval: int = 128) -> Policy:
     """TOVA: entries the newest query attends to, one set for all heads of a layer.
 
-    Source: Oren et al. 2024, arXiv 2401.06104. Differs: entries are dropped every `interval` steps, not
-    at every step. Some published baselines call this H2O.
+    Source: Oren et al. 2024, arXiv 2401.06104. Differs: entries are dropped every `interval` steps,
+    not at every step. Some published baselines call this H2O.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=1),
@@ -81,9 +81,9 @@ def rkv(
 ) -> Policy:
     """R-KV: what recent queries attend to, less what other keys of the row repeat.
 
-    Source: Cai et al. 2025, arXiv 2505.24133 (lambda is `importance`). Differs: kept entries stay in the
-    order of their positions, as in SkipKV's code; R-KV's leaves them in the order of their scores, so that
-    its next max-pooling joins entries that were never neighbours.
+    Source: Cai et al. 2025, arXiv 2505.24133 (lambda is `importance`). Differs: kept entries stay
+    in the order of their positions, as in SkipKV's code; R-KV's leaves them in the order of their
+    scores, so that its next max-pooling joins entries that were never neighbours.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),
@@ -104,9 +104,9 @@ def skipkv(
 ) -> Policy:
     """SkipKV: R-KV's score, and sentences that a later one repeats go first.
 
-    Source: arXiv 2512.07993, section 4.1. Differs: steering and batch grouping are yet to come; a redundant
-    sentence goes first even when a single entry of it is left (published: two); the sentences of a
-    prompt longer than the budget are known when it is compressed.
+    Source: arXiv 2512.07993, section 4.1. Differs: steering and batch grouping are yet to come; a
+    redundant sentence goes first even when a single entry of it is left (published: two); the
+    sentences of a prompt longer than the budget are known when it is compressed.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),

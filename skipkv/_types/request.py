@@ -1,9 +1,13 @@
 """A prompt waiting for, or in, a slot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 from attrs.validators import ge, instance_of, min_len
+
+
+def _ids(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
 
 
 @attrs.frozen(kw_only=True)
@@ -15,12 +19,14 @@ class Request:
         prompt: token ids of the prompt; never empty.
         max_new_tokens: tokens to decode at most.
         seed: seed of this request's own random numbers; they depend on nothing else.
+        sample: which sample of its prompt and seed, from 0.
     """
 
     index: int = attrs.field(validator=[instance_of(int), ge(0)])
-    prompt: Sequence[int] = attrs.field(converter=tuple, validator=min_len(1), repr=False)
+    prompt: Sequence[int] = attrs.field(converter=_ids, validator=min_len(1), repr=False)
     max_new_tokens: int = attrs.field(validator=[instance_of(int), ge(1)])
     seed: int = attrs.field(default=0, validator=instance_of(int))
+    sample: int = attrs.field(default=0, validator=[instance_of(int), ge(0)])
 
     @property
     def prompt_tokens(self) -> int:

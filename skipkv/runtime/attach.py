@@ -12,7 +12,6 @@ from transformers.cache_utils import Cache
 
 from skipkv.errors import ConfigError, InputError
 from skipkv.policy import Policy
-from skipkv.runtime import attention
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.steering import check_layer
@@ -46,8 +45,8 @@ def attach(
     Raises:
         UnsupportedModelError: an architecture the runtime does not decode.
         ConfigError: the policy needs a tokenizer, or a layer the model does not have.
-        InputError: raised by `generate()` for inputs that cannot be decoded so: right padding, a cache
-            of one's own, `use_cache=False`.
+        InputError: raised by `generate()` for inputs that cannot be decoded so: right padding, a
+            cache of one's own, `use_cache=False`.
         PartError: raised by `generate()` when a part of the policy breaks its protocol.
 
     Example:
@@ -165,15 +164,15 @@ class Attachment:
         if prompt and session.room is not None and max(counts) > session.room:
             if self._hybrid:
                 raise InputError(
-                    f"The prompt has {max(counts)} tokens, more than budget + interval, and the model "
-                    "has sliding-window layers, whose own caches cannot take it in chunks. Raise the "
-                    "budget or the interval."
+                    f"The prompt has {max(counts)} tokens, more than budget + interval, and the "
+                    "model has sliding-window layers, whose own caches cannot take it in chunks. "
+                    "Raise the budget or the interval."
                 )
             if not kwargs.get("logits_to_keep"):
                 raise InputError(
-                    f"The prompt has {max(counts)} tokens, more than budget + interval, and is fed in "
-                    "chunks; logits for all of it cannot be given. Use model.generate(), or pass "
-                    "logits_to_keep=1."
+                    f"The prompt has {max(counts)} tokens, more than budget + interval, and is fed "
+                    "in chunks; logits for all of it cannot be given. Use model.generate(), or "
+                    "pass logits_to_keep=1."
                 )
             *earlier, (ids, counts) = _chunks(ids, counts, session.passes(counts))
             for chunk, sizes in earlier:

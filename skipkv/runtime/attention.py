@@ -4,7 +4,7 @@ Grouped-query attention without repeating keys and values: the `G` query heads o
 queries of that head.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -28,11 +28,9 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, mask_function)
 
 
-def mask_function(*args: Any, local_size: int | None = None, **kwargs: Any) -> Tensor | None:
-    """No mask for full attention (the cache knows it); the stock one for layers with a local window."""
-    if local_size is None:
-        return None
-    return sdpa_mask(*args, local_size=local_size, **kwargs)
+def mask_function(*args: Any, **kwargs: Any) -> Tensor | None:
+    """None for full attention, whose mask the cache knows; the stock one for a local window."""
+    return None if kwargs.get("local_size") is None else sdpa_mask(*args, **kwargs)
 
 
 def attention_forward(
@@ -47,7 +45,7 @@ def attention_forward(
 ) -> tuple[Float[Tensor, "B T Q D"], None]:
     """The signature of transformers' attention functions; `Q` is `H * G` query heads."""
     forward: Forward | None = kwargs.pop(FORWARD, None)
-    layer = None if forward is None else forward.layers.get(module.layer_idx)
+    layer = None if forward is None else forward.layers.get(cast(int, module.layer_idx))
     if forward is None or layer is None:  # a layer that keeps a cache of its own
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
@@ -82,7 +80,8 @@ def _fused_attention(
     output = torch.nn.functional.scaled_dot_product_attention(
         query.flatten(2, 3), key, value, attn_mask=mask, scale=scale
     )
-    return output.unflatten(2, (groups, columns))
+    batch, heads, _, size = output.shape
+    return output.view(batch, heads, groups, columns, size)
 
 
 def _seen_attention(

@@ -16,7 +16,7 @@ class SlotLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(self, cache: "SlotCache", layer: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._cache = cache
         self._layer = layer
         self.is_initialized = True
@@ -68,7 +68,8 @@ class SlotCache(Cache):
 
     Args:
         config: the model's; says which layers there are.
-        layers: model layer -> layer of the store. All others keep the cache transformers gives them.
+        layers: model layer -> layer of the store. All others keep the cache transformers gives
+            them.
     """
 
     def __init__(self, config: PretrainedConfig, layers: dict[int, int]) -> None:

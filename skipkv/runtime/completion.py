@@ -19,8 +19,8 @@ class Stats:
         events: compression events that dropped something.
         evicted: entries dropped, summed over layers and KV heads.
         peak_entries: most entries any head of any layer held at once.
-        peak_kv_bytes: bytes of keys and values allocated for this sequence at most, as measured: the
-            storage of all sequences decoded together, divided by their number.
+        peak_kv_bytes: bytes of keys and values allocated for this sequence at most, as measured:
+            the storage of all sequences decoded together, divided by their number.
         seconds: from the start of the prompt's first pass to the last token, neighbours included.
     """
 

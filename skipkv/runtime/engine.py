@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -66,7 +65,8 @@ class Engine:
         check_layer(policy.steerer, model.config.num_hidden_layers)
         if batch_size < 1:
             raise ConfigError(f"Engine(batch_size={batch_size}) must be at least 1.")
-        self.model = model.eval()
+        self.model = model
+        model.train(False)
         self.tokenizer = tokenizer
         self.policy = policy
         self.batch_size = batch_size
@@ -102,6 +102,7 @@ class Engine:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        seeds: Sequence[int] | None = None,
         ordered: bool = True,
         progress: bool | None = None,
         trace: bool = False,
@@ -109,10 +110,11 @@ class Engine:
         """Decode prompts; every input error is raised here, before any decoding.
 
         Args:
-            prompts: texts, lists of token ids, or lists of chat messages (`role`, `content`), which go
-                through the tokenizer's chat template.
+            prompts: texts, lists of token ids, or lists of chat messages (`role`, `content`), which
+                go through the tokenizer's chat template.
             max_new_tokens: tokens to decode per sequence at most.
             sampling: greedy by default.
+            seeds: a seed for each prompt; by default `sampling.seed` and on, counting up.
             stop: strings at which a sequence ends; its text ends before them.
             ordered: completions in the order of the prompts, each as soon as it and those before it
                 are done; otherwise as they finish.
@@ -128,7 +130,9 @@ class Engine:
         """
         sampling = sampling or Sampling()
         if isinstance(prompts, str):
-            raise InputError("prompts must be a list of prompts, got one string. Wrap it: [prompt].")
+            raise InputError(
+                "prompts must be a list of prompts, got one string. Wrap it: [prompt]."
+            )
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
         if any(not s for s in stop):
@@ -136,9 +140,23 @@ class Engine:
         encoded = [self._encoded(index, prompt) for index, prompt in enumerate(prompts)]
         for index, ids in enumerate(encoded):
             self._check(index, ids, max_new_tokens)
+        if seeds is None:
+            seeds = range(sampling.seed, sampling.seed + len(encoded))
+        elif len(seeds) != len(encoded) or min(seeds) < 0:
+            raise InputError(
+                f"seeds must hold a number from 0 on for each of the {len(encoded)} prompts, got "
+                f"{list(seeds)}."
+            )
         requests = [
-            Request(index=i, prompt=encoded[i // sampling.n], max_new_tokens=max_new_tokens)
-            for i in range(len(encoded) * sampling.n)
+            Request(
+                index=index * sampling.n + sample,
+                prompt=ids,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                sample=sample,
+            )
+            for index, (ids, seed) in enumerate(zip(encoded, seeds, strict=True))
+            for sample in range(sampling.n)
         ]
         return self._decode(requests, sampling, tuple(stop), ordered, progress, trace)
 
@@ -161,14 +179,7 @@ class Engine:
                 text=self._text,
                 trace=trace,
             )
-
-        def stream(request: Request) -> Tensor:
-            prompt, sample = divmod(request.index, sampling.n)
-            return sampling.uniforms(prompt, sample, request.max_new_tokens)
-
-        loop = DecodeLoop(
-            session, sampling=sampling, streams=stream, eos=self._eos, stop=stop, text=self._text
-        )
+        loop = DecodeLoop(session, sampling=sampling, eos=self._eos, stop=stop, text=self._text)
         show = sys.stderr.isatty() if progress is None else progress
         early: dict[int, Completion] = {}  # done before one that comes first
         following = 0
@@ -185,13 +196,12 @@ class Engine:
                     following += 1
 
     def _completion(self, finished: Finished, sampling: Sampling) -> Completion:
-        prompt, sample = divmod(finished.request.index, sampling.n)
         text = str(self.tokenizer.decode(finished.tokens, skip_special_tokens=True))
         if finished.stop_string is not None:
             text = text.partition(finished.stop_string)[0]
         return Completion(
-            index=prompt,
-            sample=sample,
+            index=finished.request.index // sampling.n,
+            sample=finished.request.sample,
             prompt_tokens=finished.request.prompt_tokens,
             tokens=tuple(finished.tokens),
             text=text,
@@ -214,11 +224,12 @@ class Engine:
             if items and isinstance(items[0], Mapping):
                 if not getattr(self.tokenizer, "chat_template", None):
                     raise InputError(
-                        f"Prompt {index} is a chat, but the tokenizer has no chat template. Give the "
-                        "prompt as text."
+                        f"Prompt {index} is a chat, but the tokenizer has no chat template. Give "
+                        "the prompt as text."
                     )
+                messages = [dict(cast(Mapping[str, str], item)) for item in items]
                 text = self.tokenizer.apply_chat_template(
-                    items, tokenize=False, add_generation_prompt=True
+                    messages, tokenize=False, add_generation_prompt=True
                 )
                 return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
             return [int(cast(int, token)) for token in items]
@@ -239,17 +250,17 @@ class Engine:
         if limit is not None and len(ids) + max_new_tokens > limit:
             raise InputError(
                 f"Prompt {index} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} that "
-                f"exceeds the model's {limit} positions. Evicted entries still count: positions never "
-                "change. Shorten the prompt or decode fewer tokens."
+                f"exceeds the model's {limit} positions. Evicted entries still count: positions "
+                "never change. Shorten the prompt or decode fewer tokens."
             )
         budget = self.policy.budget
         if budget is not None and budget.prompt and budget.tokens is not None:
             needed = max(len(ids), budget.sinks) + budget.window
             if needed >= budget.tokens:
                 raise InputError(
-                    f"Prompt {index} has {len(ids)} tokens, which Budget(prompt=True) protects with a "
-                    f"window of {budget.window}: that leaves no room in a budget of {budget.tokens}. "
-                    "Raise the budget or do not protect the prompt."
+                    f"Prompt {index} has {len(ids)} tokens, which Budget(prompt=True) protects "
+                    f"with a window of {budget.window}: that leaves no room in a budget of "
+                    f"{budget.tokens}. Raise the budget or do not protect the prompt."
                 )
 
 

@@ -13,7 +13,8 @@ from skipkv.policy import Policy
 from skipkv.runtime.slots import SlotStore, span
 from skipkv.scorers import Combined, Scorer
 
-# Elements of keys in one view: bounds what an event needs beside the cache, whatever the model's depth.
+# Elements of keys in one view: bounds what an event needs beside the cache, whatever the model's
+# depth.
 _VIEW_ELEMENTS = 2**24
 
 
@@ -126,7 +127,7 @@ def _view(
     prompts: list[int],
     tables: list[SentenceTable] | None,
 ) -> CacheView:
-    """The first `width` slots of these layers and sequences; row r is sequence r % n of layer r // n."""
+    """The first `width` slots of these rows; row r is sequence r % n of layer r // n."""
     assert policy.budget is not None
     at = span(sequences)
     depth = layers.stop - layers.start
@@ -171,9 +172,7 @@ def _decide(
     return keep, [_broken_law(policy, view, budget, laws) for laws in held]
 
 
-def _broken_law(
-    policy: Policy, view: CacheView, budget: int, laws: list[bool]
-) -> PartError | None:
+def _broken_law(policy: Policy, view: CacheView, budget: int, laws: list[bool]) -> PartError | None:
     finite, within, real, safe = laws
     if not finite:
         return PartError(
@@ -181,7 +180,9 @@ def _broken_law(
             "finite wherever view.occupied is True."
         )
     if not within:
-        return PartError(f"{policy.evictor!r} kept more than the budget of {budget} entries per head.")
+        return PartError(
+            f"{policy.evictor!r} kept more than the budget of {budget} entries per head."
+        )
     if not real:
         return PartError(f"{policy.evictor!r} kept an empty slot. Keep only where view.occupied.")
     if not safe:
@@ -208,7 +209,9 @@ def _checked_keep(
     try:
         keep = policy.evictor.keep(scores, view, budget)
     except Exception as cause:
-        raise PartError(f"{policy.evictor!r}.keep raised {type(cause).__name__}: {cause}") from cause
+        raise PartError(
+            f"{policy.evictor!r}.keep raised {type(cause).__name__}: {cause}"
+        ) from cause
     complaint = _shape_complaint(keep, view, torch.bool)
     if complaint:
         raise PartError(f"{policy.evictor!r}.keep {complaint}")

@@ -84,7 +84,7 @@ class Forward:
     def add_attention(
         self, layer: int, weights: Float[Tensor, "B H G t L"], columns: slice
     ) -> None:
-        """Add what each entry received from these columns, summed over query heads and real tokens."""
+        """Add what each entry received from these columns, over query heads and real tokens."""
         assert self.store.attention is not None
         weights = weights * self._real[:, None, None, columns, None]
         mass = self.store.attention[layer, self.first : self.last, :, : self.width]

@@ -4,19 +4,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from skipkv.errors import InputError, MissingExtraError
 
 
 def load(
-    name_or_path: str, *, dtype: str | torch.dtype = "auto", device: str | torch.device | None = None
+    name_or_path: str,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model, ready to decode, and its tokenizer.
 
     Args:
-        name_or_path: a folder as `save_pretrained` writes it, a folder with one GGUF file, a GGUF file,
-            or an id on the model hub.
+        name_or_path: a folder as `save_pretrained` writes it, a folder with one GGUF file, a GGUF
+            file, or an id on the model hub.
         dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
         device: where to; by default a GPU if there is one.
 
@@ -42,7 +50,8 @@ def load(
         first = str(cause).strip().splitlines()[0]
         raise InputError(f"Cannot load a model from {name_or_path!r}: {first}") from cause
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(device).eval(), tokenizer
+    torch.nn.Module.to(model, device).train(False)
+    return model, tokenizer
 
 
 def _gguf_file(path: Path) -> Path | None:

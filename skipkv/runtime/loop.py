@@ -1,7 +1,7 @@
 """The decode loop: admit, step, read back, compress; until every request is done."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skipkv._types import Request
 from skipkv.errors import PartError
-from skipkv.runtime.sampling import Sampling, choose
+from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
 
@@ -61,7 +61,6 @@ class DecodeLoop:
         session: Session,
         *,
         sampling: Sampling,
-        streams: Callable[[Request], Tensor],
         eos: frozenset[int],
         stop: Sequence[str],
         text: TokenText,
@@ -73,7 +72,6 @@ class DecodeLoop:
         self._device = session.store.keys.device
         self._sampling = sampling
         self._processors = sampling.processors()
-        self._streams = streams
         self._eos = eos
         self._stop = tuple(stop)
         self._text = text
@@ -108,9 +106,9 @@ class DecodeLoop:
         )
         if not legal or not (chosen or running):
             raise PartError(
-                f"{self._scheduler!r}.admit returned {chosen} for {len(waiting)} waiting, {free} free "
-                f"and {running} running. It must return distinct indices of waiting requests, at most "
-                "`free`, and at least one when nothing is running."
+                f"{self._scheduler!r}.admit returned {chosen} for {len(waiting)} waiting, {free} "
+                f"free and {running} running. It must return distinct indices of waiting requests, "
+                "at most `free`, and at least one when nothing is running."
             )
         newcomers = [waiting[i] for i in chosen]
         for index in sorted(chosen, reverse=True):
@@ -125,8 +123,11 @@ class DecodeLoop:
         session, first, started = self._session, len(self._decoding), time.perf_counter()
         for request in newcomers:
             session.start(request.prompt_tokens)
-            uniforms = None if self._sampling.greedy else self._streams(request).to(self._device)
-            self._decoding.append(_Decoding(request=request, started=started, uniforms=uniforms))
+            drawn = None
+            if not self._sampling.greedy:
+                drawn = uniforms(request.seed, request.sample, request.max_new_tokens)
+                drawn = drawn.to(self._device)
+            self._decoding.append(_Decoding(request=request, started=started, uniforms=drawn))
         logits = None
         for ranges in session.passes([r.prompt_tokens for r in newcomers]):
             taking = [r for r in ranges if len(r)]  # a prefix of the newcomers
@@ -142,8 +143,8 @@ class DecodeLoop:
             self._compress(range(first, first + len(taking)))
         assert logits is not None
         numbers = range(first, len(self._decoding))
-        uniforms = self._uniforms(numbers, steps=1)
-        chosen = choose(logits, self._processors, None if uniforms is None else uniforms[:, 0])
+        drawn = self._drawn(numbers, steps=1)
+        chosen = choose(logits, self._processors, None if drawn is None else drawn[:, 0])
         self._last = torch.cat([self._last, chosen])
         self._read(chosen[:, None], numbers)
 
@@ -152,13 +153,11 @@ class DecodeLoop:
         numbers = range(len(self._decoding))
         left = min(d.request.max_new_tokens - len(d.tokens) for d in self._decoding)
         steps = min(self._burst, left, self._session.steps_to_event() or left)
-        uniforms = self._uniforms(numbers, steps)
+        drawn = self._drawn(numbers, steps)
         chosen = []
         for step in range(steps):
             logits = self._forward(0, [1] * len(numbers), self._last[:, None], prompt=False)
-            self._last = choose(
-                logits, self._processors, None if uniforms is None else uniforms[:, step]
-            )
+            self._last = choose(logits, self._processors, None if drawn is None else drawn[:, step])
             chosen.append(self._last)
         fed = [d.tokens[-1] for d in self._decoding]
         tokens = torch.stack(chosen, dim=1)  # [n steps]
@@ -171,13 +170,11 @@ class DecodeLoop:
     ) -> Float[Tensor, "B V"]:
         """Logits of the last column."""
         forward = self._session.begin(first, counts, ids, prompt=prompt)
-        output = self._model(
-            input_ids=ids, logits_to_keep=1, **self._session.arguments(forward)
-        )
+        output = self._model(input_ids=ids, logits_to_keep=1, **self._session.arguments(forward))
         self._session.end(forward, ids)
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
-    def _uniforms(self, numbers: Sequence[int], steps: int) -> Float[Tensor, "n K"] | None:
+    def _drawn(self, numbers: Sequence[int], steps: int) -> Float[Tensor, "n K"] | None:
         """The random numbers of these sequences' next steps."""
         if self._sampling.greedy:
             return None

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 def plan(lengths: Sequence[int], first: int, chunk: int) -> list[list[range]]:
     """The forward passes that bring prompts into a cache with room for `first` entries.
 
-    A prompt that fits goes in one pass; a longer one sends `first` tokens, then `chunk` at a time, and is
-    compressed after each pass. All prompts end in the last pass, so its last column has the logits
-    of all; a longer prompt starts in an earlier one. Where a prompt is cut depends on its own length
-    alone, so its entries do not depend on the other prompts.
+    A prompt that fits goes in one pass; a longer one sends `first` tokens, then `chunk` at a time,
+    and is compressed after each pass. All prompts end in the last pass, so its last column has the
+    logits of all; a longer prompt starts in an earlier one. Where a prompt is cut depends on its
+    own length alone, so its entries do not depend on the other prompts.
 
     Args:
         lengths: prompt lengths, in tokens.

@@ -1,5 +1,7 @@
 """Choosing the next token: greedy or sampled, with a random stream of its own for every request."""
 
+from typing import cast
+
 import attrs
 import numpy as np
 import torch
@@ -25,8 +27,8 @@ class Sampling:
         top_p: smallest set of tokens whose probability reaches this, in (0, 1].
         top_k: the most probable tokens only; 0 for all.
         n: samples per prompt.
-        seed: sample number i of prompt number p draws from a stream of (seed, p, i) alone, so it does not
-            depend on what else is decoded.
+        seed: prompt number p has the seed `seed + p`, unless `generate` is given one for each; its
+            samples depend on that seed and on nothing else that is decoded.
 
     Raises:
         ConfigError: a value out of range, or several samples of a greedy decode.
@@ -60,7 +62,7 @@ class Sampling:
         return self.temperature == 0
 
     def processors(self) -> LogitsProcessorList:
-        """transformers' own processors for these settings, in the order `generate()` applies them."""
+        """transformers' own processors for these settings, in the order of `generate()`."""
         processors = LogitsProcessorList()
         if self.greedy:
             return processors
@@ -72,10 +74,10 @@ class Sampling:
             processors.append(TopPLogitsWarper(float(self.top_p)))
         return processors
 
-    def uniforms(self, prompt: int, sample: int, count: int) -> Float[Tensor, "count"]:
-        """The random numbers of one sequence, one per token, float64 in [0, 1)."""
-        stream = np.random.default_rng([self.seed, prompt, sample])
-        return torch.from_numpy(stream.random(count))
+
+def uniforms(seed: int, sample: int, count: int) -> Float[Tensor, "count"]:
+    """The random numbers of one sequence, one per token, float64 in [0, 1)."""
+    return torch.from_numpy(np.random.default_rng([seed, sample]).random(count))
 
 
 def choose(
@@ -92,7 +94,8 @@ def choose(
     if uniforms is None:
         return logits.argmax(dim=-1)
     # The processors used here look at no history.
-    scores = processors(torch.empty(logits.shape[0], 0, dtype=torch.long), logits)
+    history = cast(torch.LongTensor, torch.empty(logits.shape[0], 0, dtype=torch.long))
+    scores = processors(history, cast(torch.FloatTensor, logits))
     cdf = scores.double().softmax(dim=-1).cumsum(dim=-1)
     target = (uniforms[:, None] * cdf[:, -1:]).contiguous()
     return torch.searchsorted(cdf, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)

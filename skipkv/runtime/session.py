@@ -6,7 +6,7 @@ before and after each forward pass, and runs compression events when asked.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -28,7 +28,8 @@ from skipkv.runtime.steering import Steering, check_layer
 from skipkv.runtime.support import cache_shape, full_attention_layers
 from skipkv.runtime.text import TokenText
 
-# Columns of a prompt fed at once, and steps between two looks at the sentences, where no budget says.
+# Columns of a prompt fed at once, and steps between two looks at the sentences, where no budget
+# says.
 _CHUNK = 512
 _INTERVAL = 128
 
@@ -130,7 +131,8 @@ class Session:
             if self._hidden is not None:
                 handles.append(self.model.base_model.register_forward_hook(self._see_hidden))
             if self._steering is not None:
-                layer = self.model.base_model.layers[self.policy.steerer.layer]
+                layers = cast(torch.nn.ModuleList, self.model.base_model.layers)
+                layer = layers[cast(int, self.policy.steerer.layer)]
                 handles.append(
                     layer.register_forward_pre_hook(self._steering.hook, with_kwargs=True)
                 )
@@ -150,9 +152,7 @@ class Session:
                 self.policy.segmenter, self.model.config.hidden_size, self._device
             )
         self.running.append(
-            Running(
-                prompt_tokens=prompt_tokens, tracker=tracker, trace=[] if self._trace else None
-            )
+            Running(prompt_tokens=prompt_tokens, tracker=tracker, trace=[] if self._trace else None)
         )
         if self._steering is not None:
             self._steering.start(number)
@@ -185,8 +185,8 @@ class Session:
     ) -> Forward:
         """Prepare a forward pass that feeds `ids` to the sequences from `first` on.
 
-        Of row b the last `counts[b]` columns are tokens; those before are padding. `prompt` says that
-        the tokens are the prompt's, not decoded ones.
+        Of row b the last `counts[b]` columns are tokens; those before are padding. `prompt` says
+        that the tokens are the prompt's, not decoded ones.
         """
         room = max(self.store.widths[first + i] + count for i, count in enumerate(counts))
         self.store.reserve(room)
@@ -200,7 +200,9 @@ class Session:
                 self._steering.begin(first, ids[:, 0], forward.positions[:, 0])
             else:
                 for row, count in enumerate(counts):
-                    self._steering.read_prompt(first + row, ids[row, ids.shape[1] - count :].tolist())
+                    self._steering.read_prompt(
+                        first + row, ids[row, ids.shape[1] - count :].tolist()
+                    )
         return forward
 
     def arguments(self, forward: Forward) -> dict[str, Any]:
@@ -231,7 +233,7 @@ class Session:
         self._last_hidden = None
 
     def events(self, numbers: Sequence[int]) -> dict[int, PartError]:
-        """Read new sentences and bring these sequences down to their budget; returns what failed."""
+        """Read new sentences, bring these sequences down to their budget; returns what failed."""
         failed: dict[int, PartError] = {}
         for number in numbers:
             try:
@@ -242,9 +244,7 @@ class Session:
         if budget is None:
             return failed
         over = [
-            n
-            for n in numbers
-            if n not in failed and self.store.widths[n] > budget.allowed(seen[n])
+            n for n in numbers if n not in failed and self.store.widths[n] > budget.allowed(seen[n])
         ]
         if over:
             entries = [self.store.widths[n] for n in over]

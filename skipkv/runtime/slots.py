@@ -35,7 +35,7 @@ def span(sequences: Sequence[int]) -> slice | list[int]:
 
 
 class SlotStore:
-    """Keys and values of all layers, `[layers, B, H, capacity, D]`, and what is known of each entry.
+    """Keys and values of all layers, `[layers, B, H, capacity, D]`, and what is known of them.
 
     The entries of a sequence, layer and head fill its first slots in the order of their positions;
     `lengths` says how many. Sequences have their own lengths, so no padding is ever stored. Running
@@ -196,7 +196,7 @@ class SlotStore:
         return kept, positions.reshape(-1, heads, most)
 
     def compacted(self, sequences: Sequence[int]) -> None:
-        """Tell the host what a finished compaction left of these sequences. Waits for the device."""
+        """Tell the host what a finished compaction left; waits for the device."""
         lengths = self.lengths[:, span(sequences)]
         extremes = torch.stack([lengths.amin(dim=(0, 2)), lengths.amax(dim=(0, 2))], dim=1).tolist()
         for sequence, (narrowest, widest) in zip(sequences, extremes, strict=True):
@@ -215,7 +215,7 @@ class SlotStore:
         self.even[target] = self.even[source]
 
     def clear(self, sequence: int) -> None:
-        """Forget a sequence, values and all, so that the next one in its place meets nothing of it."""
+        """Forget a sequence, values and all: the next one in its place meets nothing of it."""
         for tensor in self._tensors():
             tensor[:, sequence] = 0
         self.positions[:, sequence] = -1

@@ -1,4 +1,4 @@
-"""Applying a steerer: where each sequence stands in its thinking, and the hook that adds the delta."""
+"""Applying a steerer: where each sequence stands, and the hook that adds the delta."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -100,5 +100,6 @@ def check_layer(steerer: Steerer, layers: int) -> None:
     """Raise `ConfigError` if the model has no such layer."""
     if steerer.layer is not None and not 0 <= steerer.layer < layers:
         raise ConfigError(
-            f"{steerer!r} steers layer {steerer.layer}, but the model's layers are 0 to {layers - 1}."
+            f"{steerer!r} steers layer {steerer.layer}, but the model's layers are 0 to "
+            f"{layers - 1}."
         )

@@ -58,6 +58,6 @@ def check_all_full(config: PretrainedConfig) -> None:
     if missing:
         raise UnsupportedModelError(
             f"{missing} of {config.num_hidden_layers} layers have sliding-window attention, which "
-            "the Engine does not decode. Use skipkv.attach(model, policy) with model.generate(): it "
-            "leaves those layers to their own caches."
+            "the Engine does not decode. Use skipkv.attach(model, policy) with model.generate(): "
+            "it leaves those layers to their own caches."
         )

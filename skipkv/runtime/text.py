@@ -1,6 +1,6 @@
 """The text of single tokens."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 class Decoder(Protocol):
     """What is needed of a tokenizer to know the text of its tokens."""
 
-    def decode(self, token_ids: Sequence[int], **kwargs: Any) -> Any:
+    def decode(self, token_ids: list[int], **kwargs: Any) -> Any:
         """The text of a sequence of tokens."""
         ...
 

@@ -1,10 +1,10 @@
 """A toy model and tokenizer: stock transformers classes, small enough to run in milliseconds.
 
-The model is random, so what it says means nothing; everything around it is real: RoPE, grouped KV heads,
-caches, `generate()`.
+The model is random, so what it says means nothing; everything around it is real: RoPE, grouped KV
+heads, caches, `generate()`.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Regex, Tokenizer
@@ -22,13 +22,12 @@ from transformers import (
 
 _SPECIAL = ["<pad>", "<eos>", "<unk>", "<think>", "</think>"]
 _LINE_ENDS = ["\n", ".\n", ")\n", "\n\n", ".\n\n", ")\n\n", "?\n\n"]
-_WORDS = (
-    [" ", ".", ",", "?", "(", ")", "+", "-", "=", "*"]
-    + [str(digit) for digit in range(10)]
-    + [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
-    + "so then now if let me check wait again alternatively another way verify".split()
-    + "one two three four five six seven eight nine ten plus minus times is the sum".split()
-)
+_WORDS = [
+    *" .,?()+-=*0123456789abcdefghijklmnopqrstuvwxyz",
+    *("so", "then", "now", "if", "let", "me", "check", "wait", "again", "verify"),
+    *("alternatively", "another", "way", "plus", "minus", "times", "is", "the", "sum"),
+    *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+]
 VOCABULARY = tuple(dict.fromkeys(_SPECIAL + _LINE_ENDS + _WORDS))
 
 _CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
@@ -85,7 +84,7 @@ def toy_model(
         3
     """
     size = heads * groups * dim
-    options = {
+    options: dict[str, Any] = {
         "vocab_size": len(VOCABULARY),
         "hidden_size": size,
         "intermediate_size": 2 * size,
@@ -107,8 +106,10 @@ def toy_model(
         options["layer_types"] = [kinds[i % 2] for i in range(layers)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(_CONFIGS[family](**options), dtype=torch.float32)
+        config = _CONFIGS[family](**options)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if not eos:
         # An all-zero row has logit 0, which some other token always exceeds.
         model.lm_head.weight.data[1] = 0
-    return model.eval()
+    model.train(False)
+    return model

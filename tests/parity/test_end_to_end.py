@@ -1,10 +1,10 @@
 """Greedy generation with the published code, reproduced by the engine and under `generate()`.
 
-Cases without padding are targets: the same tokens, and at every event the same kept entries. The published
-run with padding (b3pads) keeps the padding in the cache and is no target.
+Cases without padding are targets: the same tokens, and at every event the same kept entries. The
+published run with padding (b3pads) keeps the padding in the cache and is no target.
 
-Differs: the published code penalises a redundant sentence only while two of its entries are left in a
-head; here one suffices. Where we depart, `CASES` says why and from which event on.
+Differs: the published code penalises a redundant sentence only while two of its entries are left in
+a head; here one suffices. Where we depart, `CASES` says why and from which event on.
 """
 
 import json
@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 import skipkv
 from skipkv import Budget, Policy, presets
 from skipkv.evictors import SentencePrimary, TopK
+from skipkv.runtime import EventRecord
 from skipkv.scorers import KeyRedundancy, SentenceRedundancy, Shared, WindowAttention
 from skipkv.segmenters import Delimiter
-from skipkv.runtime import EventRecord
 from skipkv.testing import toy_tokenizer
 
 
@@ -77,8 +77,8 @@ CASES = {
     "b1.fullkv": ALL,
     "b1.streamingllm": ALL,
     "b1.h2o": ALL,
-    # R-KV's code leaves the kept entries in the order of their scores, so its next max-pooling joins
-    # strangers; here, as in SkipKV's code, slots stay in the order of positions.
+    # R-KV's code leaves the kept entries in the order of their scores, so its next max-pooling
+    # joins strangers; here, as in SkipKV's code, slots stay in the order of positions.
     "b1.rkv": 1,
     "b1first.rkv": 1,
     # At its sixth event a redundant sentence has a single entry left in one head: see above.
@@ -88,7 +88,8 @@ CASES = {
     "b1long.streamingllm": ALL,
     "b1long.h2o": ALL,
     "b1long.rkv": 1,
-    # The published code compresses a long prompt before it knows its sentences; here they are known.
+    # The published code compresses a long prompt before it knows its sentences; here they are
+    # known.
     "b1long.skipkv": 0,
 }
 
@@ -110,7 +111,9 @@ def test_tokens_and_kept_entries_equal_the_published_run(
     for record, expected in zip(trace, published_kept(data, name, lengths[:equal]), strict=False):
         assert (record.kept == expected).all()
     # the token decoded by the pass before an event is the last that the event cannot touch
-    certain = len(tokens) if equal == len(lengths) else lengths[equal] - data[f"{name}.prompt"].shape[1]
+    certain = (
+        len(tokens) if equal == len(lengths) else lengths[equal] - data[f"{name}.prompt"].shape[1]
+    )
     assert tokens[: certain + 1] == data[f"{name}.tokens"][0].tolist()[: certain + 1]
 
 
