@@ -204,7 +204,9 @@ def evicting_by_hand(
                 )
                 keep = policy.evictor.keep(policy.scorer.score(view), view, budget.tokens)
                 slots = [keep[0, head].nonzero()[:, 0] for head in range(heads)]
-                held[number] = torch.stack([held[number][0, h, s] for h, s in enumerate(slots)])[None]
+                held[number] = torch.stack([held[number][0, h, s] for h, s in enumerate(slots)])[
+                    None
+                ]
                 for name in ("keys", "values"):
                     tensor = getattr(layer, name)
                     kept = torch.stack([tensor[0, h, s] for h, s in enumerate(slots)])[None]
@@ -226,9 +228,7 @@ def test_ratio_budgets_follow_the_tokens_seen(decode: Callable[..., list[Complet
 def test_a_protected_prompt_is_never_dropped(
     decode: Callable[..., list[Completion]], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    policy = Policy(
-        budget=Budget(tokens=40, interval=8, window=4, prompt=True), scorer=Recency()
-    )
+    policy = Policy(budget=Budget(tokens=40, interval=8, window=4, prompt=True), scorer=Recency())
     for completion in decode(policy, max_new_tokens=150, trace=True):
         for record in completion.trace or ():
             prompt = torch.arange(completion.prompt_tokens)
@@ -244,8 +244,9 @@ def test_sampling_is_the_requests_own(decode: Callable[..., list[Completion]]) -
     assert tokens(decode(policy, sampling=sampling, batch_size=3)) == tokens(whole)
     [*_, last] = decode(policy, PROMPTS[3:], sampling=sampling, seeds=[7 + 3])
     assert last.tokens == whole[-1].tokens
-    assert tokens(decode(policy, PROMPTS[::-1], sampling=sampling, seeds=[10, 9, 8, 7]))[:2] == (
-        tokens(whole)[-2:]
+    assert (
+        tokens(decode(policy, PROMPTS[::-1], sampling=sampling, seeds=[10, 9, 8, 7]))[:2]
+        == (tokens(whole)[-2:])
     )
 
 
