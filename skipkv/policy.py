@@ -3,12 +3,12 @@
 import math
 
 import attrs
-from attrs.validators import ge, instance_of, optional
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from skipkv._protocols import require
 from skipkv._types import Needs, needs_of
+from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.evictors import Evictor, KeepAll, TopK
 from skipkv.schedulers import BatchScheduler, Fifo
@@ -43,12 +43,12 @@ class Budget:
         1152
     """
 
-    tokens: int | None = attrs.field(default=None, validator=optional(instance_of(int)))
-    ratio: float | None = attrs.field(default=None, validator=optional(instance_of((int, float))))
-    interval: int = attrs.field(default=128, validator=instance_of(int))
-    window: int = attrs.field(default=8, validator=[instance_of(int), ge(0)])
-    sinks: int = attrs.field(default=0, validator=[instance_of(int), ge(0)])
-    prompt: bool = attrs.field(default=False, validator=instance_of(bool))
+    tokens: int | None = attrs.field(default=None, validator=is_a(int, optional=True))
+    ratio: float | None = attrs.field(default=None, validator=is_a(float, optional=True))
+    interval: int = attrs.field(default=128, validator=is_a(int))
+    window: int = attrs.field(default=8, validator=is_a(int, least=0))
+    sinks: int = attrs.field(default=0, validator=is_a(int, least=0))
+    prompt: bool = attrs.field(default=False, validator=is_a(bool))
 
     def __attrs_post_init__(self) -> None:
         if (self.tokens is None) == (self.ratio is None):
@@ -74,15 +74,20 @@ class Budget:
         """Entries a row may hold between events, budget + interval; None under a `ratio`."""
         return None if self.tokens is None else self.tokens + self.interval
 
-    def allowed(self, seen: int) -> int:
-        """Entries per head a row may keep after an event, when its sequence has seen `seen` tokens.
+    def allowed(self, seen: int, prompt: int = 0) -> int:
+        """Entries per head a row may keep after an event.
 
         A ratio never asks for less than is protected and one entry more.
+
+        Args:
+            seen: tokens the row's sequence has seen.
+            prompt: length of its prompt, in tokens; counts where the prompt is protected.
         """
         if self.tokens is not None:
             return self.tokens
         assert self.ratio is not None  # held by the constructor
-        return max(math.ceil(self.ratio * seen), self.window + self.sinks + 1)
+        first = max(self.sinks, prompt) if self.prompt else self.sinks
+        return max(math.ceil(self.ratio * seen), first + self.window + 1)
 
     def protected(
         self, positions: Int[Tensor, "R H L"], seen: Int[Tensor, "R"], prompt: Int[Tensor, "R"]
@@ -130,7 +135,7 @@ class Policy:
         Needs(queries=8, attention=False, sentences=False)
     """
 
-    budget: Budget | None = attrs.field(default=None, validator=optional(instance_of(Budget)))
+    budget: Budget | None = attrs.field(default=None, validator=is_a(Budget, optional=True))
     scorer: Scorer = attrs.field(factory=Recency)
     evictor: Evictor = attrs.field(
         default=attrs.Factory(lambda self: KeepAll() if self.budget is None else TopK(), True)

@@ -1,7 +1,8 @@
 """What a part must be shown beyond keys, values and positions."""
 
 import attrs
-from attrs.validators import ge, instance_of
+
+from skipkv._validators import is_a
 
 
 @attrs.frozen(kw_only=True)
@@ -21,9 +22,9 @@ class Needs:
         Needs(queries=8, attention=False, sentences=True)
     """
 
-    queries: int = attrs.field(default=0, validator=[instance_of(int), ge(0)])
-    attention: bool = attrs.field(default=False, validator=instance_of(bool))
-    sentences: bool = attrs.field(default=False, validator=instance_of(bool))
+    queries: int = attrs.field(default=0, validator=is_a(int, least=0))
+    attention: bool = attrs.field(default=False, validator=is_a(bool))
+    sentences: bool = attrs.field(default=False, validator=is_a(bool))
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(

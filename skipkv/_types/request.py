@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 import attrs
-from attrs.validators import ge, instance_of, min_len
+from attrs.validators import min_len
+
+from skipkv._validators import is_a
 
 
 def _ids(values: Iterable[int]) -> tuple[int, ...]:
@@ -22,11 +24,11 @@ class Request:
         sample: which sample of its prompt and seed, from 0.
     """
 
-    index: int = attrs.field(validator=[instance_of(int), ge(0)])
+    index: int = attrs.field(validator=is_a(int, least=0))
     prompt: Sequence[int] = attrs.field(converter=_ids, validator=min_len(1), repr=False)
-    max_new_tokens: int = attrs.field(validator=[instance_of(int), ge(1)])
-    seed: int = attrs.field(default=0, validator=instance_of(int))
-    sample: int = attrs.field(default=0, validator=[instance_of(int), ge(0)])
+    max_new_tokens: int = attrs.field(validator=is_a(int, least=1))
+    seed: int = attrs.field(default=0, validator=is_a(int))
+    sample: int = attrs.field(default=0, validator=is_a(int, least=0))
 
     @property
     def prompt_tokens(self) -> int:

@@ -3,7 +3,8 @@
 import enum
 
 import attrs
-from attrs.validators import ge, instance_of
+
+from skipkv._validators import is_a
 
 
 class Thought(enum.IntEnum):
@@ -27,5 +28,5 @@ class Cut:
         thought: what the sentence was for.
     """
 
-    end: int = attrs.field(validator=[instance_of(int), ge(1)])
+    end: int = attrs.field(validator=is_a(int, least=1))
     thought: Thought = attrs.field(default=Thought.EXECUTION, converter=Thought)

@@ -2,11 +2,11 @@
 
 import attrs
 import torch
-from attrs.validators import instance_of
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs
+from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.evictors._segments import Segments
 from skipkv.evictors.top_k import best
@@ -44,8 +44,8 @@ class SentencePrimary:
         Needs(queries=0, attention=False, sentences=True)
     """
 
-    threshold: float = attrs.field(default=0.95, validator=instance_of((int, float)))
-    whole: bool = attrs.field(default=True, validator=instance_of(bool))
+    threshold: float = attrs.field(default=0.95, validator=is_a(float))
+    whole: bool = attrs.field(default=True, validator=is_a(bool))
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.threshold < 1:

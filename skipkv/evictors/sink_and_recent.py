@@ -2,11 +2,11 @@
 
 import attrs
 import torch
-from attrs.validators import instance_of
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from skipkv._types import CacheView
+from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.evictors.top_k import best
 
@@ -33,7 +33,7 @@ class SinkAndRecent:
         SinkAndRecent(sinks=4)
     """
 
-    sinks: int = attrs.field(default=4, validator=instance_of(int))
+    sinks: int = attrs.field(default=4, validator=is_a(int))
 
     def __attrs_post_init__(self) -> None:
         if self.sinks < 0:

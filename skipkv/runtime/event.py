@@ -55,7 +55,10 @@ def compress(
     assert policy.budget is not None
     outcomes: list[Outcome] = [Outcome()] * len(sequences)
     # One call has one budget; sequences differ in it only under a ratio.
-    allowed = [policy.budget.allowed(store.tokens_seen[s]) for s in sequences]
+    allowed = [
+        policy.budget.allowed(store.tokens_seen[s], prompt)
+        for s, prompt in zip(sequences, prompts, strict=True)
+    ]
     for budget in sorted(set(allowed)):
         group = [i for i, a in enumerate(allowed) if a == budget]
         done = _compress_group(

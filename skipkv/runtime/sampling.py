@@ -5,7 +5,6 @@ from typing import cast
 import attrs
 import numpy as np
 import torch
-from attrs.validators import instance_of
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import (
@@ -15,6 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 
 
@@ -34,11 +34,11 @@ class Sampling:
         ConfigError: a value out of range, or several samples of a greedy decode.
     """
 
-    temperature: float = attrs.field(default=0.0, validator=instance_of((int, float)))
-    top_p: float = attrs.field(default=1.0, validator=instance_of((int, float)))
-    top_k: int = attrs.field(default=0, validator=instance_of(int))
-    n: int = attrs.field(default=1, validator=instance_of(int))
-    seed: int = attrs.field(default=0, validator=instance_of(int))
+    temperature: float = attrs.field(default=0.0, validator=is_a(float))
+    top_p: float = attrs.field(default=1.0, validator=is_a(float))
+    top_k: int = attrs.field(default=0, validator=is_a(int))
+    n: int = attrs.field(default=1, validator=is_a(int))
+    seed: int = attrs.field(default=0, validator=is_a(int))
 
     def __attrs_post_init__(self) -> None:
         for field, holds, rule in (

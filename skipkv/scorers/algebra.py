@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs, needs_of
+from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Weighted(ScorerAlgebra):
     """
 
     scorer: "Scorer"
-    weight: float = attrs.field(validator=instance_of((int, float)))
+    weight: float = attrs.field(validator=is_a(float))
 
     def __attrs_post_init__(self) -> None:
         if not math.isfinite(self.weight):

@@ -2,11 +2,11 @@
 
 import attrs
 import torch
-from attrs.validators import instance_of
 from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView
+from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.scorers.algebra import ScorerAlgebra
 
@@ -41,9 +41,9 @@ class KeyRedundancy(ScorerAlgebra):
         0.1 * Recency() - 0.9 * KeyRedundancy(threshold=0.5, keep='last', tile=64)
     """
 
-    threshold: float = attrs.field(default=0.5, validator=instance_of((int, float)))
+    threshold: float = attrs.field(default=0.5, validator=is_a(float))
     keep: str = attrs.field(default="last")
-    tile: int = attrs.field(default=64, validator=instance_of(int))
+    tile: int = attrs.field(default=64, validator=is_a(int))
 
     def __attrs_post_init__(self) -> None:
         if not 0 <= self.threshold < 1:

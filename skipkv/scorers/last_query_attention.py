@@ -1,11 +1,11 @@
 """Entries that the newest query attends to are worth more."""
 
 import attrs
-from attrs.validators import instance_of
 from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs
+from skipkv._validators import is_a
 from skipkv.scorers._attention import newest_logits, softmax_over
 from skipkv.scorers.algebra import ScorerAlgebra
 from skipkv.scorers.shared import mean_over_heads
@@ -36,7 +36,7 @@ class LastQueryAttention(ScorerAlgebra):
         1
     """
 
-    shared: bool = attrs.field(default=True, validator=instance_of(bool))
+    shared: bool = attrs.field(default=True, validator=is_a(bool))
 
     @property
     def needs(self) -> Needs:

@@ -2,11 +2,11 @@
 
 import attrs
 import torch
-from attrs.validators import instance_of
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from skipkv._types import CacheView
+from skipkv._validators import is_a
 from skipkv.scorers.algebra import ScorerAlgebra
 
 _BITS = 0xFFFF_FFFF
@@ -29,7 +29,7 @@ class Random(ScorerAlgebra):
         Random(seed=3)
     """
 
-    seed: int = attrs.field(default=0, validator=instance_of(int))
+    seed: int = attrs.field(default=0, validator=is_a(int))
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """A hash of seed, head and position as a number in [0, 1)."""

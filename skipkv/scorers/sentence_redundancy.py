@@ -1,11 +1,11 @@
 """Entries of a sentence that a later sentence repeats are worth less."""
 
 import attrs
-from attrs.validators import instance_of
 from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs
+from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.scorers.algebra import ScorerAlgebra
 
@@ -37,7 +37,7 @@ class SentenceRedundancy(ScorerAlgebra):
         Needs(queries=0, attention=False, sentences=True)
     """
 
-    threshold: float = attrs.field(default=0.95, validator=instance_of((int, float)))
+    threshold: float = attrs.field(default=0.95, validator=is_a(float))
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.threshold < 1:

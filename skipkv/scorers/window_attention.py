@@ -1,12 +1,12 @@
 """Entries that the newest queries attend to are worth more."""
 
 import attrs
-from attrs.validators import instance_of
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
 from skipkv._types import CacheView, Needs
+from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.scorers._attention import newest_logits, softmax_over
 from skipkv.scorers.algebra import ScorerAlgebra
@@ -38,8 +38,8 @@ class WindowAttention(ScorerAlgebra):
         Needs(queries=8, attention=False, sentences=False)
     """
 
-    window: int = attrs.field(default=8, validator=instance_of(int))
-    pool: int = attrs.field(default=7, validator=instance_of(int))
+    window: int = attrs.field(default=8, validator=is_a(int))
+    pool: int = attrs.field(default=7, validator=is_a(int))
 
     def __attrs_post_init__(self) -> None:
         if self.window < 1:

@@ -15,7 +15,7 @@ def test_the_prompt_is_kept_as_it_was_and_counted() -> None:
 
 def test_a_long_prompt_stays_out_of_the_repr() -> None:
     assert repr(Request(index=1, prompt=[9] * 999, max_new_tokens=4)) == (
-        "Request(index=1, max_new_tokens=4, seed=0)"
+        "Request(index=1, max_new_tokens=4, seed=0, sample=0)"
     )
 
 

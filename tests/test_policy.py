@@ -1,0 +1,139 @@
+"""Budgets and policies: checked when built, and what a budget protects."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import skipkv
+from skipkv import Budget, Needs, Policy, SkipKVError, evictors, presets, scorers
+from skipkv.errors import ConfigError, ProtocolError
+from skipkv.evictors import KeepAll, SentencePrimary, TopK
+from skipkv.scorers import AccumulatedAttention, KeyNorm, Recency, WindowAttention
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either tokens or ratio, got tokens=None and ratio=None"),
+        ({"tokens": 64, "ratio": 0.5}, "exactly one"),
+        ({"tokens": 12, "sinks": 4}, r"Budget\(tokens=12\) must exceed .* \(8 \+ 4\)"),
+        ({"tokens": 64, "interval": 0}, r"Budget\(interval=0\) must be at least 1"),
+        ({"ratio": 0}, r"Budget\(ratio=0\) must lie in \(0, 1\]"),
+        ({"ratio": 1.5}, r"must lie in \(0, 1\]"),
+        ({"ratio": float("nan")}, r"must lie in \(0, 1\]"),
+        ({"tokens": "64"}, r"Budget\(tokens='64'\) must be a whole number or None"),
+        ({"tokens": 64.0}, "whole number"),
+        ({"tokens": True}, "whole number"),
+        ({"tokens": 64, "window": -1}, "whole number of at least 0"),
+    ],
+)
+def test_a_budget_that_cannot_work_is_not_built(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Budget(**options)
+
+
+@given(
+    ratio=st.floats(0.01, 1),
+    seen=st.integers(1, 5000),
+    window=st.integers(0, 16),
+    sinks=st.integers(0, 8),
+    prompt=st.integers(1, 300),
+    keep_prompt=st.booleans(),
+)
+def test_a_ratio_leaves_room_beside_what_it_protects(
+    ratio: float, seen: int, window: int, sinks: int, prompt: int, keep_prompt: bool
+) -> None:
+    budget = Budget(ratio=ratio, window=window, sinks=sinks, prompt=keep_prompt)
+    positions = torch.arange(max(seen, prompt))[None, None]
+    length = torch.tensor([positions.shape[-1]])
+    protected = budget.protected(positions, length, torch.tensor([prompt]))
+    assert budget.allowed(int(length), prompt) > int(protected.sum())
+    assert budget.allowed(int(length), prompt) >= ratio * int(length)
+
+
+def test_window_sinks_and_prompt_are_protected_and_empty_slots_are_not() -> None:
+    positions = torch.tensor([[[0, 1, 2, 5, 8, 9, -1]]])
+    seen, prompt = torch.tensor([10]), torch.tensor([3])
+    plain = Budget(tokens=6, window=2, sinks=1)
+    assert plain.protected(positions, seen, prompt).tolist() == [[[1, 0, 0, 0, 1, 1, 0]]]
+    whole = Budget(tokens=6, window=1, sinks=1, prompt=True)
+    assert whole.protected(positions, seen, prompt).tolist() == [[[1, 1, 1, 0, 0, 1, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"scorer": object()}, r"Policy\.scorer must be a Scorer.* method score\(view\)"),
+        ({"scorer": Recency}, r"got the class Recency\. Write Recency\(\.\.\.\)"),
+        ({"evictor": Recency()}, r"method keep\(scores, view, budget\), and Recency has none"),
+        ({"segmenter": TopK()}, r"method cut\(stream\)"),
+        ({"steerer": TopK()}, "attribute layer"),
+        ({"scheduler": TopK()}, r"method admit\(waiting, \*, free, running\)"),
+        ({"budget": 64}, r"Policy\(budget=64\) must be of type Budget or None"),
+    ],
+)
+def test_a_part_of_the_wrong_shape_is_refused_when_the_policy_is_built(
+    parts: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SkipKVError, match=message) as refusal:
+        Policy(**parts)
+    assert isinstance(refusal.value, ValueError)
+
+
+def test_a_method_with_other_arguments_is_shown_beside_the_one_wanted() -> None:
+    class Odd:
+        def score(self, keys: Any, values: Any) -> Any:
+            return keys
+
+    with pytest.raises(ProtocolError, match=r"score\(view\), and Odd has score\(keys: .*values"):
+        Policy(scorer=Odd())  # type: ignore[arg-type]
+
+
+def test_a_plain_class_of_the_right_shape_is_a_part() -> None:
+    class Mine:
+        def score(self, view: Any, extra: int = 0) -> Any:
+            return view.positions.float()
+
+    assert Policy(scorer=Mine()).needs == Needs()
+
+
+def test_needs_are_the_union_of_what_the_parts_read() -> None:
+    policy = Policy(
+        budget=Budget(tokens=64),
+        scorer=WindowAttention(window=4) + AccumulatedAttention(),
+        evictor=SentencePrimary(),
+    )
+    assert policy.needs == Needs(queries=4, attention=True, sentences=True)
+    assert policy.with_(budget=None).needs == Needs()
+
+
+def test_a_scorer_that_observes_more_than_the_window_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Set Budget\(window=16\)"):
+        Policy(budget=Budget(tokens=64), scorer=WindowAttention(window=16) + KeyNorm())
+
+
+def test_without_a_budget_everything_is_kept() -> None:
+    assert Policy().evictor == KeepAll()
+    assert Policy(budget=Budget(tokens=9)).evictor == TopK()
+
+
+@pytest.mark.parametrize("name", presets.NAMES)
+def test_a_presets_repr_can_be_pasted_back(name: str) -> None:
+    policy = presets.full() if name == "full" else presets.get(name)(512)
+    scope = {**vars(skipkv), **vars(scorers), **vars(evictors)}
+    scope |= {**vars(skipkv.segmenters), **vars(skipkv.steerers), **vars(skipkv.schedulers)}
+    assert eval(repr(policy), scope) == policy
+
+
+def test_an_unknown_preset_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="No preset is called 'rvk'.*snapkv, rkv, skipkv"):
+        presets.get("rvk")
+
+
+def test_h2o_keeps_heavy_hitters_and_recent_tokens_half_and_half() -> None:
+    budget = presets.h2o(100).budget
+    assert budget is not None
+    assert budget.window == 50
