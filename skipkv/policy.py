@@ -1,7 +1,6 @@
 """A policy: five parts and a budget, checked when it is built."""
 
 import math
-from typing import Self
 
 import attrs
 from attrs.validators import ge, instance_of, optional
@@ -85,10 +84,6 @@ class Budget:
         assert self.ratio is not None  # held by the constructor
         return max(math.ceil(self.ratio * seen), self.window + self.sinks + 1)
 
-    def is_event(self, seen: int) -> bool:
-        """Whether a compression event follows the step that appended token number `seen`."""
-        return (seen - 1) % self.interval == 0
-
     def protected(
         self, positions: Int[Tensor, "R H L"], seen: Int[Tensor, "R"], prompt: Int[Tensor, "R"]
     ) -> Bool[Tensor, "R H L"]:
@@ -164,6 +159,6 @@ class Policy:
             return needs_of(self.steerer)
         return needs_of(self.scorer) | needs_of(self.evictor) | needs_of(self.steerer)
 
-    def with_(self, **changes: object) -> Self:
+    def with_(self, **changes: object) -> "Policy":
         """A copy with some parts exchanged, checked anew: `policy.with_(scheduler=Fifo())`."""
         return attrs.evolve(self, **changes)  # type: ignore[arg-type]

@@ -10,13 +10,26 @@ from torch import Tensor
 class SentenceTable:
     """The `S` closed sentences of one sequence, in order.
 
-    They partition the positions from 0 to `ends[-1]`; what lies beyond is the open sentence. An entry
-    finds its sentence by its position, so nothing needs re-mapping when entries move or are dropped.
+    They partition the positions from 0 to `ends[-1]`; what lies beyond is the open sentence. An
+    entry finds its sentence by its position, so nothing needs re-mapping when entries move or are
+    dropped.
 
     Args:
         ends: position after the last token of each sentence; strictly increasing.
         embeddings: unit vectors: the normalised mean of the final-norm hidden states of its tokens.
         thoughts: a `Thought` each.
+
+    Example:
+        >>> same, other = [1.0, 0.0], [0.0, 1.0]
+        >>> table = SentenceTable.empty(hidden_size=2).extended(
+        ...     ends=torch.tensor([4, 6, 9]),
+        ...     embeddings=torch.tensor([same, other, same]),
+        ...     thoughts=torch.tensor([0, 0, 1]),
+        ... )
+        >>> table.sentence_of(torch.tensor([0, 4, 8, 9]))
+        tensor([ 0,  1,  2, -1])
+        >>> table.redundancy(threshold=0.95)
+        tensor([1., 0., 0.])
 
     Source: SkipKV (arXiv 2512.07993), section 4.1.
     """
@@ -44,7 +57,7 @@ class SentenceTable:
         embeddings: Float[Tensor, "N E"],
         thoughts: Int[Tensor, "N"],
     ) -> "SentenceTable":
-        """This table with `N` newly closed sentences behind; what is known of the old ones is kept."""
+        """This table with `N` newly closed sentences behind; what is known of the old is kept."""
         return SentenceTable(
             ends=torch.cat([self.ends, ends]),
             embeddings=torch.cat([self.embeddings, embeddings]),
@@ -53,23 +66,31 @@ class SentenceTable:
         )
 
     def sentence_of(self, positions: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
-        """Index of the closed sentence at each position; -1 in the open sentence and for position -1."""
-        ids = torch.searchsorted(self.ends, positions.contiguous(), right=True)
+        """Index of the closed sentence at each position; -1 in the open one and for position -1."""
+        # one dtype for both, as older torch wants; and a view's ids are as wide as its positions
+        ends = self.ends.to(positions.dtype)
+        ids = torch.searchsorted(ends, positions.contiguous(), right=True).to(positions.dtype)
         return ids.masked_fill((ids == len(self)) | (positions < 0), -1)
 
     def redundancy(self, threshold: float) -> Float[Tensor, "S"]:
-        """Similarity of each sentence to the last later sentence that repeats it; 0 where none does.
+        """Similarity of each sentence to the last later one that repeats it; 0 where none does.
 
-        A sentence is repeated by a later one when their cosine similarity exceeds `threshold`. Since
-        embeddings never change, a sentence once redundant stays so. Only the sentences that are new
-        since the last call are compared with all others.
+        A sentence is repeated by a later one when their cosine similarity exceeds `threshold`.
+        Since embeddings never change, a sentence once redundant stays so. Only the sentences that
+        are new since the last call are compared with all others, in float32 whatever the embeddings
+        are in.
 
-        Source: SkipKV, section 4.1 (redundant set) and its published code (which similarity counts).
+        Args:
+            threshold: cosine similarity above which a later sentence repeats an earlier one.
+
+        Source: SkipKV, section 4.1 (redundant set) and its published code (which similarity
+        counts).
         """
-        old = self._known.get(threshold, self.embeddings.new_zeros(0))
+        old = self._known.get(threshold, self.embeddings.new_zeros(0, dtype=torch.float32))
         done, total = old.shape[0], len(self)
         if done < total:
-            similarity = self.embeddings @ self.embeddings[done:].T  # [S, new]
+            # float16 resolves 0.0005 near 1, where thresholds lie, and bfloat16 eight times less
+            similarity = self.embeddings.float() @ self.embeddings[done:].float().T  # [S, new]
             later = torch.arange(done, total, device=old.device)
             earlier = torch.arange(total, device=old.device)[:, None]
             # rank of the repeating sentence among the new ones, 1-based; 0: none
@@ -78,4 +99,4 @@ class SentenceTable:
             value = similarity.gather(1, (last - 1).clamp_min(0)[:, None])[:, 0]
             old = torch.where(last > 0, value, torch.nn.functional.pad(old, (0, total - done)))
             self._known[threshold] = old
-        return old
+        return old.clone()  # what is known stays known, whatever the caller does to its copy

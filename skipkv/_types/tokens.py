@@ -1,14 +1,26 @@
 """A stretch of one sequence's tokens, as ids and as text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
+from typing import Any
 
 import attrs
 
+from skipkv.errors import ConfigError
 
-def _same_length(self: "TokenStream", _: object, pieces: Sequence[str]) -> None:
+
+def _ids(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(values)
+
+
+def _pieces(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(values)
+
+
+def _same_length(self: "TokenStream", _: object, pieces: Sized) -> None:
     if len(pieces) != len(self.ids):
-        raise ValueError(
-            f"TokenStream.pieces must hold one text per token id ({len(self.ids)}), got {len(pieces)}."
+        raise ConfigError(
+            f"TokenStream.pieces must hold one text per token id ({len(self.ids)}), got "
+            f"{len(pieces)}. Decode each id alone."
         )
 
 
@@ -20,13 +32,16 @@ class TokenStream:
         ids: token ids.
         pieces: the text of each token; joined they are the text of the stretch.
 
+    Raises:
+        ConfigError: there are not as many pieces as ids.
+
     Example:
         >>> TokenStream.from_pieces(["So ", "x=2", ".\\n"]).text
         'So x=2.\\n'
     """
 
-    ids: Sequence[int] = attrs.field(converter=tuple)
-    pieces: Sequence[str] = attrs.field(converter=tuple, validator=_same_length)
+    ids: Sequence[int] = attrs.field(converter=_ids)
+    pieces: Sequence[str] = attrs.field(converter=_pieces, validator=_same_length)
 
     @classmethod
     def from_pieces(cls, pieces: Sequence[str]) -> "TokenStream":

@@ -12,6 +12,10 @@ class KeepAll:
     """Keeps every entry: the full cache.
 
     Differs: it ignores the budget, so a policy uses it only without one (`Policy(budget=None)`).
+
+    Example:
+        >>> KeepAll()
+        KeepAll()
     """
 
     def keep(

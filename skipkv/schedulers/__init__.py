@@ -5,6 +5,8 @@ One scheduler per file, named for it. To add one: write a frozen attrs class wit
 """
 
 from skipkv.schedulers.fifo import Fifo
+from skipkv.schedulers.length_grouped import LengthGrouped
+from skipkv.schedulers.padding import padding_tokens
 from skipkv.schedulers.protocol import BatchScheduler
 
-__all__ = ["BatchScheduler", "Fifo"]
+__all__ = ["BatchScheduler", "Fifo", "LengthGrouped", "padding_tokens"]

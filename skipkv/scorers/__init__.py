@@ -1,11 +1,36 @@
 """Scorers value cache entries; higher means keep.
 
-One scorer per file, named for it. To add one: write a frozen attrs class with `score(view)`, inherit
-`ScorerAlgebra`, declare what it reads in `needs`, export it here, and test it on a few tensors.
+One scorer per file, named for it. To add one: write a frozen attrs class with `score(view)`,
+inherit `ScorerAlgebra`, declare what it reads in `needs`, export it here, and test it on a few
+tensors.
 """
 
+from skipkv.scorers.accumulated_attention import AccumulatedAttention
 from skipkv.scorers.algebra import Combined, ScorerAlgebra, Weighted
+from skipkv.scorers.key_norm import KeyNorm
+from skipkv.scorers.key_redundancy import KeyRedundancy
+from skipkv.scorers.last_query_attention import LastQueryAttention
+from skipkv.scorers.normalized import Normalized
 from skipkv.scorers.protocol import Scorer
+from skipkv.scorers.random import Random
 from skipkv.scorers.recency import Recency
+from skipkv.scorers.sentence_redundancy import SentenceRedundancy
+from skipkv.scorers.shared import Shared
+from skipkv.scorers.window_attention import WindowAttention
 
-__all__ = ["Combined", "Recency", "Scorer", "ScorerAlgebra", "Weighted"]
+__all__ = [
+    "AccumulatedAttention",
+    "Combined",
+    "KeyNorm",
+    "KeyRedundancy",
+    "LastQueryAttention",
+    "Normalized",
+    "Random",
+    "Recency",
+    "Scorer",
+    "ScorerAlgebra",
+    "SentenceRedundancy",
+    "Shared",
+    "Weighted",
+    "WindowAttention",
+]

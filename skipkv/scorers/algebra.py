@@ -1,12 +1,15 @@
 """The algebra of scorers: sums, differences and multiples of scorers are scorers."""
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
+from attrs.validators import deep_iterable, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs, needs_of
+from skipkv.errors import ConfigError
 
 if TYPE_CHECKING:
     from skipkv.scorers.normalized import Normalized
@@ -17,7 +20,10 @@ class ScorerAlgebra:
     """Gives a scorer the operators `+`, `-`, unary `-`, scalar `*` and `normalized()`.
 
     Inherit from it to have them on a scorer of your own; one that does not can still stand on the
-    other side of an operator, or be wrapped: `Weighted(scorer=MyScorer(), weight=0.5)`.
+    other side of an operator, or be wrapped: `Weighted(scorer=MyScorer(), weight=0.5)`. What is
+    not a scorer cannot be added, and what is not a number cannot weigh: both are a `TypeError`.
+
+    The `repr` of a composition can be pasted back and gives an equal one.
 
     Example:
         >>> from skipkv.scorers import KeyNorm, Recency
@@ -25,19 +31,27 @@ class ScorerAlgebra:
         0.5 * Recency() - KeyNorm()
     """
 
-    def __add__(self, other: "Scorer") -> "Combined":
+    def __add__(self, other: object) -> "Combined":
+        if not _is_scorer(other):
+            return NotImplemented
         return Combined(terms=(*_terms(self), *_terms(other)))
 
-    def __radd__(self, other: "Scorer") -> "Combined":
+    def __radd__(self, other: object) -> "Combined":
+        if not _is_scorer(other):
+            return NotImplemented
         return Combined(terms=(*_terms(other), *_terms(self)))
 
-    def __sub__(self, other: "Scorer") -> "Combined":
+    def __sub__(self, other: object) -> "Combined":
+        if not _is_scorer(other):
+            return NotImplemented
         return Combined(terms=(*_terms(self), *_terms(other, -1.0)))
 
-    def __rsub__(self, other: "Scorer") -> "Combined":
+    def __rsub__(self, other: object) -> "Combined":
+        if not _is_scorer(other):
+            return NotImplemented
         return Combined(terms=(*_terms(other), *_terms(self, -1.0)))
 
-    def __mul__(self, weight: float) -> "Weighted | Combined":
+    def __mul__(self, weight: float | int) -> "Weighted | Combined":
         if not isinstance(weight, int | float):
             return NotImplemented
         terms = _terms(self, float(weight))
@@ -57,10 +71,30 @@ class ScorerAlgebra:
 
 @attrs.frozen(kw_only=True, repr=False)
 class Weighted(ScorerAlgebra):
-    """A scorer times a number."""
+    """A scorer times a number.
+
+    Args:
+        scorer: any scorer; it need not inherit `ScorerAlgebra`.
+        weight: finite; negative to hold the scorer's values against an entry.
+
+    Raises:
+        ConfigError: `weight` is not finite.
+
+    Example:
+        >>> from skipkv.scorers import Recency
+        >>> Weighted(scorer=Recency(), weight=0.5)
+        0.5 * Recency()
+    """
 
     scorer: "Scorer"
-    weight: float = attrs.field(converter=float)
+    weight: float = attrs.field(validator=instance_of((int, float)))
+
+    def __attrs_post_init__(self) -> None:
+        if not math.isfinite(self.weight):
+            raise ConfigError(
+                f"Weighted(weight={self.weight}) must be finite: scores are. To keep entries for "
+                "certain, protect them (Budget.window, Budget.sinks)."
+            )
 
     @property
     def needs(self) -> Needs:
@@ -72,18 +106,41 @@ class Weighted(ScorerAlgebra):
         return self.weight * self.scorer.score(view)
 
     def __repr__(self) -> str:
-        if self.weight == 1:
-            return repr(self.scorer)
+        if isinstance(self.scorer, Weighted | Combined) or not isinstance(
+            self.scorer, ScorerAlgebra
+        ):
+            # `2 * a_sum` would multiply out, and a plain scorer cannot be multiplied
+            return f"Weighted(scorer={self.scorer!r}, weight={_written(self.weight)})"
         if self.weight == -1:
             return f"-{self.scorer!r}"
-        return f"{self.weight:g} * {self.scorer!r}"
+        return f"{_written(self.weight)} * {self.scorer!r}"
 
 
 @attrs.frozen(kw_only=True, repr=False)
 class Combined(ScorerAlgebra):
-    """A sum of weighted scorers."""
+    """A sum of weighted scorers; what `+` and `-` make.
 
-    terms: tuple[Weighted, ...]
+    Args:
+        terms: at least one.
+
+    Raises:
+        ConfigError: there are no terms.
+
+    Example:
+        >>> from skipkv.scorers import KeyNorm, Recency
+        >>> Combined(terms=(2 * Recency(), -KeyNorm()))
+        2 * Recency() - KeyNorm()
+    """
+
+    terms: tuple[Weighted, ...] = attrs.field(
+        validator=deep_iterable(instance_of(Weighted), instance_of(tuple))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if not self.terms:
+            raise ConfigError(
+                "Combined(terms=()) must have at least one term: an empty sum scores nothing."
+            )
 
     @property
     def needs(self) -> Needs:
@@ -101,11 +158,27 @@ class Combined(ScorerAlgebra):
         return total
 
     def __repr__(self) -> str:
-        text = repr(self.terms[0])
-        for term in self.terms[1:]:
+        if len(self.terms) == 1:
+            return f"Combined(terms=({self.terms[0]!r},))"
+        first, *others = self.terms
+        # a plain scorer lacks the operators, but may stand to the right of one that has them
+        bare = first.weight == 1 and isinstance(first.scorer, ScorerAlgebra)
+        text = repr(first.scorer) if bare and not _composed(first) else repr(first)
+        for term in others:
             sign = "-" if term.weight < 0 else "+"
-            text += f" {sign} {attrs.evolve(term, weight=abs(term.weight))!r}"
+            size = attrs.evolve(term, weight=abs(term.weight))
+            bare = size.weight == 1 and not _composed(term)
+            text += f" {sign} {size.scorer!r}" if bare else f" {sign} {size!r}"
         return text
+
+
+def _composed(term: Weighted) -> bool:
+    """Whether the term's scorer is itself a multiple or a sum, which operators would flatten."""
+    return isinstance(term.scorer, Weighted | Combined)
+
+
+def _is_scorer(value: object) -> bool:
+    return not isinstance(value, type) and callable(getattr(value, "score", None))
 
 
 def _terms(scorer: object, weight: float = 1.0) -> tuple[Weighted, ...]:
@@ -115,3 +188,9 @@ def _terms(scorer: object, weight: float = 1.0) -> tuple[Weighted, ...]:
     if isinstance(scorer, Weighted):
         return (attrs.evolve(scorer, weight=weight * scorer.weight),)
     return (Weighted(scorer=scorer, weight=weight),)  # type: ignore[arg-type]
+
+
+def _written(weight: float | int) -> str:
+    """The shortest text that reads back as `weight`."""
+    short = f"{weight:g}"
+    return short if float(short) == weight else repr(weight)

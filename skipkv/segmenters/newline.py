@@ -5,15 +5,17 @@ from collections.abc import Sequence
 import attrs
 
 from skipkv._types import Cut, TokenStream
-from skipkv.segmenters.thoughts import MarkerWords, ThoughtClassifier
+from skipkv.segmenters._shared import cuts_at, short_repr
+from skipkv.segmenters.thoughts import MarkerWords, ThoughtClassifier, is_classifier
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Newline:
     """Closes a sentence at every token whose text ends a line.
 
-    It looks at text, so it fits any tokenizer; in a BPE vocabulary its delimiters are the tokens such
-    as ".\\n\\n" that the published implementations list.
+    It looks at text, so it fits any tokenizer; in a BPE vocabulary its delimiters are the tokens
+    such as ".\\n\\n" that the published implementations list. Whether a token closes a sentence
+    depends on that token alone, so it does not matter in what pieces a stream arrives.
 
     Source: SkipKV (arXiv 2512.07993), section 4.1. Differs: all tokens that end in a newline count,
     not a fixed list of seven (`Delimiter` takes a list).
@@ -26,13 +28,11 @@ class Newline:
         [Cut(end=3, thought=<Thought.EXECUTION: 0>)]
     """
 
-    classify: ThoughtClassifier = attrs.field(factory=MarkerWords)
+    classify: ThoughtClassifier = attrs.field(factory=MarkerWords, validator=is_classifier)
 
     def cut(self, stream: TokenStream) -> Sequence[Cut]:
         """A cut behind every token that ends in a newline."""
         ends = [i for i, piece in enumerate(stream.pieces, start=1) if piece.endswith("\n")]
-        starts = [0, *ends]
-        return [
-            Cut(end, self.classify(stream[start:end].text))
-            for start, end in zip(starts, ends, strict=False)
-        ]
+        return cuts_at(stream, ends, self.classify)
+
+    __repr__ = short_repr

@@ -13,8 +13,9 @@ class Segmenter(Protocol):
     The runtime calls `cut` once per sequence at every compression event, with the tokens since the
     last cut (the open sentence and what came after it). It is never called per token.
 
-    Laws: cuts are strictly increasing and lie inside the stream; feeding a stream in pieces gives the
-    same sentences as feeding it whole. So a cut is returned only once no later token can change it.
+    Laws: cuts are strictly increasing and lie inside the stream; feeding a stream in pieces gives
+    the same sentences as feeding it whole. So a cut is returned only once no later token can change
+    it.
     """
 
     def cut(self, stream: TokenStream) -> Sequence[Cut]:

@@ -22,8 +22,6 @@ class NoSteering:
         """None: no layer is steered."""
         return None
 
-    def delta(
-        self, hidden: Float[Tensor, "R E"], context: SteeringContext
-    ) -> Float[Tensor, "R E"]:
+    def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
         """Zeros."""
         return torch.zeros_like(hidden)

@@ -25,8 +25,6 @@ class Steerer(Protocol):
         """The layer, from 0, whose input is steered; None for a steerer that does nothing."""
         ...
 
-    def delta(
-        self, hidden: Float[Tensor, "R E"], context: SteeringContext
-    ) -> Float[Tensor, "R E"]:
+    def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
         """What to add to `hidden`, in its dtype."""
         ...

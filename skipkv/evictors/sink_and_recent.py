@@ -1,0 +1,54 @@
+"""Keep the first tokens and the most recent ones."""
+
+import attrs
+import torch
+from attrs.validators import instance_of
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from skipkv._types import CacheView
+from skipkv.errors import ConfigError
+from skipkv.evictors.top_k import best
+
+
+@attrs.frozen(kw_only=True)
+class SinkAndRecent:
+    """Keeps the first `sinks` tokens and fills the budget with the most recent ones.
+
+    The first tokens soak up attention that has nowhere else to go; without them a sliding window
+    falls apart. Scores do not matter. Protected entries stay too and count in the budget.
+
+    Args:
+        sinks: first tokens of the sequence to keep, in tokens; 0 for a plain sliding window.
+
+    Raises:
+        ConfigError: `sinks` is negative.
+
+    Source: StreamingLLM (arXiv 2309.17453), section 3.
+
+    Differs: positions stay what they were; the paper numbers them anew within the cache.
+
+    Example:
+        >>> SinkAndRecent(sinks=4)
+        SinkAndRecent(sinks=4)
+    """
+
+    sinks: int = attrs.field(default=4, validator=instance_of(int))
+
+    def __attrs_post_init__(self) -> None:
+        if self.sinks < 0:
+            raise ConfigError(
+                f"SinkAndRecent(sinks={self.sinks}) must be at least 0: it is the number of first "
+                "tokens kept. Use 0 for a plain sliding window."
+            )
+
+    def keep(
+        self, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
+    ) -> Bool[Tensor, "R H L"]:
+        """Protected entries, then sinks, then the newest entries until the budget is full."""
+        sink = view.positions < self.sinks
+        tier = torch.where(view.protected, 2, sink.int())
+        # slots are in the order of positions, so the slot's number is its recency
+        slots = torch.arange(scores.shape[-1], device=scores.device)
+        recency = torch.where(sink, -slots, slots).float()  # of the sinks the first come first
+        return best(recency, view, budget, tier)

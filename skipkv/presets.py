@@ -1,0 +1,130 @@
+"""The published methods as compositions of parts.
+
+Each is a function of a budget in tokens; what the papers fix is a default. `get` finds one by name.
+"""
+
+from collections.abc import Callable
+
+from skipkv.errors import ConfigError
+from skipkv.evictors import SentencePrimary, SinkAndRecent, TopK
+from skipkv.policy import Budget, Policy
+from skipkv.scorers import (
+    AccumulatedAttention,
+    KeyRedundancy,
+    LastQueryAttention,
+    SentenceRedundancy,
+    WindowAttention,
+)
+
+
+def full() -> Policy:
+    """The full cache: nothing is ever dropped, memory grows with every token."""
+    return Policy()
+
+
+def streaming_llm(budget: int, *, sinks: int = 4, interval: int = 128) -> Policy:
+    """StreamingLLM: the first tokens as attention sinks, and the most recent ones.
+
+    Source: Xiao et al. 2024, arXiv 2309.17453.
+    """
+    return Policy(
+        budget=Budget(tokens=budget, interval=interval, window=1, sinks=sinks),
+        evictor=SinkAndRecent(sinks=sinks),
+    )
+
+
+def h2o(budget: int, *, interval: int = 128) -> Policy:
+    """H2O: entries that received most attention so far, and the recent ones, half and half.
+
+    Source: Zhang et al. 2023, arXiv 2306.14048. Differs: entries are dropped every `interval` steps, not
+    at every step.
+    """
+    return Policy(
+        budget=Budget(tokens=budget, interval=interval, window=budget // 2),
+        scorer=AccumulatedAttention(),
+        evictor=TopK(),
+    )
+
+
+def tova(budget: int, *, interval: int = 128) -> Policy:
+    """TOVA: entries the newest query attends to, one set for all heads of a layer.
+
+    Source: Oren et al. 2024, arXiv 2401.06104. Differs: entries are dropped every `interval` steps, not
+    at every step. Some published baselines call this H2O.
+    """
+    return Policy(
+        budget=Budget(tokens=budget, interval=interval, window=1),
+        scorer=LastQueryAttention(),
+        evictor=TopK(),
+    )
+
+
+def snapkv(budget: int, *, window: int = 8, pool: int = 7, interval: int = 128) -> Policy:
+    """SnapKV, applied while decoding: entries the most recent queries attend to.
+
+    Source: Li et al. 2024, arXiv 2404.14469, as a baseline of R-KV.
+    """
+    return Policy(
+        budget=Budget(tokens=budget, interval=interval, window=window),
+        scorer=WindowAttention(window=window, pool=pool),
+        evictor=TopK(),
+    )
+
+
+def rkv(
+    budget: int,
+    *,
+    importance: float = 0.1,
+    window: int = 8,
+    pool: int = 7,
+    interval: int = 128,
+) -> Policy:
+    """R-KV: what recent queries attend to, less what other keys of the row repeat.
+
+    Source: Cai et al. 2025, arXiv 2505.24133, equation 8 (lambda is `importance`).
+    """
+    return Policy(
+        budget=Budget(tokens=budget, interval=interval, window=window),
+        scorer=importance * WindowAttention(window=window, pool=pool)
+        - (1 - importance) * KeyRedundancy(),
+        evictor=TopK(),
+    )
+
+
+def skipkv(
+    budget: int,
+    *,
+    threshold: float = 0.95,
+    importance: float = 0.1,
+    window: int = 8,
+    pool: int = 7,
+    interval: int = 128,
+) -> Policy:
+    """SkipKV: R-KV's score, and sentences that a later one repeats go first.
+
+    Source: arXiv 2512.07993, section 4.1. Differs: steering and batch grouping are yet to come.
+    """
+    return Policy(
+        budget=Budget(tokens=budget, interval=interval, window=window),
+        scorer=importance * WindowAttention(window=window, pool=pool)
+        - (1 - importance) * KeyRedundancy()
+        - SentenceRedundancy(threshold=threshold),
+        evictor=SentencePrimary(threshold=threshold, whole=False),
+    )
+
+
+_PRESETS: dict[str, Callable[..., Policy]] = {
+    preset.__name__: preset for preset in (full, streaming_llm, h2o, tova, snapkv, rkv, skipkv)
+}
+NAMES = tuple(_PRESETS)
+
+
+def get(name: str) -> Callable[..., Policy]:
+    """The preset called `name`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in _PRESETS:
+        raise ConfigError(f"No preset is called {name!r}. Known are: {', '.join(NAMES)}.")
+    return _PRESETS[name]

@@ -1,0 +1,13 @@
+"""The runtime: everything that changes. It wires policies to stock transformers models.
+
+Start with `engine.py` and `attach.py` (the two ways in), then `session.py` (what both drive),
+`slots.py` (the storage) and `event.py` (one compression event).
+"""
+
+from skipkv.runtime.attach import Attachment, attach
+from skipkv.runtime.completion import Completion, Stats
+from skipkv.runtime.engine import Engine
+from skipkv.runtime.sampling import Sampling
+from skipkv.runtime.session import EventRecord
+
+__all__ = ["Attachment", "Completion", "Engine", "EventRecord", "Sampling", "Stats", "attach"]

@@ -1,0 +1,266 @@
+"""The engine: prompts in, completions out, decoded under a policy."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from skipkv._types import Request
+from skipkv.errors import ConfigError, InputError
+from skipkv.policy import Policy
+from skipkv.runtime.completion import Completion, Stats, StopReason
+from skipkv.runtime.loading import load
+from skipkv.runtime.loop import DecodeLoop, Finished
+from skipkv.runtime.sampling import Sampling
+from skipkv.runtime.session import Session
+from skipkv.runtime.steering import check_layer
+from skipkv.runtime.support import check_all_full, check_family
+from skipkv.runtime.text import TokenText
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+
+
+class Engine:
+    """Decodes prompts with a stock transformers model under a policy.
+
+    The model is not changed: while the engine decodes, attention and cache are exchanged through
+    transformers' own registries and hooks, and put back before a result is handed out.
+
+    Args:
+        model: a causal language model of a supported family, in evaluation mode.
+        tokenizer: its tokenizer.
+        policy: what to keep in the cache, whom to decode together.
+        batch_size: sequences decoded side by side.
+        eos_token_ids: tokens that end a sequence; by default those of the model's generation config
+            and the tokenizer. An empty list decodes every sequence to its full length.
+
+    Raises:
+        UnsupportedModelError: an architecture or a kind of layer the engine does not decode.
+        InputError: no EOS token is known.
+        ConfigError: `batch_size` below 1, or a steerer for a layer the model does not have.
+
+    Example:
+        >>> from skipkv import Engine, presets
+        >>> from skipkv.testing import toy_model, toy_tokenizer
+        >>> engine = Engine(toy_model(), toy_tokenizer(), presets.rkv(budget=64, interval=16))
+        >>> [completion] = engine.generate(["one plus two"], max_new_tokens=200)
+        >>> completion.stats.peak_entries
+        80
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        policy: Policy,
+        *,
+        batch_size: int = 8,
+        eos_token_ids: Sequence[int] | None = None,
+    ) -> None:
+        check_family(model)
+        check_all_full(model.config)
+        check_layer(policy.steerer, model.config.num_hidden_layers)
+        if batch_size < 1:
+            raise ConfigError(f"Engine(batch_size={batch_size}) must be at least 1.")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.policy = policy
+        self.batch_size = batch_size
+        self._eos = _eos(model, tokenizer) if eos_token_ids is None else frozenset(eos_token_ids)
+        self._text = TokenText(tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        policy: Policy,
+        batch_size: int = 8,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+    ) -> "Engine":
+        """An engine for a model on disk or on the hub.
+
+        Args:
+            name_or_path: a model folder, a folder with one GGUF file, a GGUF file, or a hub id.
+            policy: as for the constructor.
+            batch_size: as for the constructor.
+            dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
+            device: where to; by default a GPU if there is one.
+        """
+        model, tokenizer = load(name_or_path, dtype=dtype, device=device)
+        return cls(model, tokenizer, policy, batch_size=batch_size)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        ordered: bool = True,
+        progress: bool | None = None,
+        trace: bool = False,
+    ) -> Iterator[Completion]:
+        """Decode prompts; every input error is raised here, before any decoding.
+
+        Args:
+            prompts: texts, lists of token ids, or lists of chat messages (`role`, `content`), which go
+                through the tokenizer's chat template.
+            max_new_tokens: tokens to decode per sequence at most.
+            sampling: greedy by default.
+            stop: strings at which a sequence ends; its text ends before them.
+            ordered: completions in the order of the prompts, each as soon as it and those before it
+                are done; otherwise as they finish.
+            progress: show a progress bar on stderr; by default if that is a terminal.
+            trace: record every compression event, with the positions kept.
+
+        Returns:
+            An iterator of `Completion`, `sampling.n` per prompt. A sequence on which a part of the
+            policy breaks its protocol ends with `stop_reason="error"`; the others go on.
+
+        Raises:
+            InputError: an empty prompt, or one too long for the model or the budget.
+        """
+        sampling = sampling or Sampling()
+        if isinstance(prompts, str):
+            raise InputError("prompts must be a list of prompts, got one string. Wrap it: [prompt].")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
+        if any(not s for s in stop):
+            raise InputError("stop must not hold an empty string: it would end every sequence.")
+        encoded = [self._encoded(index, prompt) for index, prompt in enumerate(prompts)]
+        for index, ids in enumerate(encoded):
+            self._check(index, ids, max_new_tokens)
+        requests = [
+            Request(index=i, prompt=encoded[i // sampling.n], max_new_tokens=max_new_tokens)
+            for i in range(len(encoded) * sampling.n)
+        ]
+        return self._decode(requests, sampling, tuple(stop), ordered, progress, trace)
+
+    def _decode(
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        stop: Sequence[str],
+        ordered: bool,
+        progress: bool | None,
+        trace: bool,
+    ) -> Iterator[Completion]:
+        if not requests:
+            return
+        with torch.inference_mode():
+            session = Session(
+                self.model,
+                self.policy,
+                sequences=min(self.batch_size, len(requests)),
+                text=self._text,
+                trace=trace,
+            )
+
+        def stream(request: Request) -> Tensor:
+            prompt, sample = divmod(request.index, sampling.n)
+            return sampling.uniforms(prompt, sample, request.max_new_tokens)
+
+        loop = DecodeLoop(
+            session, sampling=sampling, streams=stream, eos=self._eos, stop=stop, text=self._text
+        )
+        show = sys.stderr.isatty() if progress is None else progress
+        early: dict[int, Completion] = {}  # done before one that comes first
+        following = 0
+        with tqdm(total=len(requests), unit="seq", disable=not show, file=sys.stderr) as bar:
+            for finished in loop.run(requests):
+                bar.update()
+                completion = self._completion(finished, sampling)
+                if not ordered:
+                    yield completion
+                    continue
+                early[finished.request.index] = completion
+                while following in early:
+                    yield early.pop(following)
+                    following += 1
+
+    def _completion(self, finished: Finished, sampling: Sampling) -> Completion:
+        prompt, sample = divmod(finished.request.index, sampling.n)
+        text = str(self.tokenizer.decode(finished.tokens, skip_special_tokens=True))
+        if finished.stop_string is not None:
+            text = text.partition(finished.stop_string)[0]
+        return Completion(
+            index=prompt,
+            sample=sample,
+            prompt_tokens=finished.request.prompt_tokens,
+            tokens=tuple(finished.tokens),
+            text=text,
+            stop_reason=cast(StopReason, finished.reason),
+            error=finished.error,
+            stats=Stats(
+                new_tokens=len(finished.tokens),
+                events=finished.events,
+                evicted=finished.evicted,
+                peak_entries=finished.peak_entries,
+                peak_kv_bytes=finished.peak_kv_bytes,
+                seconds=finished.seconds,
+            ),
+            trace=None if finished.trace is None else tuple(finished.trace),
+        )
+
+    def _encoded(self, index: int, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            items = list(prompt)
+            if items and isinstance(items[0], Mapping):
+                if not getattr(self.tokenizer, "chat_template", None):
+                    raise InputError(
+                        f"Prompt {index} is a chat, but the tokenizer has no chat template. Give the "
+                        "prompt as text."
+                    )
+                text = self.tokenizer.apply_chat_template(
+                    items, tokenize=False, add_generation_prompt=True
+                )
+                return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return [int(cast(int, token)) for token in items]
+        if not prompt.strip():
+            raise InputError(f"Prompt {index} is empty.")
+        return list(self.tokenizer(prompt)["input_ids"])
+
+    def _check(self, index: int, ids: list[int], max_new_tokens: int) -> None:
+        if not ids:
+            raise InputError(f"Prompt {index} has no tokens.")
+        config = self.model.config
+        wrong = [token for token in ids if not 0 <= token < config.vocab_size]
+        if wrong:
+            raise InputError(
+                f"Prompt {index} holds token id {wrong[0]}; the vocabulary has {config.vocab_size}."
+            )
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and len(ids) + max_new_tokens > limit:
+            raise InputError(
+                f"Prompt {index} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} that "
+                f"exceeds the model's {limit} positions. Evicted entries still count: positions never "
+                "change. Shorten the prompt or decode fewer tokens."
+            )
+        budget = self.policy.budget
+        if budget is not None and budget.prompt and budget.tokens is not None:
+            needed = max(len(ids), budget.sinks) + budget.window
+            if needed >= budget.tokens:
+                raise InputError(
+                    f"Prompt {index} has {len(ids)} tokens, which Budget(prompt=True) protects with a "
+                    f"window of {budget.window}: that leaves no room in a budget of {budget.tokens}. "
+                    "Raise the budget or do not protect the prompt."
+                )
+
+
+def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a sequence."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    known = frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+    if not known:
+        raise InputError(
+            "Neither the tokenizer nor the model's generation config names an EOS token. Set "
+            "tokenizer.eos_token, or pass eos_token_ids=[] to decode to max_new_tokens."
+        )
+    return known

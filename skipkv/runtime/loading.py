@@ -1,0 +1,71 @@
+"""Finding a model and its tokenizer: a folder, a hub id, or a GGUF file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from skipkv.errors import InputError, MissingExtraError
+
+
+def load(
+    name_or_path: str, *, dtype: str | torch.dtype = "auto", device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model, ready to decode, and its tokenizer.
+
+    Args:
+        name_or_path: a folder as `save_pretrained` writes it, a folder with one GGUF file, a GGUF file,
+            or an id on the model hub.
+        dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
+        device: where to; by default a GPU if there is one.
+
+    Raises:
+        InputError: nothing loadable there.
+        MissingExtraError: a GGUF file without the extra `gguf` installed.
+    """
+    where: dict[str, Any] = {}
+    source = name_or_path
+    path = Path(name_or_path)
+    if path.exists():
+        gguf = _gguf_file(path)
+        if gguf is not None:
+            _require_gguf()
+            source, where = str(gguf.parent), {"gguf_file": gguf.name}
+            dtype = torch.float32 if dtype == "auto" else dtype
+    elif path.suffix == ".gguf" or path.is_absolute() or name_or_path.startswith("."):
+        raise InputError(f"No model at {name_or_path!r}: there is no such file or folder.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where)
+    except (OSError, ValueError) as cause:
+        first = str(cause).strip().splitlines()[0]
+        raise InputError(f"Cannot load a model from {name_or_path!r}: {first}") from cause
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device).eval(), tokenizer
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file meant by `path`, if one is."""
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"{path} is a file, and not a .gguf file. Give the model's folder.")
+        return path
+    if (path / "config.json").exists():
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) != 1:
+        names = ", ".join(f.name for f in found) or "none"
+        raise InputError(
+            f"{path} has no config.json and not exactly one .gguf file ({names}). Name the file."
+        )
+    return found[0]
+
+
+def _require_gguf() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError as cause:
+        raise MissingExtraError(
+            "Reading a GGUF file needs the extra `gguf`: pip install 'skipkv[gguf]'."
+        ) from cause

@@ -1,0 +1,250 @@
+"""The decode loop: admit, step, read back, compress; until every request is done."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skipkv._types import Request
+from skipkv.errors import PartError
+from skipkv.runtime.sampling import Sampling, choose
+from skipkv.runtime.session import EventRecord, Session
+from skipkv.runtime.text import TokenText
+
+# Decode steps between two looks at the tokens, on a device that a look would make wait. What a
+# finished sequence decodes until then is thrown away.
+_STEPS_UNREAD = 16
+
+
+@attrs.define(kw_only=True)
+class Finished:
+    """A request that is done, as the loop knows it."""
+
+    request: Request
+    tokens: list[int]
+    reason: str
+    error: PartError | None
+    events: int
+    evicted: int
+    peak_entries: int
+    peak_kv_bytes: int
+    seconds: float
+    trace: list[EventRecord] | None
+    stop_string: str | None
+
+
+@attrs.define(kw_only=True)
+class _Decoding:
+    """A sequence being decoded; its number in the session is its place in the loop's list."""
+
+    request: Request
+    started: float
+    uniforms: Tensor | None
+    tokens: list[int] = attrs.field(factory=list)
+    tail: str = ""  # the newest text: the last token, and what a stop string may need before it
+    reason: str | None = None
+    error: PartError | None = None
+    stop_string: str | None = None
+
+
+class DecodeLoop:
+    """Decodes requests with a session, in as many sequences side by side as it has room for.
+
+    Call `run` once.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        sampling: Sampling,
+        streams: Callable[[Request], Tensor],
+        eos: frozenset[int],
+        stop: Sequence[str],
+        text: TokenText,
+    ) -> None:
+        self._session = session
+        self._model = session.model
+        self._scheduler = session.policy.scheduler
+        self._slots = session.store.sequences
+        self._device = session.store.keys.device
+        self._sampling = sampling
+        self._processors = sampling.processors()
+        self._streams = streams
+        self._eos = eos
+        self._stop = tuple(stop)
+        self._text = text
+        self._decoding: list[_Decoding] = []
+        self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
+        self._burst = 1 if self._device.type == "cpu" else _STEPS_UNREAD
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Finished]:
+        """Decode all requests; each comes out as it finishes."""
+        waiting = list(requests)
+        done: list[Finished] = []
+        while waiting or self._decoding:
+            # Whoever takes a result may do with the model what they like: it is hooked only here.
+            with self._session.hooked(), torch.inference_mode():
+                while not done and (waiting or self._decoding):
+                    if waiting and len(self._decoding) < self._slots:
+                        self._admit(waiting)
+                        done += self._release()
+                    if self._decoding:
+                        self._steps()
+                        self._compress(self._session.due())
+                        done += self._release()
+            yield from done
+            done = []
+
+    def _admit(self, waiting: list[Request]) -> None:
+        running = len(self._decoding)
+        free = self._slots - running
+        chosen = list(self._scheduler.admit(tuple(waiting), free=free, running=running))
+        legal = len(set(chosen)) == len(chosen) <= free and all(
+            0 <= i < len(waiting) for i in chosen
+        )
+        if not legal or not (chosen or running):
+            raise PartError(
+                f"{self._scheduler!r}.admit returned {chosen} for {len(waiting)} waiting, {free} free "
+                f"and {running} running. It must return distinct indices of waiting requests, at most "
+                "`free`, and at least one when nothing is running."
+            )
+        newcomers = [waiting[i] for i in chosen]
+        for index in sorted(chosen, reverse=True):
+            del waiting[index]
+        if newcomers:
+            self._prefill(newcomers)
+
+    def _prefill(self, newcomers: list[Request]) -> None:
+        """Feed the prompts of requests that enter now, and decode their first tokens."""
+        # Longest first: those that need more passes lie in front, and a pass takes only them.
+        newcomers = sorted(newcomers, key=lambda r: -r.prompt_tokens)
+        session, first, started = self._session, len(self._decoding), time.perf_counter()
+        for request in newcomers:
+            session.start(request.prompt_tokens)
+            uniforms = None if self._sampling.greedy else self._streams(request).to(self._device)
+            self._decoding.append(_Decoding(request=request, started=started, uniforms=uniforms))
+        logits = None
+        for ranges in session.passes([r.prompt_tokens for r in newcomers]):
+            taking = [r for r in ranges if len(r)]  # a prefix of the newcomers
+            columns = max(len(r) for r in taking)
+            ids = torch.tensor(
+                [
+                    [0] * (columns - len(part)) + list(request.prompt[part.start : part.stop])
+                    for part, request in zip(taking, newcomers, strict=False)
+                ],
+                device=self._device,
+            )
+            logits = self._forward(first, [len(r) for r in taking], ids, prompt=True)
+            self._compress(range(first, first + len(taking)))
+        assert logits is not None
+        numbers = range(first, len(self._decoding))
+        uniforms = self._uniforms(numbers, steps=1)
+        chosen = choose(logits, self._processors, None if uniforms is None else uniforms[:, 0])
+        self._last = torch.cat([self._last, chosen])
+        self._read(chosen[:, None], numbers)
+
+    def _steps(self) -> None:
+        """Decode until somebody must look: a finished sequence, an event, or the burst's end."""
+        numbers = range(len(self._decoding))
+        left = min(d.request.max_new_tokens - len(d.tokens) for d in self._decoding)
+        steps = min(self._burst, left, self._session.steps_to_event() or left)
+        uniforms = self._uniforms(numbers, steps)
+        chosen = []
+        for step in range(steps):
+            logits = self._forward(0, [1] * len(numbers), self._last[:, None], prompt=False)
+            self._last = choose(
+                logits, self._processors, None if uniforms is None else uniforms[:, step]
+            )
+            chosen.append(self._last)
+        fed = [d.tokens[-1] for d in self._decoding]
+        tokens = torch.stack(chosen, dim=1)  # [n steps]
+        read = self._read(tokens, numbers)
+        for number in numbers:
+            self._session.decoded(number, [fed[number], *read[number][:-1]])
+
+    def _forward(
+        self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"], *, prompt: bool
+    ) -> Float[Tensor, "B V"]:
+        """Logits of the last column."""
+        forward = self._session.begin(first, counts, ids, prompt=prompt)
+        output = self._model(
+            input_ids=ids, logits_to_keep=1, **self._session.arguments(forward)
+        )
+        self._session.end(forward, ids)
+        return output.logits[:, -1]  # type: ignore[no-any-return]
+
+    def _uniforms(self, numbers: Sequence[int], steps: int) -> Float[Tensor, "n K"] | None:
+        """The random numbers of these sequences' next steps."""
+        if self._sampling.greedy:
+            return None
+        rows = []
+        for number in numbers:
+            decoding = self._decoding[number]
+            assert decoding.uniforms is not None
+            done = len(decoding.tokens)
+            rows.append(decoding.uniforms[done : done + steps])
+        return torch.stack(rows)
+
+    def _read(self, tokens: Int[Tensor, "n K"], numbers: Sequence[int]) -> list[list[int]]:
+        """Bring new tokens to the host and see who is done; returns them."""
+        read: list[list[int]] = tokens.tolist()
+        for number, new in zip(numbers, read, strict=True):
+            decoding = self._decoding[number]
+            for token in new:
+                if decoding.reason is None:
+                    self._take(decoding, token)
+        return read
+
+    def _take(self, decoding: _Decoding, token: int) -> None:
+        decoding.tokens.append(token)
+        if self._stop:
+            overlap = max(map(len, self._stop)) - 1
+            decoding.tail = decoding.tail[max(len(decoding.tail) - overlap, 0) :]
+            decoding.tail += self._text[token]
+            found = {decoding.tail.find(s): s for s in self._stop if s in decoding.tail}
+            if found:
+                decoding.reason, decoding.stop_string = "stop_string", found[min(found)]
+        if token in self._eos:
+            decoding.reason = "eos"
+        elif decoding.reason is None and len(decoding.tokens) == decoding.request.max_new_tokens:
+            decoding.reason = "length"
+
+    def _compress(self, numbers: Sequence[int]) -> None:
+        going = [n for n in numbers if self._decoding[n].reason is None]
+        for number, error in self._session.events(going).items():
+            self._decoding[number].reason, self._decoding[number].error = "error", error
+
+    def _release(self) -> Iterator[Finished]:
+        """Hand out what is done and let the last sequence take its place."""
+        for number in reversed(range(len(self._decoding))):
+            if self._decoding[number].reason is None:
+                continue
+            finished = self._finished(number)
+            last = len(self._decoding) - 1
+            self._session.stop(number)
+            self._decoding[number] = self._decoding[last]
+            self._last[number] = self._last[last]
+            self._decoding.pop()
+            self._last = self._last[:last]
+            yield finished
+
+    def _finished(self, number: int) -> Finished:
+        decoding, running = self._decoding[number], self._session.running[number]
+        assert decoding.reason is not None
+        return Finished(
+            request=decoding.request,
+            tokens=decoding.tokens,
+            reason=decoding.reason,
+            error=decoding.error,
+            events=running.events,
+            evicted=running.evicted,
+            peak_entries=running.peak_entries,
+            peak_kv_bytes=self._session.store.peak_bytes // self._slots,
+            seconds=time.perf_counter() - decoding.started,
+            trace=running.trace,
+            stop_string=decoding.stop_string,
+        )

@@ -1,0 +1,338 @@
+"""A model, a policy and the sequences now being decoded: what `Engine` and `attach` both drive.
+
+The session owns all that changes: the slot store, the sequences' tokens and sentences. It is told
+before and after each forward pass, and runs compression events when asked.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from skipkv._types import SentenceTable
+from skipkv.errors import PartError
+from skipkv.policy import Policy
+from skipkv.runtime import attention
+from skipkv.runtime.cache import SlotCache
+from skipkv.runtime.event import Outcome, compress
+from skipkv.runtime.forward import Forward
+from skipkv.runtime.prefill import plan
+from skipkv.runtime.sentences import SentenceTracker
+from skipkv.runtime.slots import SlotStore
+from skipkv.runtime.steering import Steering, check_layer
+from skipkv.runtime.support import cache_shape, full_attention_layers
+from skipkv.runtime.text import TokenText
+
+# Columns of a prompt fed at once, and steps between two looks at the sentences, where no budget says.
+_CHUNK = 512
+_INTERVAL = 128
+
+
+@attrs.frozen(kw_only=True)
+class EventRecord:
+    """One compression event of one sequence, for those who want to see what a policy does.
+
+    Args:
+        seen: tokens the sequence had seen.
+        entries: most entries a head held before.
+        evicted: entries dropped, summed over layers and KV heads.
+        kept: positions kept per layer and KV head, -1 behind.
+    """
+
+    seen: int
+    entries: int
+    evicted: int
+    kept: Int[Tensor, "layers H K"] = attrs.field(repr=False)
+
+
+@attrs.define(kw_only=True)
+class Running:
+    """What the host knows of one sequence in the cache."""
+
+    prompt_tokens: int
+    tracker: SentenceTracker | None = None
+    unread: list[int] = attrs.field(factory=list)  # ids the segmenter has not seen yet
+    events: int = 0
+    evicted: int = 0
+    peak_entries: int = 0
+    trace: list[EventRecord] | None = None
+
+
+class Session:
+    """The state of decoding: one slot store and the sequences in it.
+
+    Sequences are numbered `0 .. len(running)`, side by side in the store.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        policy: Policy,
+        *,
+        sequences: int,
+        text: TokenText | None,
+        capacity: int | None = None,
+        trace: bool = False,
+    ) -> None:
+        config = model.config
+        self.model = model
+        self.policy = policy
+        self._text = text
+        self._trace = trace
+        self._layers = full_attention_layers(config)
+        fixed = None if policy.budget is None else policy.budget.capacity
+        self._device = model.device
+        self.store = SlotStore(
+            cache_shape(config),
+            sequences=sequences,
+            capacity=fixed or capacity or _CHUNK,
+            needs=policy.needs,
+            dtype=model.dtype,
+            device=self._device,
+        )
+        self._fixed = fixed
+        self.cache = SlotCache(config, self._layers)
+        self.running: list[Running] = []
+        self._steering = None
+        if policy.steerer.layer is not None:
+            check_layer(policy.steerer, config.num_hidden_layers)
+            assert text is not None
+            self._steering = Steering(
+                policy.steerer,
+                sequences=sequences,
+                vocabulary=config.vocab_size,
+                text=text,
+                device=self._device,
+            )
+        # The newest hidden states, a ring by position: read at events, so `interval` are enough.
+        self._interval = _INTERVAL if policy.budget is None else policy.budget.interval
+        self._hidden = (
+            torch.zeros(sequences, self._interval, config.hidden_size, device=self._device)
+            if policy.needs.sentences
+            else None
+        )
+        self._last_hidden: Float[Tensor, "B T E"] | None = None
+        self.in_prompt = False
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """While it lasts, the model attends through the slot cache; afterwards it is as it was."""
+        attention.register()
+        before = self.model.config._attn_implementation
+        handles = []
+        try:
+            self.model.set_attn_implementation(attention.NAME)
+            if self._hidden is not None:
+                handles.append(self.model.base_model.register_forward_hook(self._see_hidden))
+            if self._steering is not None:
+                layer = self.model.base_model.layers[self.policy.steerer.layer]
+                handles.append(
+                    layer.register_forward_pre_hook(self._steering.hook, with_kwargs=True)
+                )
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.model.set_attn_implementation(before)
+
+    def start(self, prompt_tokens: int) -> int:
+        """Take in a new sequence; returns its number."""
+        number = len(self.running)
+        self.store.clear(number)
+        tracker = None
+        if self.policy.needs.sentences:
+            tracker = SentenceTracker(
+                self.policy.segmenter, self.model.config.hidden_size, self._device
+            )
+        self.running.append(
+            Running(
+                prompt_tokens=prompt_tokens, tracker=tracker, trace=[] if self._trace else None
+            )
+        )
+        if self._steering is not None:
+            self._steering.start(number)
+        return number
+
+    def stop(self, number: int) -> None:
+        """Let a sequence go; the last one takes its number."""
+        last = len(self.running) - 1
+        if number != last:
+            self.store.move(last, number)
+            if self._steering is not None:
+                self._steering.move(last, number)
+            if self._hidden is not None:
+                self._hidden[number] = self._hidden[last]
+            self.running[number] = self.running[last]
+        self.running.pop()
+
+    @property
+    def room(self) -> float:
+        """Entries a row may ever hold; infinite where the cache grows."""
+        return self._fixed or float("inf")
+
+    def passes(self, prompts: Sequence[int]) -> list[list[range]]:
+        """The forward passes that bring in prompts of these lengths: see `prefill.plan`."""
+        later = _CHUNK if self.policy.budget is None else self._interval
+        return plan(prompts, self._fixed or later, later)
+
+    def begin(
+        self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"], *, prompt: bool
+    ) -> Forward:
+        """Prepare a forward pass that feeds `ids` to the sequences from `first` on.
+
+        Of row b the last `counts[b]` columns are tokens; those before are padding. `prompt` says that
+        the tokens are the prompt's, not decoded ones.
+        """
+        room = max(self.store.widths[first + i] + count for i, count in enumerate(counts))
+        self.store.reserve(room)
+        forward = Forward(
+            self.store, self._layers, first=first, counts=counts, columns=ids.shape[1]
+        )
+        self.cache.begin(forward)
+        self.in_prompt = prompt
+        if self._steering is not None:
+            if not prompt:
+                self._steering.begin(first, ids[:, 0], forward.positions[:, 0])
+            else:
+                for row, count in enumerate(counts):
+                    self._steering.read_prompt(first + row, ids[row, ids.shape[1] - count :].tolist())
+        return forward
+
+    def arguments(self, forward: Forward) -> dict[str, Any]:
+        """What the model must be called with beside its tokens."""
+        return {
+            "attention_mask": None,
+            "position_ids": forward.positions,
+            "past_key_values": self.cache,
+            "use_cache": True,
+            attention.FORWARD: forward,
+        }
+
+    def end(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
+        """A forward pass is over: note what it left behind."""
+        self.cache.end(forward.columns)
+        if self._steering is not None:
+            self._steering.end()
+        for number in range(forward.first, forward.last):
+            running = self.running[number]
+            running.peak_entries = max(running.peak_entries, self.store.widths[number])
+        if self._hidden is not None and self._last_hidden is not None:
+            if not self.in_prompt:
+                ring = forward.positions % self._interval  # [B 1]
+                rows = torch.arange(forward.first, forward.last, device=ring.device)
+                self._hidden[rows, ring[:, 0]] = self._last_hidden[:, 0].float()
+            else:
+                self._read_prompt(forward, ids)
+        self._last_hidden = None
+
+    def events(self, numbers: Sequence[int]) -> dict[int, PartError]:
+        """Read new sentences and bring these sequences down to their budget; returns what failed."""
+        failed: dict[int, PartError] = {}
+        for number in numbers:
+            try:
+                self._read_decoded(number)
+            except PartError as error:
+                failed[number] = error
+        budget, seen = self.policy.budget, self.store.tokens_seen
+        if budget is None:
+            return failed
+        over = [
+            n
+            for n in numbers
+            if n not in failed and self.store.widths[n] > budget.allowed(seen[n])
+        ]
+        if over:
+            entries = [self.store.widths[n] for n in over]
+            outcomes = compress(
+                self.store,
+                self.policy,
+                over,
+                prompts=[self.running[n].prompt_tokens for n in over],
+                tables=self._tables(over),
+                trace=self._trace,
+            )
+            for number, before, outcome in zip(over, entries, outcomes, strict=True):
+                self._note(number, before, outcome)
+                if outcome.error is not None:
+                    failed[number] = outcome.error
+        for number in failed:  # it cannot go on; neighbours must not make room for it
+            self.store.clear(number)
+        return failed
+
+    def due(self) -> list[int]:
+        """Sequences for which an event follows the step just done."""
+        if not self._has_events:
+            return []
+        seen = self.store.tokens_seen
+        return [n for n in range(len(self.running)) if (seen[n] - 1) % self._interval == 0]
+
+    def steps_to_event(self) -> int | None:
+        """Decode steps until some sequence is due; None where none ever is."""
+        if not self._has_events:
+            return None
+        seen = self.store.tokens_seen[: len(self.running)]
+        return min(self._interval - (tokens - 1) % self._interval for tokens in seen)
+
+    def decoded(self, number: int, tokens: Sequence[int]) -> None:
+        """Tokens that have been fed to a sequence after its prompt, for its segmenter to read."""
+        if self.running[number].tracker is not None:
+            self.running[number].unread += tokens
+
+    @property
+    def _has_events(self) -> bool:
+        return self.policy.budget is not None or self.policy.needs.sentences
+
+    def _note(self, number: int, entries: int, outcome: Outcome) -> None:
+        running = self.running[number]
+        running.events += 1
+        running.evicted += outcome.evicted
+        if running.trace is not None and outcome.kept is not None:
+            running.trace.append(
+                EventRecord(
+                    seen=self.store.tokens_seen[number],
+                    entries=entries,
+                    evicted=outcome.evicted,
+                    kept=outcome.kept,
+                )
+            )
+
+    def _tables(self, numbers: Sequence[int]) -> list[SentenceTable] | None:
+        trackers = [self.running[n].tracker for n in numbers]
+        tables = [t.table for t in trackers if t is not None]
+        return tables or None
+
+    def _read_prompt(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
+        """Give the trackers a chunk of prompt at once; it is on the host anyway."""
+        assert self._last_hidden is not None
+        for row, number in enumerate(range(forward.first, forward.last)):
+            count = forward.counts[row]
+            if count:
+                tokens = ids[row, forward.columns - count :].tolist()
+                hidden = self._last_hidden[row, forward.columns - count :]
+                self._feed(number, tokens, hidden)
+
+    def _read_decoded(self, number: int) -> None:
+        """Give a tracker what was decoded since it was last fed."""
+        unread = self.running[number].unread
+        if self._hidden is None or not unread:
+            return
+        seen = self.store.tokens_seen[number]
+        positions = torch.arange(seen - len(unread), seen, device=self._device)
+        self._feed(number, unread, self._hidden[number, positions % self._interval])
+        unread.clear()
+
+    def _feed(self, number: int, tokens: list[int], hidden: Float[Tensor, "N E"]) -> None:
+        tracker = self.running[number].tracker
+        assert tracker is not None
+        assert self._text is not None
+        tracker.feed(tokens, self._text.pieces(tokens), hidden)
+        if self._steering is not None:
+            self._steering.count(number, tracker.table.thoughts)
+
+    def _see_hidden(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        self._last_hidden = output.last_hidden_state.detach()

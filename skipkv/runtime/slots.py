@@ -1,0 +1,243 @@
+"""The storage of the KV cache: every entry of every layer, sequence and head, in one allocation."""
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from skipkv._types import Needs
+
+
+@attrs.frozen(kw_only=True)
+class CacheShape:
+    """The fixed axes of a cache.
+
+    Args:
+        layers: layers whose entries are stored.
+        heads: KV heads.
+        groups: query heads per KV head.
+        dim: head size.
+    """
+
+    layers: int
+    heads: int
+    groups: int
+    dim: int
+
+
+def span(sequences: Sequence[int]) -> slice | list[int]:
+    """An index of these sequences; a slice, which copies nothing, where they lie side by side."""
+    if list(sequences) == list(range(sequences[0], sequences[-1] + 1)):
+        return slice(sequences[0], sequences[-1] + 1)
+    return list(sequences)
+
+
+class SlotStore:
+    """Keys and values of all layers, `[layers, B, H, capacity, D]`, and what is known of each entry.
+
+    The entries of a sequence, layer and head fill its first slots in the order of their positions;
+    `lengths` says how many. Sequences have their own lengths, so no padding is ever stored. Running
+    sequences lie side by side, `0 .. n`, so that a step works on views and copies nothing.
+
+    Only `append`, `compact`, `move` and `clear` change what is stored; the allocation grows in
+    `reserve` alone, which a fixed budget never calls.
+    """
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        *,
+        sequences: int,
+        capacity: int,
+        needs: Needs,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.shape = shape
+        self.sequences = sequences
+        self.needs = needs
+        layers, heads = shape.layers, shape.heads
+
+        def zeros(*axes: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.zeros(axes, dtype=dtype, device=device)
+
+        self.keys = zeros(layers, sequences, heads, capacity, shape.dim)
+        self.values = zeros(layers, sequences, heads, capacity, shape.dim)
+        self.positions = zeros(layers, sequences, heads, capacity, dtype=torch.int32) - 1
+        # 0 where there is an entry, -inf where there is none: what attention adds to its logits
+        self.bias = zeros(layers, sequences, heads, capacity).fill_(-torch.inf)
+        self.lengths = zeros(layers, sequences, heads, dtype=torch.long)
+        self.seen = zeros(sequences, dtype=torch.long)
+        self.attention = (
+            zeros(layers, sequences, heads, capacity, dtype=torch.float32)
+            if needs.attention
+            else None
+        )
+        # a ring: the query of position p lies at p % W
+        self.queries = (
+            zeros(layers, sequences, heads, shape.groups, needs.queries, shape.dim)
+            if needs.queries
+            else None
+        )
+        # What the host knows without asking the device: the most entries a head holds, the tokens
+        # seen, whether all layers and heads of a sequence hold the same positions, and whether they
+        # hold at least equally many.
+        self.widths = [0] * sequences
+        self.tokens_seen = [0] * sequences
+        self.uniform = [True] * sequences
+        self.even = [True] * sequences
+        self.peak_bytes = self.kv_bytes
+
+    @property
+    def capacity(self) -> int:
+        """Entries there is room for, per sequence, layer and head."""
+        return self.keys.shape[3]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes now allocated for keys and values, as the tensors' storages report them."""
+        return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` entries, at least doubling, for caches that may grow."""
+        if capacity <= self.capacity:
+            return
+        extra = max(capacity, 2 * self.capacity) - self.capacity
+
+        def grown(tensor: Tensor, fill: float, axis: int) -> Tensor:
+            shape = list(tensor.shape)
+            shape[axis] = extra
+            return torch.cat([tensor, tensor.new_full(shape, fill)], dim=axis)
+
+        self.keys = grown(self.keys, 0, 3)
+        self.values = grown(self.values, 0, 3)
+        self.positions = grown(self.positions, -1, 3)
+        self.bias = grown(self.bias, -torch.inf, 3)
+        if self.attention is not None:
+            self.attention = grown(self.attention, 0, 3)
+        self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
+
+    def append(
+        self,
+        first: int,
+        counts: Sequence[int],
+        rows: Int[Tensor, "M"],
+        offsets: Int[Tensor, "M"],
+        positions: Int[Tensor, "M"],
+    ) -> Int[Tensor, "layers M H"]:
+        """Make room for `M` new tokens and return the slots their keys and values go to.
+
+        Args:
+            first: the sequence that row 0 stands for.
+            counts: new tokens per row, known to the host.
+            rows: the row each token belongs to.
+            offsets: its place among the row's new tokens, from 0.
+            positions: its position.
+        """
+        last = first + len(counts)
+        layers, heads = self.shape.layers, self.shape.heads
+        slots = self.lengths[:, first:last][:, rows] + offsets[:, None]
+        layer_axis = torch.arange(layers, device=slots.device)[:, None, None]
+        head_axis = torch.arange(heads, device=slots.device)
+        index = (layer_axis, rows[:, None], head_axis, slots)
+        self.positions[:, first:last][index] = positions.to(torch.int32)[:, None]
+        self.bias[:, first:last][index] = 0
+        added = torch.tensor(counts, device=slots.device)
+        self.lengths[:, first:last] += added[:, None]
+        self.seen[first:last] += added
+        for sequence, count in enumerate(counts, start=first):
+            self.widths[sequence] += count
+            self.tokens_seen[sequence] += count
+        return slots
+
+    def compact(
+        self, layers: slice, sequences: Sequence[int], keep: Bool[Tensor, "R H L"]
+    ) -> tuple[Int[Tensor, "R H"], Int[Tensor, "R H K"]]:
+        """Drop the entries that are not kept; those that are close ranks, in order.
+
+        This is the only place where entries are dropped. It works on some layers of some sequences;
+        call `compacted` for the sequences when all layers are done.
+
+        Args:
+            layers: the layers whose rows `keep` holds.
+            sequences: the sequences; row r is sequence r % n of layer r // n of these.
+            keep: which of the first `L` slots stay.
+
+        Returns:
+            How many entries each row and head kept, and the positions of those, -1 behind.
+        """
+        count, (_, heads, width) = len(sequences), keep.shape
+        at = span(sequences)
+        kept = keep.sum(dim=-1)  # [R H]
+        most = int(kept.amax()) if kept.numel() else 0
+        order = keep.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
+        order = order.reshape(-1, count, heads, most)  # [l n H K]
+        empty = torch.arange(most, device=keep.device) >= kept.reshape(-1, count, heads, 1)
+
+        for tensor in (self.keys, self.values):
+            rows = tensor[layers, at, :, :width]
+            index = order[..., None].expand(*order.shape, rows.shape[-1])
+            tensor[layers, at, :, :most] = rows.gather(3, index)
+        if self.attention is not None:
+            rows = self.attention[layers, at, :, :width].gather(3, order)
+            self.attention[layers, at, :, :width] = 0
+            self.attention[layers, at, :, :most] = rows.masked_fill(empty, 0)
+        positions = self.positions[layers, at, :, :width].gather(3, order)
+        positions = positions.masked_fill(empty, -1)
+        self.positions[layers, at, :, :width] = -1
+        self.positions[layers, at, :, :most] = positions
+        self.bias[layers, at, :, :width] = -torch.inf
+        self.bias[layers, at, :, :most] = torch.zeros_like(
+            positions, dtype=self.bias.dtype
+        ).masked_fill(empty, -torch.inf)
+        self.lengths[layers, at] = kept.reshape(-1, count, heads)
+        return kept, positions.reshape(-1, heads, most)
+
+    def compacted(self, sequences: Sequence[int]) -> None:
+        """Tell the host what a finished compaction left of these sequences. Waits for the device."""
+        lengths = self.lengths[:, span(sequences)]
+        extremes = torch.stack([lengths.amin(dim=(0, 2)), lengths.amax(dim=(0, 2))], dim=1).tolist()
+        for sequence, (narrowest, widest) in zip(sequences, extremes, strict=True):
+            self.widths[sequence] = widest
+            self.even[sequence] = narrowest == widest
+            self.uniform[sequence] = False
+
+    def move(self, source: int, target: int) -> None:
+        """Put the sequence at `source` in the place of the one at `target`."""
+        for tensor in self._tensors():
+            tensor[:, target] = tensor[:, source]
+        self.seen[target] = self.seen[source]
+        self.widths[target] = self.widths[source]
+        self.tokens_seen[target] = self.tokens_seen[source]
+        self.uniform[target] = self.uniform[source]
+        self.even[target] = self.even[source]
+
+    def clear(self, sequence: int) -> None:
+        """Forget a sequence, values and all, so that the next one in its place meets nothing of it."""
+        for tensor in self._tensors():
+            tensor[:, sequence] = 0
+        self.positions[:, sequence] = -1
+        self.bias[:, sequence] = -torch.inf
+        self.seen[sequence] = 0
+        self.widths[sequence] = self.tokens_seen[sequence] = 0
+        self.uniform[sequence] = self.even[sequence] = True
+
+    def recent_queries(
+        self, layers: slice, sequences: Sequence[int]
+    ) -> Float[Tensor, "l n H G W D"] | None:
+        """The last `W` queries of each of these rows, oldest first."""
+        if self.queries is None:
+            return None
+        window = self.needs.queries
+        ages = torch.arange(window, device=self.seen.device)
+        ring = (self.seen[span(sequences)][:, None] + ages) % window  # [n W]
+        rows = self.queries[layers, span(sequences)]
+        index = ring[None, :, None, None, :, None].expand_as(rows)
+        return rows.gather(4, index)
+
+    def _tensors(self) -> list[Tensor]:
+        """All tensors whose axis 1 is the sequence."""
+        tensors = [self.keys, self.values, self.positions, self.bias, self.lengths]
+        return tensors + [t for t in (self.attention, self.queries) if t is not None]

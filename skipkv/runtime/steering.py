@@ -1,0 +1,104 @@
+"""Applying a steerer: where each sequence stands in its thinking, and the hook that adds the delta."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skipkv._types import SteeringContext, Thought
+from skipkv.errors import ConfigError
+from skipkv.runtime.text import TokenText
+from skipkv.steerers import Steerer
+
+_OPEN, _CLOSE, _PARAGRAPH = "<think>", "</think>", "\n\n"
+
+
+class Steering:
+    """Per sequence: is it inside the thinking part, and how many thoughts of each kind so far.
+
+    What a step needs lives on the device and is updated there, so that the step waits for nothing.
+    Where the tokenizer has no think tokens, all that is generated counts as thinking.
+    """
+
+    def __init__(
+        self,
+        steerer: Steerer,
+        *,
+        sequences: int,
+        vocabulary: int,
+        text: TokenText,
+        device: torch.device | str,
+    ) -> None:
+        self._steerer = steerer
+        self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
+        self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
+        pieces = text.pieces(range(vocabulary))
+        table = torch.tensor(
+            [[_PARAGRAPH in p, p.strip() == _OPEN, p.strip() == _CLOSE] for p in pieces],
+            device=device,
+        )
+        self._ends, self._opens, self._closes = table.unbind(dim=1)
+        self._marked = bool(self._opens.any() and self._closes.any())
+        self._context: SteeringContext | None = None
+        self._rows = slice(0, 0)
+
+    def start(self, number: int) -> None:
+        """A new sequence, nothing of it read yet."""
+        self._thoughts[number] = 0
+        self._thinking[number] = not self._marked
+
+    def move(self, source: int, target: int) -> None:
+        """Follow a sequence that changes its number."""
+        self._thoughts[target] = self._thoughts[source]
+        self._thinking[target] = self._thinking[source]
+
+    def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
+        """Refresh the counts of a sequence's thoughts; called at events."""
+        self._thoughts[number] = torch.bincount(thoughts, minlength=len(Thought))
+
+    def read_prompt(self, number: int, ids: Sequence[int]) -> None:
+        """Take a stretch of prompt: it may open or close the think block."""
+        if not self._marked or not ids:
+            return
+        tokens = torch.tensor(ids, device=self._ends.device)
+        marks = (self._opens | self._closes)[tokens].nonzero()
+        if marks.numel():
+            self._thinking[number] = self._opens[tokens[marks[-1, 0]]]
+
+    def begin(self, first: int, ids: Int[Tensor, "B"], positions: Int[Tensor, "B"]) -> None:
+        """A decode step for the sequences from `first` on begins with these tokens."""
+        rows = slice(first, first + ids.shape[0])
+        if self._marked:
+            self._thinking[rows] = (self._thinking[rows] | self._opens[ids]) & ~self._closes[ids]
+        self._context = SteeringContext(
+            at_delimiter=self._ends[ids],
+            thinking=self._thinking[rows],
+            thoughts=self._thoughts[rows],
+            positions=positions,
+        )
+
+    def end(self) -> None:
+        """The step is over."""
+        self._context = None
+
+    def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        """A forward pre-hook of the steered layer: adds the delta to its input when decoding."""
+        if self._context is None:
+            return None
+        if args:
+            return (self._steered(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._steered(kwargs["hidden_states"])}
+
+    def _steered(self, hidden: Float[Tensor, "B 1 E"]) -> Float[Tensor, "B 1 E"]:
+        assert self._context is not None
+        return hidden + self._steerer.delta(hidden[:, 0], self._context)[:, None]
+
+
+def check_layer(steerer: Steerer, layers: int) -> None:
+    """Raise `ConfigError` if the model has no such layer."""
+    if steerer.layer is not None and not 0 <= steerer.layer < layers:
+        raise ConfigError(
+            f"{steerer!r} steers layer {steerer.layer}, but the model's layers are 0 to {layers - 1}."
+        )

@@ -1,0 +1,48 @@
+"""What the scorers that observe queries share: scaled logits, and a softmax over some entries."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from skipkv._types import CacheView
+from skipkv.errors import InputError
+
+
+def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R H G W L"]:
+    """Scaled logits q·k / sqrt(D) of the `count` newest queries, in float32.
+
+    A view may hold more queries than one scorer asks for, since other parts may ask for more.
+
+    Args:
+        view: what to read.
+        count: queries to read, in tokens.
+        reader: name of the scorer, for the error message.
+
+    Raises:
+        InputError: the view holds fewer queries.
+    """
+    held = 0 if view.queries is None else view.queries.shape[3]
+    if view.queries is None or held < count:
+        raise InputError(
+            f"{reader} reads the last {count} queries, but CacheView.queries holds {held}. Build "
+            "the view with them; the runtime does where a part declares "
+            f"needs = Needs(queries={count})."
+        )
+    queries = view.queries[:, :, :, held - count :].float()
+    groups, head_size = queries.shape[2], queries.shape[4]
+    # one product per KV head: [R, H, G * W, D] @ [R, H, D, L]
+    logits = queries.flatten(2, 3) @ view.keys.float().mT / math.sqrt(head_size)
+    return logits.reshape(*logits.shape[:2], groups, count, -1)
+
+
+def softmax_over(
+    logits: Float[Tensor, "R H *axes L"], entries: Bool[Tensor, "R H L"]
+) -> Float[Tensor, "R H *axes L"]:
+    """Softmax over `entries` alone; 0 elsewhere, and everywhere in a head without any of them."""
+    between = (1,) * (logits.dim() - entries.dim())
+    mask = entries.reshape(*entries.shape[:2], *between, entries.shape[2])
+    # the smallest float and not -inf: a head without entries must not become 0 / 0
+    filled = logits.masked_fill(~mask, torch.finfo(torch.float32).min)
+    return filled.softmax(dim=-1).masked_fill(~mask, 0.0)

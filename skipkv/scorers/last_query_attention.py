@@ -1,0 +1,50 @@
+"""Entries that the newest query attends to are worth more."""
+
+import attrs
+from attrs.validators import instance_of
+from jaxtyping import Float
+from torch import Tensor
+
+from skipkv._types import CacheView, Needs
+from skipkv.scorers._attention import newest_logits, softmax_over
+from skipkv.scorers.algebra import ScorerAlgebra
+from skipkv.scorers.shared import mean_over_heads
+
+
+@attrs.frozen(kw_only=True)
+class LastQueryAttention(ScorerAlgebra):
+    """Attention of the newest query: a transformer read as a multi-state RNN.
+
+    For each query head the softmax over all entries of its KV head, the newest included, of the
+    newest query; then the mean over the query heads. TOVA keeps, per layer, the tokens with the
+    highest mean over all heads: `shared=True`.
+
+    Args:
+        shared: average over all heads of the row, so that they keep the same tokens (TOVA); False
+            averages over the query heads of each KV head alone, which then choose for themselves.
+
+    Source: TOVA (arXiv 2401.06104). Some published baselines called H2O look at the
+    newest query too, but take the largest logit of the query heads that share a KV head and leave
+    the newest entry out of the softmax: that is
+    `Shared(scorer=WindowAttention(window=1, pool=1))`.
+
+    Differs: TOVA evicts at every step; here at compression events. The newest entry is protected by
+    the budget's window.
+
+    Example:
+        >>> LastQueryAttention(shared=True).needs.queries
+        1
+    """
+
+    shared: bool = attrs.field(default=True, validator=instance_of(bool))
+
+    @property
+    def needs(self) -> Needs:
+        """The newest query."""
+        return Needs(queries=1)
+
+    def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
+        """Attention received from the newest query, in [0, 1]."""
+        logits = newest_logits(view, 1, "LastQueryAttention")[:, :, :, 0]  # [R, H, G, L]
+        attention = softmax_over(logits, view.occupied).mean(dim=2)
+        return mean_over_heads(attention, view.positions) if self.shared else attention

@@ -1,0 +1,68 @@
+"""Entries that the newest queries attend to are worth more."""
+
+import attrs
+from attrs.validators import instance_of
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import max_pool1d
+
+from skipkv._types import CacheView, Needs
+from skipkv.errors import ConfigError
+from skipkv.scorers._attention import newest_logits, softmax_over
+from skipkv.scorers.algebra import ScorerAlgebra
+
+
+@attrs.frozen(kw_only=True)
+class WindowAttention(ScorerAlgebra):
+    """Attention that the last `window` queries pay to the entries before them, smoothed over slots.
+
+    What the present thought looks at, the next tokens are likely to look at again. Per query the
+    largest logit of the query heads that share a KV head counts, then softmax over the entries
+    outside the window, mean over the queries, and max-pooling, so that an entry keeps its
+    neighbours. Entries of the window take no part and get 0: the budget's window protects them.
+
+    Args:
+        window: most recent queries to observe, in tokens; at least 1.
+        pool: width of the max-pooling, in slots; odd, 1 for none.
+
+    Raises:
+        ConfigError: `window` below 1, or `pool` not an odd number from 1 on.
+
+    Source: SnapKV (arXiv 2404.14469), section 4; R-KV (arXiv 2505.24133) for the
+    maximum over query heads before the softmax, as in its published code.
+
+    Differs: pooling never reaches across empty slots, for there is no padding.
+
+    Example:
+        >>> WindowAttention(window=8, pool=7).needs
+        Needs(queries=8, attention=False, sentences=False)
+    """
+
+    window: int = attrs.field(default=8, validator=instance_of(int))
+    pool: int = attrs.field(default=7, validator=instance_of(int))
+
+    def __attrs_post_init__(self) -> None:
+        if self.window < 1:
+            raise ConfigError(
+                f"WindowAttention(window={self.window}) must be at least 1: it is the number of "
+                "newest queries observed. Use 1 for the newest query alone."
+            )
+        if self.pool < 1 or self.pool % 2 == 0:
+            raise ConfigError(
+                f"WindowAttention(pool={self.pool}) must be odd and at least 1, so that it has a "
+                "middle. Use 1 for no pooling."
+            )
+
+    @property
+    def needs(self) -> Needs:
+        """The window's queries."""
+        return Needs(queries=self.window)
+
+    def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
+        """Pooled mean attention of the window, in [0, 1]; 0 inside the window."""
+        before = view.occupied & ~view.within_window(self.window)
+        logits = newest_logits(view, self.window, "WindowAttention").amax(dim=2)  # [R, H, W, L]
+        attention = softmax_over(logits, before).mean(dim=2)
+        # entries that take no part hold 0, which no maximum over attention notices
+        pooled = max_pool1d(attention, self.pool, stride=1, padding=self.pool // 2)
+        return pooled.masked_fill(~before, 0.0)

@@ -1,0 +1,169 @@
+"""Hypothesis strategies for cache views, sentence tables, scores and budgets.
+
+Layouts are drawn by Hypothesis and shrink to few short rows; the numbers in tensors come from one
+drawn seed each, which is quick and shrinks to 0. All views are such as the runtime would build:
+occupied slots first, positions strictly increasing, protected entries present, tables no longer
+than the sequence.
+
+Example:
+    >>> from hypothesis import given
+    >>> from skipkv.testing.strategies import budgets, cache_views, scores
+    >>> from skipkv.evictors import TopK
+    >>> @given(view=cache_views())
+    ... def test_a_view_has_positions_below_seen(view):
+    ...     assert (view.positions < view.seen[:, None, None]).all()
+    >>> test_a_view_has_positions_below_seen()
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from skipkv._types import CacheView, SentenceTable, Thought
+
+Axis = int | st.SearchStrategy[int]
+Draw = Callable[..., Any]  # hypothesis' own DrawFn cannot be checked while running
+
+_EMBEDDING = 4
+_ONE_OR_TWO, _FEW = st.integers(1, 2), st.integers(1, 3)
+_SOME, _MANY = st.integers(1, 5), st.integers(1, 14)
+_STREAM, _SENTENCES = st.integers(1, 24), st.integers(0, 6)
+_WINDOW, _SINKS = st.integers(0, 3), st.integers(0, 2)
+_SEEDS = st.integers(0, 2**16)
+
+
+@st.composite
+def sentence_tables(
+    draw: Draw, *, seen: Axis = _STREAM, sentences: Axis = _SENTENCES
+) -> SentenceTable:
+    """A table of a sequence that has seen `seen` tokens.
+
+    Each sentence is about one of four topics, maybe with an undertone: sentences on one topic have
+    similarity 1 or 0.98 or so, others at most 0.2. So with a threshold of 0.95 a sentence is
+    redundant when the topic comes again.
+
+    Args:
+        draw: given by Hypothesis.
+        seen: tokens of the sequence.
+        sentences: closed sentences, at most; never more than tokens.
+    """
+    total, most = _drawn(draw, seen), _drawn(draw, sentences)
+    ends = draw(st.lists(st.integers(1, total), max_size=most, unique=True).map(sorted))
+    meaning = st.tuples(st.integers(0, _EMBEDDING - 1), st.booleans())
+    meanings = draw(st.lists(meaning, min_size=len(ends), max_size=len(ends)))
+    embeddings = torch.zeros(len(ends), _EMBEDDING)
+    for row, (topic, undertone) in zip(embeddings, meanings, strict=True):
+        row[topic] = 1.0
+        if undertone:
+            row[(topic + 1) % _EMBEDDING] = 0.2
+    thoughts = draw(
+        st.lists(st.sampled_from(list(Thought)), min_size=len(ends), max_size=len(ends))
+    )
+    return SentenceTable(
+        ends=torch.tensor(ends, dtype=torch.long),
+        embeddings=torch.nn.functional.normalize(embeddings, dim=-1),
+        thoughts=torch.tensor([int(thought) for thought in thoughts], dtype=torch.long),
+    )
+
+
+@st.composite
+def cache_views(
+    draw: Draw,
+    *,
+    rows: Axis = _FEW,
+    heads: Axis = _FEW,
+    groups: Axis = _ONE_OR_TWO,
+    slots: Axis = _MANY,
+    dim: Axis = _SOME,
+    window: Axis = _WINDOW,
+    sinks: Axis = _SINKS,
+    queries: Axis = 0,
+    attention: bool = False,
+    sentences: bool = False,
+) -> CacheView:
+    """A consistent view; heads hold different entries, and differently many.
+
+    Args:
+        draw: given by Hypothesis.
+        rows: rows of the view; several may belong to one sequence.
+        heads: KV heads.
+        groups: query heads per KV head.
+        slots: slots; more where window and sinks would leave no room for another entry.
+        dim: head size.
+        window: most recent tokens, present in every head and protected.
+        sinks: first tokens, likewise.
+        queries: queries held; 0 for none.
+        attention: whether the view carries accumulated attention.
+        sentences: whether it carries sentence tables.
+    """
+    r, h, g, d = (_drawn(draw, axis) for axis in (rows, heads, groups, dim))
+    newest, first, held = (_drawn(draw, axis) for axis in (window, sinks, queries))
+    length = max(_drawn(draw, slots), newest + first + 1)
+    sequences = draw(st.lists(st.integers(0, r - 1), min_size=r, max_size=r))
+    count = max(sequences) + 1
+    seen = draw(st.lists(st.integers(1, 2 * length), min_size=count, max_size=count))
+
+    positions = torch.full((r, h, length), -1, dtype=torch.long)
+    protected = torch.zeros(r, h, length, dtype=torch.bool)
+    random = torch.Generator().manual_seed(draw(_SEEDS))
+    for row, sequence in enumerate(sequences):
+        total = seen[sequence]
+        always = {p for p in range(total) if p < first or p >= total - newest}
+        others = [p for p in range(total) if p not in always]
+        for head in range(h):
+            most = min(len(others), length - len(always))
+            # shrinks to heads that are as full as can be: the plain case
+            extra = most - draw(st.integers(0, most))
+            chosen = [others[i] for i in torch.randperm(len(others), generator=random)[:extra]]
+            entries = sorted(always | set(chosen))
+            positions[row, head, : len(entries)] = torch.tensor(entries, dtype=torch.long)
+            for slot, position in enumerate(entries):
+                protected[row, head, slot] = position in always
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    tables: Sequence[SentenceTable] | None = None
+    if sentences:
+        tables = [draw(sentence_tables(seen=total)) for total in seen]
+    return CacheView(
+        keys=_with_copies(normal(r, h, length, d), random),
+        values=normal(r, h, length, d),
+        positions=positions,
+        protected=protected,
+        seen=torch.tensor([seen[sequence] for sequence in sequences]),
+        sequences=torch.tensor(sequences),
+        queries=normal(r, h, g, held, d) if held else None,
+        attention=normal(r, h, length).abs() if attention else None,
+        sentences=tables,
+    )
+
+
+@st.composite
+def scores(draw: Draw, view: CacheView) -> Tensor:
+    """Scores for the slots of `view`: small whole numbers, and so with many ties."""
+    random = torch.Generator().manual_seed(draw(_SEEDS))
+    spread = draw(st.integers(0, 8))
+    return torch.randint(-spread, spread + 1, view.positions.shape, generator=random).float()
+
+
+def budgets(view: CacheView) -> st.SearchStrategy[int]:
+    """Budgets an evictor may be given with `view`: from what is protected to more than there is."""
+    protected = int(view.protected.sum(dim=-1).max())
+    return st.integers(max(1, protected), view.positions.shape[-1] + 1)
+
+
+def _drawn(draw: Draw, axis: Axis) -> int:
+    return axis if isinstance(axis, int) else draw(axis)
+
+
+def _with_copies(keys: Tensor, random: torch.Generator) -> Tensor:
+    """Make about a third of the keys near-copies of another key of their row and head."""
+    slots = keys.shape[2]
+    source = torch.randint(slots, (slots,), generator=random)
+    copied = torch.rand(slots, generator=random) < 1 / 3
+    noise = 0.1 * torch.randn(keys.shape, generator=random)
+    return torch.where(copied[:, None], keys[:, :, source] + noise, keys)

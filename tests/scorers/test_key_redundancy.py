@@ -1,0 +1,94 @@
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from skipkv._types import CacheView
+from skipkv.errors import ConfigError
+from skipkv.scorers import KeyRedundancy
+from skipkv.testing.strategies import cache_views
+
+
+def reference(keys: torch.Tensor, threshold: float, keep: str) -> list[float]:
+    """The formula for the entries of one row and head, in float64."""
+    count = keys.shape[0]
+    unit = [key / (key.norm() + 1e-8) for key in keys.double()]
+    total = [0.0] * count
+    for i in range(count):
+        similarity = [0.0 if i == j else float(unit[i] @ unit[j]) for j in range(count)]
+        assume(all(abs(value - threshold) > 1e-5 for value in similarity))  # no tie to round
+        copies = [j for j in range(count) if similarity[j] > threshold] or [0]
+        similarity[copies[-1 if keep == "last" else 0]] = 0.0
+        total = [a + b for a, b in zip(total, similarity, strict=True)]
+    weights = [math.exp(value / count) for value in total]
+    return [weight / sum(weights) for weight in weights]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    view=cache_views(),
+    threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
+    keep=st.sampled_from(["last", "first"]),
+    tile=st.integers(1, 20),
+)
+def test_it_equals_the_formula_written_out(
+    view: CacheView, threshold: float, keep: str, tile: int
+) -> None:
+    scores = KeyRedundancy(threshold=threshold, keep=keep, tile=tile).score(view)
+    rows, heads, _ = view.positions.shape
+    for r in range(rows):
+        for h in range(heads):
+            occupied = view.occupied[r, h]
+            expected = reference(view.keys[r, h][occupied], threshold, keep)
+            expected = torch.tensor(expected, dtype=torch.float64)
+            torch.testing.assert_close(scores[r, h][occupied].double(), expected)
+
+
+@pytest.mark.parametrize(("keep", "cheapest"), [("last", 2), ("first", 0)])
+def test_of_three_copies_the_newest_or_the_oldest_is_cheapest(keep: str, cheapest: int) -> None:
+    keys = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    view = CacheView(
+        keys=keys[None, None],
+        values=keys[None, None],
+        positions=torch.arange(5)[None, None],
+        protected=torch.zeros(1, 1, 5, dtype=torch.bool),
+        seen=torch.tensor([5]),
+        sequences=torch.tensor([0]),
+    )
+    scores = KeyRedundancy(keep=keep).score(view)[0, 0]
+    assert int(scores[:3].argmin()) == cheapest
+    assert scores[:3].max() > scores[3:].max()
+
+
+def test_memory_grows_with_the_tile_and_never_with_the_square_of_the_slots() -> None:
+    slots, tile, dim = 4096, 16, 8
+    view = CacheView(
+        keys=torch.randn(1, 1, slots, dim),
+        values=torch.zeros(1, 1, slots, dim),
+        positions=torch.arange(slots)[None, None],
+        protected=torch.zeros(1, 1, slots, dtype=torch.bool),
+        seen=torch.tensor([slots]),
+        sequences=torch.tensor([0]),
+    )
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        KeyRedundancy(tile=tile).score(view)
+    largest = max(event.self_cpu_memory_usage / event.count for event in profile.key_averages())
+    assert 4 * slots * tile <= largest < 4 * slots * slots / 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": -0.1}, r"threshold=-0.1\) must lie in \[0, 1\)"),
+        ({"threshold": 1.0}, r"threshold=1.0\) must lie"),
+        ({"keep": "newest"}, r"keep='newest'\) must be 'last' or 'first'"),
+        ({"tile": 0}, r"tile=0\) must be at least 1"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        KeyRedundancy(**arguments)
