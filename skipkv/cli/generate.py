@@ -122,7 +122,9 @@ def _check_placement(dtype: str, device: str | None) -> None:
     import torch
 
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise InputError(f"--dtype {dtype} is none of torch's. Use auto, float32, bfloat16, float16.")
+        raise InputError(
+            f"--dtype {dtype} is none of torch's. Use auto, float32, bfloat16, float16."
+        )
     if device is None:
         return
     try:
