@@ -81,7 +81,9 @@ def rkv(
 ) -> Policy:
     """R-KV: what recent queries attend to, less what other keys of the row repeat.
 
-    Source: Cai et al. 2025, arXiv 2505.24133, equation 8 (lambda is `importance`).
+    Source: Cai et al. 2025, arXiv 2505.24133 (lambda is `importance`). Differs: kept entries stay in the
+    order of their positions, as in SkipKV's code; R-KV's leaves them in the order of their scores, so that
+    its next max-pooling joins entries that were never neighbours.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),
@@ -102,7 +104,9 @@ def skipkv(
 ) -> Policy:
     """SkipKV: R-KV's score, and sentences that a later one repeats go first.
 
-    Source: arXiv 2512.07993, section 4.1. Differs: steering and batch grouping are yet to come.
+    Source: arXiv 2512.07993, section 4.1. Differs: steering and batch grouping are yet to come; a redundant
+    sentence goes first even when a single entry of it is left (published: two); the sentences of a
+    prompt longer than the budget are known when it is compressed.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),

@@ -162,8 +162,7 @@ class Attachment:
         """Feed all of a prompt but its last pass; the arguments for that one."""
         columns = ids.shape[1]
         prompt = prompt or columns > 1
-        held = session.store.widths[: len(counts)]
-        if prompt and max(h + c for h, c in zip(held, counts, strict=True)) > session.room:
+        if prompt and session.room is not None and max(counts) > session.room:
             if self._hybrid:
                 raise InputError(
                     f"The prompt has {max(counts)} tokens, more than budget + interval, and the model "

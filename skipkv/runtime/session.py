@@ -171,9 +171,9 @@ class Session:
         self.running.pop()
 
     @property
-    def room(self) -> float:
-        """Entries a row may ever hold; infinite where the cache grows."""
-        return self._fixed or float("inf")
+    def room(self) -> int | None:
+        """Entries a row may ever hold; None where the cache grows."""
+        return self._fixed
 
     def passes(self, prompts: Sequence[int]) -> list[list[range]]:
         """The forward passes that bring in prompts of these lengths: see `prefill.plan`."""

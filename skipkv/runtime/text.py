@@ -1,9 +1,10 @@
 """The text of single tokens."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """What is needed of a tokenizer to know the text of its tokens."""
 

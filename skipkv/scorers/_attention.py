@@ -40,9 +40,9 @@ def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R 
 def softmax_over(
     logits: Float[Tensor, "R H *axes L"], entries: Bool[Tensor, "R H L"]
 ) -> Float[Tensor, "R H *axes L"]:
-    """Softmax over `entries` alone; 0 elsewhere, and everywhere in a head without any of them."""
+    """Softmax over `entries` alone; 0 elsewhere, and a constant in a head without any of them."""
     between = (1,) * (logits.dim() - entries.dim())
     mask = entries.reshape(*entries.shape[:2], *between, entries.shape[2])
     # the smallest float and not -inf: a head without entries must not become 0 / 0
     filled = logits.masked_fill(~mask, torch.finfo(torch.float32).min)
-    return filled.softmax(dim=-1).masked_fill(~mask, 0.0)
+    return filled.softmax(dim=-1)

@@ -44,8 +44,7 @@ class Shared(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """The mean over heads of the scorer's values for the token in each slot."""
-        scores = self.scorer.score(view)
-        return mean_over_heads(scores.masked_fill(~view.occupied, 0.0), view.positions)
+        return mean_over_heads(self.scorer.score(view), view.positions)
 
 
 def mean_over_heads(
@@ -54,7 +53,7 @@ def mean_over_heads(
     """For every entry the mean over heads of the values at its position; absent ones count as 0.
 
     Args:
-        values: a value per slot; 0 in empty ones.
+        values: a value per slot.
         positions: position of the entry in each slot; -1 in an empty one.
     """
     heads = positions.shape[1]
@@ -64,7 +63,8 @@ def mean_over_heads(
     # number the distinct positions of a row: entries of one position get one number
     steps = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=-1)
     group = torch.empty_like(flat).scatter_(-1, order, pad(steps, (1, 0)))
-    # a plane per head: no two entries of a head share a position, so no sum is left to chance
+    # a plane per head: no two entries of a head share a position, so no sum is left to chance; only
+    # empty slots collide, among themselves
     planes = values.new_zeros(*positions.shape[:2], flat.shape[1])
     planes.scatter_(-1, group.reshape(positions.shape), values)
     mean = planes.sum(dim=1) / heads  # [R, H * L]

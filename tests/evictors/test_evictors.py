@@ -171,6 +171,16 @@ def test_a_threshold_that_is_no_similarity_is_refused(threshold: float) -> None:
         SentencePrimary(threshold=threshold)
 
 
+def test_the_worth_of_a_sentence_is_that_of_the_entries_that_may_go() -> None:
+    """Protected entries, whose scores mean nothing (a window's are 0), do not count in its mean."""
+    view = view_of([2, 4, 5], 5, protected=[0])
+    table = attrs.evolve(view.sentences[0], embeddings=torch.ones(3, 1))  # the last repeats both
+    view = attrs.evolve(view, sentences=[table])
+    values = torch.tensor([[[9.0, 1, 2, 2, 0]]])
+    keep = SentencePrimary().keep(values, view, 4)
+    assert keep[0, 0].tolist() == [True, False, True, True, True]
+
+
 def by_sentence(entries: list[Entry]) -> dict[int, list[Entry]]:
     groups: dict[int, list[Entry]] = {}
     for entry in entries:
@@ -289,6 +299,10 @@ def test_the_open_sentence_comes_before_better_closed_ones() -> None:
 def test_a_sentence_with_a_protected_entry_comes_before_better_ones() -> None:
     assert kept([0, 0, 9, 9], view_of([2, 4], 4, protected=[0]), 3) == [0, 1]
     assert kept([0, 0, 9, 9], view_of([2, 4], 4, protected=[0]), 2) == [0, 1]
+
+
+def test_of_sentences_with_protected_entries_the_one_whose_others_are_best_comes_first() -> None:
+    assert kept([9, 1, 0, 2], view_of([2, 4], 4, protected=[0, 2]), 3) == [0, 2, 3]
 
 
 def test_a_sentence_that_does_not_fit_makes_way_for_a_lesser_one_that_does() -> None:
