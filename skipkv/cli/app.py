@@ -19,12 +19,13 @@ app.command()(generate)
 app.command()(policies)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         from skipkv import __version__
 
         typer.echo(f"skipkv {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

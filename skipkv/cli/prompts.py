@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 from skipkv.errors import InputError
 
@@ -69,7 +69,7 @@ def read_prompts(
 
 
 def _parsed(
-    file: BinaryIO, name: str, as_json: bool, field: str, limit: int | None
+    file: Iterable[bytes], name: str, as_json: bool, field: str, limit: int | None
 ) -> list[Prompt]:
     parsed = _from_jsonl(file, name, field) if as_json else _from_text(file, name)
     return list(islice(parsed, limit))
