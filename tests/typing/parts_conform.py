@@ -55,7 +55,8 @@ class ByShape:
     """A user's scorer: it inherits nothing."""
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
-        return view.values.float().norm(dim=-1)
+        score: Tensor = view.values.norm(dim=-1)
+        return score
 
 
 @attrs.frozen
