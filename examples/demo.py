@@ -19,9 +19,7 @@ def main() -> None:
     model, tokenizer = toy_model(), toy_tokenizer()
     print(f"{len(PROMPTS)} prompts, {NEW_TOKENS} new tokens each; ", end="")
     print(f"budget {BUDGET} entries per layer and head, an event every {INTERVAL} steps\n")
-    print(
-        f"{'preset':<14}{'most entries':>13}{'events':>8}{'evicted':>9}{'KV memory':>11}{'tok/s':>8}"
-    )
+    print("preset         most entries  events  evicted  KV memory   tok/s")
     for name in presets.NAMES:
         preset = presets.get(name)
         policy = preset() if name == "full" else preset(BUDGET, interval=INTERVAL)

@@ -243,8 +243,11 @@ class Session:
         budget, seen = self.policy.budget, self.store.tokens_seen
         if budget is None:
             return failed
+        prompts = {n: self.running[n].prompt_tokens for n in numbers}
         over = [
-            n for n in numbers if n not in failed and self.store.widths[n] > budget.allowed(seen[n])
+            n
+            for n in numbers
+            if n not in failed and self.store.widths[n] > budget.allowed(seen[n], prompts[n])
         ]
         if over:
             entries = [self.store.widths[n] for n in over]
@@ -252,7 +255,7 @@ class Session:
                 self.store,
                 self.policy,
                 over,
-                prompts=[self.running[n].prompt_tokens for n in over],
+                prompts=[prompts[n] for n in over],
                 tables=self._tables(over),
                 trace=self._trace,
             )

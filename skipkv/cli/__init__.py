@@ -1,0 +1,10 @@
+"""The command `skipkv`: `generate`, `policies`, `--version`.
+
+One command per file; `app.py` joins them. To add one: write `your_command.py` with a typed
+function, register it in `app.py`, and import torch, transformers and the runtime inside the
+function only, so that `skipkv --help` stays quick.
+"""
+
+from skipkv.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,151 @@
+"""`skipkv generate`: decode prompts under a policy."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skipkv.cli.exits import FAILED, clean_exit
+from skipkv.cli.output import write
+from skipkv.cli.prompts import Prompt, read_prompts
+from skipkv.errors import InputError
+
+if TYPE_CHECKING:
+    from skipkv.runtime import Engine
+
+
+def generate(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(help="Prompts. Without any: --input, or what is piped in, one per line."),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="A folder, a hub id, or a .gguf file (or its folder)."),
+    ] = ...,  # type: ignore[assignment]
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            "-p",
+            help="A preset (see `skipkv policies`) or package.module:object, the object being a "
+            "Policy or a callable [budget[, interval]] -> Policy.",
+        ),
+    ] = ...,  # type: ignore[assignment]
+    budget: Annotated[
+        int | None, typer.Option("--budget", "-b", help="Entries kept per KV head, in tokens.")
+    ] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="Decode steps between two compression events.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="Read prompts from FILE, - for stdin. A .jsonl file is JSON lines, any other a "
+            "prompt per line.",
+        ),
+    ] = None,
+    jsonl: Annotated[
+        bool | None,
+        typer.Option("--jsonl/--text", help="How to read the input, whatever the file's name."),
+    ] = None,
+    field: Annotated[
+        str, typer.Option(help="JSONL field with the prompt: a text, or a list of messages.")
+    ] = "prompt",
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N prompts only.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to decode at most.")
+    ] = 1024,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the top mass p; 1 is all.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from the top k tokens; 0 is all.")] = 0,
+    samples: Annotated[int, typer.Option(help="Completions per prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences decoded together.")] = 8,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Stop at this text; may be given repeatedly.")
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--raw",
+            help="Wrap text prompts in the tokenizer's chat template, or not; by default where it "
+            "has one.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON per completion.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Decode prompts under a KV-cache policy.
+
+    Completions are printed as they finish, in the order of the prompts; statistics go to stderr.
+    Exit code: 0, or 1 if a completion failed, or 2 if the input cannot be used.
+    """
+    with clean_exit(debug=debug):
+        # Everything that can be wrong without the model is found before the model is loaded.
+        requests = read_prompts(prompts or [], source=source, jsonl=jsonl, field=field, limit=limit)
+        from skipkv.cli.compositions import resolve_policy
+        from skipkv.runtime import Engine, Sampling
+
+        composition = resolve_policy(policy, budget=budget, interval=interval)
+        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed)
+        _check_placement(dtype, device)
+        engine = Engine.from_pretrained(
+            model, policy=composition, batch_size=batch_size, dtype=dtype, device=device
+        )
+        failed = False
+        for completion in engine.generate(
+            _as_chats(requests, chat, engine),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=tuple(stop or ()),
+            # A bar and the results on one terminal would overwrite each other.
+            progress=False if sys.stdout.isatty() else None,
+        ):
+            write(completion, as_json=as_json, heading=len(requests) * samples > 1)
+            sys.stdout.flush()
+            failed |= completion.stop_reason == "error"
+        if failed:
+            sys.stdout.flush()
+            raise typer.Exit(FAILED)
+
+
+def _check_placement(dtype: str, device: str | None) -> None:
+    """Raise `InputError` for a dtype or a device that torch would stumble over after loading."""
+    import torch
+
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise InputError(
+            f"--dtype {dtype} is none of torch's. Use auto, float32, bfloat16, float16."
+        )
+    if device is None:
+        return
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InputError(f"--device {device} is no device. Use cpu, cuda or cuda:0.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch finds no GPU here. Use --device cpu.")
+
+
+def _as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:
+    """Text prompts as a user's message where they are to go through the chat template."""
+    has_template = bool(getattr(engine.tokenizer, "chat_template", None))
+    if chat and not has_template:
+        raise InputError("--chat: the model's tokenizer has no chat template. Use --raw.")
+    if chat is False or not has_template:
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            reason = "the tokenizer has no chat template" if not has_template else "--raw was given"
+            raise InputError(f"The input holds lists of messages, but {reason}.")
+        return prompts
+    return [
+        [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        for prompt in prompts
+    ]

@@ -1,0 +1,75 @@
+"""Writing completions: JSON lines, or text with the statistics beside it."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from skipkv.cli.exits import one_line
+
+if TYPE_CHECKING:
+    from skipkv.runtime import Completion
+
+
+def json_line(completion: "Completion") -> str:
+    """A completion as one line of JSON, in ASCII whatever the text."""
+    stats = completion.stats
+    record: dict[str, Any] = {
+        "index": completion.index,
+        "sample": completion.sample,
+        "text": completion.text,
+        "prompt_tokens": completion.prompt_tokens,
+        "new_tokens": stats.new_tokens,
+        "stop_reason": completion.stop_reason,
+        "error": None if completion.error is None else one_line(completion.error),
+        "events": stats.events,
+        "evicted": stats.evicted,
+        "peak_entries": stats.peak_entries,
+        "peak_kv_bytes": stats.peak_kv_bytes,
+        "seconds": round(stats.seconds, 3),
+    }
+    return json.dumps(record)
+
+
+def stats_line(completion: "Completion") -> str:
+    """What a completion cost, in one line for people."""
+    stats = completion.stats
+    speed = f", {stats.new_tokens / stats.seconds:.1f}/s" if stats.seconds > 0 else ""
+    return (
+        f"{_name(completion)}: {completion.prompt_tokens} + {stats.new_tokens} tokens in "
+        f"{stats.seconds:.1f} s{speed} ({completion.stop_reason}); {stats.events} events, "
+        f"{stats.evicted} entries evicted, at most {stats.peak_entries} held, "
+        f"{stats.peak_kv_bytes / 1e6:.1f} MB peak KV"
+    )
+
+
+def write(completion: "Completion", *, as_json: bool, heading: bool) -> None:
+    """Print a completion at once: results on stdout, everything about them on stderr.
+
+    Args:
+        completion: what to print.
+        as_json: one line of JSON and nothing on stderr.
+        heading: name prompt and sample before the text, where there is more than one of them.
+    """
+    if as_json:
+        typer.echo(json_line(completion))
+        return
+    if heading:
+        typer.echo(f"=== {_name(completion)} ===")
+    typer.echo(completion.text)
+    sys.stdout.flush()
+    _beside_the_bar(stats_line(completion))
+    if completion.error is not None:
+        _beside_the_bar(f"skipkv: error: {_name(completion)}: {one_line(completion.error)}")
+
+
+def _name(completion: "Completion") -> str:
+    """Prompts and samples as people count them."""
+    return f"prompt {completion.index + 1}, sample {completion.sample + 1}"
+
+
+def _beside_the_bar(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,148 @@
+"""Reading prompts: from arguments, a text file, a JSONL file or a pipe."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+from skipkv.errors import InputError
+
+Chat: TypeAlias = list[dict[str, str]]
+"""A conversation: messages with `role` and `content`."""
+Prompt: TypeAlias = str | Chat
+"""What one line of input gives: text, or a conversation."""
+
+
+def read_prompts(
+    arguments: Sequence[str],
+    *,
+    source: str | None = None,
+    jsonl: bool | None = None,
+    field: str = "prompt",
+    limit: int | None = None,
+) -> list[Prompt]:
+    """All prompts of a run, read and checked.
+
+    They come from one place: the arguments, or the file `source`, or standard input when `source`
+    is "-" or when nothing else is given and something is piped in. A file is JSONL when its name
+    ends in .jsonl, else text with a prompt per line; standard input is text; `jsonl` overrides
+    both. Blank lines are skipped. In JSONL the field holds a text or a list of messages.
+
+    Args:
+        arguments: prompts from the command line.
+        source: path of a file, or "-".
+        jsonl: read lines as JSON objects; None decides by the name.
+        field: name of the JSONL field with the prompt.
+        limit: read only so many prompts, from the start.
+
+    Raises:
+        InputError: no prompt, two sources, an unreadable file, or a line that cannot be used; the
+            message has file and line number.
+    """
+    if arguments and source is not None:
+        raise InputError(
+            f"Prompts come from the arguments or from --input {source}, not both. Drop one."
+        )
+    if arguments:
+        if any(not prompt.strip() for prompt in arguments):
+            raise InputError("A prompt given as an argument is empty. Give it some text.")
+        return list(arguments[:limit])
+    if source is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise InputError(
+            "No prompt. Give prompts as arguments, with --input FILE, or pipe them in, one per "
+            "line."
+        )
+    if source is None or source == "-":
+        prompts = _parsed(sys.stdin.buffer, "standard input", bool(jsonl), field, limit)
+    else:
+        as_json = source.endswith(".jsonl") if jsonl is None else jsonl
+        try:
+            with Path(source).open("rb") as file:
+                prompts = _parsed(file, source, as_json, field, limit)
+        except OSError as error:
+            raise InputError(f"--input {source}: {error.strerror}.") from error
+    if not prompts:
+        raise InputError(f"{source or 'standard input'} holds no prompt: it is empty or blank.")
+    return prompts
+
+
+def _parsed(
+    file: Iterable[bytes], name: str, as_json: bool, field: str, limit: int | None
+) -> list[Prompt]:
+    parsed = _from_jsonl(file, name, field) if as_json else _from_text(file, name)
+    return list(islice(parsed, limit))
+
+
+def _lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
+    """Every line that is not blank, behind its place `file:line`."""
+    # Bytes are decoded line by line: an error has a line number then, and only real line ends
+    # separate lines (str.splitlines would also cut at characters that JSON allows within a string).
+    for number, raw in enumerate(file, start=1):
+        place = f"{name}:{number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{place}: not UTF-8 text ({error.reason}). Convert the file."
+            ) from error
+        if line.strip():
+            yield place, line.rstrip("\r\n")
+
+
+def _from_text(file: Iterable[bytes], name: str) -> Iterator[Prompt]:
+    for _, line in _lines(file, name):
+        yield line
+
+
+def _from_jsonl(file: Iterable[bytes], name: str, field: str) -> Iterator[Prompt]:
+    for place, line in _lines(file, name):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InputError(
+                f"{place}: not JSON ({error}). A .jsonl file has an object per line."
+            ) from error
+        if not isinstance(record, Mapping):
+            raise InputError(f"{place}: must be a JSON object, got {_kind(record)}.")
+        if field not in record:
+            there = ", ".join(map(repr, record)) or "none"
+            raise InputError(
+                f"{place}: no field {field!r}; fields there: {there}. Name the prompt's with "
+                "--field."
+            )
+        yield _prompt(record[field], f"{place}: field {field!r}")
+
+
+def _prompt(value: object, where: str) -> Prompt:
+    if isinstance(value, str):
+        if not value.strip():
+            raise InputError(f"{where} is an empty prompt.")
+        return value
+    if not isinstance(value, list):
+        raise InputError(f"{where} must be a text or a list of messages, got {_kind(value)}.")
+    if not value:
+        raise InputError(f"{where} is an empty list of messages.")
+    for message in value:
+        if not (
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+        ):
+            raise InputError(
+                f"{where}: a message is an object with the texts 'role' and 'content', "
+                f"got {json.dumps(message)[:80]}."
+            )
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _kind(value: object) -> str:
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        type(None): "null",
+    }
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,95 @@
+"""A stand-in for the engine: what the command line passes on is recorded, nothing is decoded."""
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from skipkv.cli.app import app
+from skipkv.errors import PartError
+from skipkv.runtime import Completion, Stats
+
+STATS = Stats(
+    new_tokens=5, events=2, evicted=7, peak_entries=40, peak_kv_bytes=2_000_000, seconds=0.5
+)
+
+
+def completion(
+    index: int = 0, sample: int = 0, text: str = "the text", **changes: Any
+) -> Completion:
+    return Completion(
+        **{
+            "index": index,
+            "sample": sample,
+            "prompt_tokens": 3,
+            "tokens": (1, 2, 3, 4, 5),
+            "text": text,
+            "stop_reason": "eos",
+            "stats": STATS,
+            **changes,
+        }
+    )
+
+
+class FakeTokenizer:
+    chat_template: str | None = None
+
+
+class FakeEngine:
+    """Echoes every prompt; a prompt that holds "fail" fails."""
+
+    tokenizer = FakeTokenizer()
+    loaded: dict[str, Any] | None = None
+    asked: dict[str, Any] | None = None
+    refuse: Exception | None = None
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> "FakeEngine":
+        cls.loaded = {"name": name, **options}
+        return cls()
+
+    def generate(self, prompts: list[Any], **options: Any) -> Iterator[Completion]:
+        type(self).asked = {"prompts": prompts, **options}
+        if self.refuse is not None:
+            raise self.refuse
+        return self._completions(prompts, options["sampling"].n)
+
+    def _completions(self, prompts: list[Any], samples: int) -> Iterator[Completion]:
+        for index, prompt in enumerate(prompts):
+            for sample in range(samples):
+                if "fail" in prompt:
+                    error = PartError("Recency returned NaN.\nFix it.")
+                    yield completion(index, sample, "", stop_reason="error", error=error)
+                else:
+                    yield completion(index, sample, f"answer to {prompt}")
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> type[FakeEngine]:
+    """The fake in the engine's place; what it was asked for is in `loaded` and `asked`."""
+    fake = type("Fake", (FakeEngine,), {"tokenizer": FakeTokenizer()})
+    monkeypatch.setattr("skipkv.runtime.Engine", fake)
+    return fake
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    """Runs `skipkv ARGUMENTS...` in this process, with `input` piped in."""
+
+    def run_command(*arguments: object, input: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments], input=input)
+
+    return run_command
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Makes bytes the standard input."""
+
+    def pipe(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    return pipe

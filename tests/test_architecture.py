@@ -1,0 +1,115 @@
+"""The design holds in the code: which way imports point, what a folder's `__init__` does."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "skipkv").rglob("*.py"))
+PARTS = {"segmenters", "scorers", "evictors", "steerers", "schedulers"}
+
+# `_types, errors <- _protocols, parts <- policy <- presets <- runtime <- the rest`
+RANK = {
+    "errors": 0,
+    "_types": 0,
+    "_protocols": 1,
+    **dict.fromkeys(PARTS, 1),
+    "policy": 2,
+    "presets": 3,
+    "runtime": 4,
+}
+REST = 5
+# `testing` builds its toy model from stock transformers classes.
+KNOW_TRANSFORMERS = {"runtime", "tiny", "integrations", "testing"}
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _layer(path: Path) -> str:
+    """The module or folder right under skipkv/ that a file belongs to."""
+    return path.relative_to(ROOT / "skipkv").parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, inside functions and for types too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{_name(path)}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _own_imports(path: Path) -> Iterator[tuple[str, str]]:
+    """(layer, dotted name) of what a file imports from skipkv."""
+    for imported in _imports(path):
+        root, *inner = imported.split(".")
+        if root == "skipkv":
+            yield (inner[0] if inner else ""), imported
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent != ROOT / "skipkv"], ids=_name)
+def test_a_file_in_a_folder_imports_only_what_lies_below_it(path):
+    rank = RANK.get(_layer(path), REST)
+    for layer, imported in _own_imports(path):
+        if layer == _layer(path) or rank == REST:
+            continue
+        assert layer in RANK, f"{imported} is not below {_layer(path)}"
+        assert RANK[layer] <= rank, f"{imported} is above {_layer(path)}"
+        if layer in PARTS and _layer(path) in PARTS:
+            pytest.fail(f"{imported}: {_layer(path)} is to know no other kind of part")
+
+
+@pytest.mark.parametrize("name", ["errors", "_protocols", "policy", "presets"])
+def test_a_module_of_the_core_imports_only_what_lies_below_it(name):
+    for layer, imported in _own_imports(ROOT / "skipkv" / f"{name}.py"):
+        assert layer in RANK, f"{imported} is not below {name}"
+        assert RANK[layer] < RANK[name], f"{imported} is not below {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_only_the_runtime_and_its_like_know_transformers(path):
+    knows = any(name.split(".")[0] in ("transformers", "tokenizers") for name in _imports(path))
+    assert not knows or _layer(path) in KNOW_TRANSFORMERS
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.name == "__init__.py" and p.parent != ROOT / "skipkv"], ids=_name
+)
+def test_the_init_of_a_folder_says_what_it_is_for_and_only_re_exports(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "no docstring"
+    exported: list[str] = []
+    imported: list[str] = []
+    for node in tree.body[1:]:
+        if isinstance(node, ast.ImportFrom):
+            imported += [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            exported = ast.literal_eval(node.value)
+        else:
+            pytest.fail(f"line {node.lineno} does more: {ast.unparse(node)[:60]}")
+    assert sorted(exported) == sorted(imported)
+
+
+def _undocumented(body: list[ast.stmt], inside: str) -> Iterator[str]:
+    for node in body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        decorators = [ast.unparse(d) for d in node.decorator_list]
+        if node.name.startswith("_") or "overload" in decorators:
+            continue
+        if not ast.get_docstring(node):
+            yield f"{inside}{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from _undocumented(node.body, f"{inside}{node.name}.")
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_everything_public_has_a_docstring(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the module has no docstring"
+    assert not list(_undocumented(tree.body, ""))
