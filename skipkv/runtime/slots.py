@@ -34,6 +34,16 @@ def span(sequences: Sequence[int]) -> slice | list[int]:
     return list(sequences)
 
 
+def on_device(counts: Sequence[int], device: torch.device) -> Int[Tensor, "B"]:
+    """`counts` as a tensor; equal ones, as in decoding, are filled in there.
+
+    A copy from the host would make the host wait for all that the device has yet to do.
+    """
+    if len(set(counts)) == 1:
+        return torch.full((len(counts),), counts[0], device=device)
+    return torch.tensor(counts, device=device)
+
+
 class SlotStore:
     """Keys and values of all layers, `[layers, B, H, capacity, D]`, and what is known of each entry.
 
@@ -144,7 +154,7 @@ class SlotStore:
         index = (layer_axis, rows[:, None], head_axis, slots)
         self.positions[:, first:last][index] = positions.to(torch.int32)[:, None]
         self.bias[:, first:last][index] = 0
-        added = torch.tensor(counts, device=slots.device)
+        added = on_device(counts, slots.device)
         self.lengths[:, first:last] += added[:, None]
         self.seen[first:last] += added
         for sequence, count in enumerate(counts, start=first):

@@ -107,7 +107,9 @@ class SlotStoreMachine(RuleBasedStateMachine):
                         entries = self.model[sequence].entries[layer, head]
                         stays = dict(
                             item
-                            for item, stay in zip(entries.items(), keep[depth, i, head], strict=False)
+                            for item, stay in zip(
+                                entries.items(), keep[depth, i, head], strict=False
+                            )
                             if stay
                         )
                         self.model[sequence].entries[layer, head] = stays
