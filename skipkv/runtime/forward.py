@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skipkv.runtime.slots import SlotStore
+from skipkv.runtime.slots import SlotStore, on_device
 
 
 class Forward:
@@ -36,7 +36,7 @@ class Forward:
         device = store.keys.device
         self.decoding = columns == 1 and all(count == 1 for count in counts)
         seen = store.seen[first : self.last].clone()
-        padding = columns - torch.tensor(counts, device=device)[:, None]
+        padding = columns - on_device(counts, device)[:, None]
         place = torch.arange(columns, device=device) - padding  # [B T], negative in padding
         self._real: Bool[Tensor, "B T"] = place >= 0
         if self.decoding:  # a token in every row: nothing to look up

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import SentenceTable, TokenStream
+from skipkv._types import Cut, SentenceTable, TokenStream
 from skipkv.errors import PartError
 from skipkv.segmenters import Segmenter
 
@@ -41,21 +41,35 @@ class SentenceTracker:
             hidden: last hidden states after the final norm, at these tokens.
 
         Raises:
-            PartError: the segmenter returned cuts that do not increase or lie outside the stream.
+            PartError: the segmenter raised, or returned what is no cuts, or cuts that do not increase
+                or lie outside the stream.
         """
         self._ids += ids
         self._pieces += pieces
         self._held = torch.cat([self._held, hidden.double()])
-        cuts = self._segmenter.cut(TokenStream(ids=self._ids, pieces=self._pieces))
-        ends = [cut.end for cut in cuts]
-        if ends != sorted(set(ends)) or (ends and ends[-1] > len(self._ids)):
+        cuts = self._cuts(TokenStream(ids=self._ids, pieces=self._pieces))
+        if cuts:
+            self._close([cut.end for cut in cuts], [int(cut.thought) for cut in cuts])
+        self._fold()
+
+    def _cuts(self, stream: TokenStream) -> list[Cut]:
+        try:
+            cuts = self._segmenter.cut(stream)
+        except Exception as cause:
             raise PartError(
-                f"{self._segmenter!r} cut a stream of {len(self._ids)} tokens at {ends}. Cuts must "
+                f"{self._segmenter!r}.cut raised {type(cause).__name__}: {cause}"
+            ) from cause
+        if not isinstance(cuts, Sequence) or not all(isinstance(cut, Cut) for cut in cuts):
+            raise PartError(
+                f"{self._segmenter!r}.cut must return a sequence of skipkv.Cut, got {cuts!r}."
+            )
+        ends = [cut.end for cut in cuts]
+        if ends != sorted(set(ends)) or (ends and ends[-1] > len(stream)):
+            raise PartError(
+                f"{self._segmenter!r} cut a stream of {len(stream)} tokens at {ends}. Cuts must "
                 "increase strictly and lie inside the stream."
             )
-        if ends:
-            self._close(ends, [int(cut.thought) for cut in cuts])
-        self._fold()
+        return list(cuts)
 
     def _close(self, ends: list[int], thoughts: list[int]) -> None:
         device = self._held.device

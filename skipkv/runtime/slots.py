@@ -34,6 +34,16 @@ def span(sequences: Sequence[int]) -> slice | list[int]:
     return list(sequences)
 
 
+def on_device(counts: Sequence[int], device: torch.device) -> Int[Tensor, "B"]:
+    """`counts` as a tensor; equal ones, as in decoding, are filled in there.
+
+    A copy from the host would make the host wait for all that the device has yet to do.
+    """
+    if len(set(counts)) == 1:
+        return torch.full((len(counts),), counts[0], device=device)
+    return torch.tensor(counts, device=device)
+
+
 class SlotStore:
     """Keys and values of all layers, `[layers, B, H, capacity, D]`, and what is known of them.
 
@@ -106,17 +116,17 @@ class SlotStore:
             return
         extra = max(capacity, 2 * self.capacity) - self.capacity
 
-        def grown(tensor: Tensor, fill: float, axis: int) -> Tensor:
+        def grown(tensor: Tensor, fill: int | float) -> Tensor:
             shape = list(tensor.shape)
-            shape[axis] = extra
-            return torch.cat([tensor, tensor.new_full(shape, fill)], dim=axis)
+            shape[3] = extra
+            return torch.cat([tensor, tensor.new_full(shape, fill)], dim=3)
 
-        self.keys = grown(self.keys, 0, 3)
-        self.values = grown(self.values, 0, 3)
-        self.positions = grown(self.positions, -1, 3)
-        self.bias = grown(self.bias, -torch.inf, 3)
+        self.keys = grown(self.keys, 0)
+        self.values = grown(self.values, 0)
+        self.positions = grown(self.positions, -1)
+        self.bias = grown(self.bias, -torch.inf)
         if self.attention is not None:
-            self.attention = grown(self.attention, 0, 3)
+            self.attention = grown(self.attention, 0)
         self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
 
     def append(
@@ -144,7 +154,7 @@ class SlotStore:
         index = (layer_axis, rows[:, None], head_axis, slots)
         self.positions[:, first:last][index] = positions.to(torch.int32)[:, None]
         self.bias[:, first:last][index] = 0
-        added = torch.tensor(counts, device=slots.device)
+        added = on_device(counts, slots.device)
         self.lengths[:, first:last] += added[:, None]
         self.seen[first:last] += added
         for sequence, count in enumerate(counts, start=first):
@@ -168,22 +178,23 @@ class SlotStore:
         Returns:
             How many entries each row and head kept, and the positions of those, -1 behind.
         """
-        count, (_, heads, width) = len(sequences), keep.shape
+        rows, heads, width = keep.shape
+        depth, count = rows // len(sequences), len(sequences)
         at = span(sequences)
         kept = keep.sum(dim=-1)  # [R H]
         most = int(kept.amax()) if kept.numel() else 0
         order = keep.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
-        order = order.reshape(-1, count, heads, most)  # [l n H K]
-        empty = torch.arange(most, device=keep.device) >= kept.reshape(-1, count, heads, 1)
+        order = order.reshape(depth, count, heads, most)  # [l n H K]
+        empty = torch.arange(most, device=keep.device) >= kept.reshape(depth, count, heads, 1)
 
         for tensor in (self.keys, self.values):
-            rows = tensor[layers, at, :, :width]
-            index = order[..., None].expand(*order.shape, rows.shape[-1])
-            tensor[layers, at, :, :most] = rows.gather(3, index)
+            stored = tensor[layers, at, :, :width]
+            index = order[..., None].expand(*order.shape, stored.shape[-1])
+            tensor[layers, at, :, :most] = stored.gather(3, index)
         if self.attention is not None:
-            rows = self.attention[layers, at, :, :width].gather(3, order)
+            mass = self.attention[layers, at, :, :width].gather(3, order)
             self.attention[layers, at, :, :width] = 0
-            self.attention[layers, at, :, :most] = rows.masked_fill(empty, 0)
+            self.attention[layers, at, :, :most] = mass.masked_fill(empty, 0)
         positions = self.positions[layers, at, :, :width].gather(3, order)
         positions = positions.masked_fill(empty, -1)
         self.positions[layers, at, :, :width] = -1
@@ -192,8 +203,8 @@ class SlotStore:
         self.bias[layers, at, :, :most] = torch.zeros_like(
             positions, dtype=self.bias.dtype
         ).masked_fill(empty, -torch.inf)
-        self.lengths[layers, at] = kept.reshape(-1, count, heads)
-        return kept, positions.reshape(-1, heads, most)
+        self.lengths[layers, at] = kept.reshape(depth, count, heads)
+        return kept, positions.reshape(rows, heads, most)
 
     def compacted(self, sequences: Sequence[int]) -> None:
         """Tell the host what a finished compaction left; waits for the device."""

@@ -1,0 +1,120 @@
+"""A slot store with something in it, and a record of what was put there."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from skipkv._types import Needs
+from skipkv.runtime.forward import Forward
+from skipkv.runtime.slots import CacheShape, SlotStore
+
+SHAPE = CacheShape(layers=2, heads=2, groups=2, dim=3)
+LAYERS = {0: 0, 3: 1}  # layer of the model -> layer of the store
+LONGEST = 100
+
+
+class Original:
+    """Keys, values and queries of one sequence at all its positions, as its model makes them."""
+
+    def __init__(self, seed: int, shape: CacheShape = SHAPE) -> None:
+        random = torch.Generator().manual_seed(seed)
+        axes = shape.layers, shape.heads, LONGEST, shape.dim
+        self.keys = torch.randn(*axes, generator=random)
+        self.values = torch.randn(*axes, generator=random)
+        self.queries = torch.randn(*axes[:2], shape.groups, *axes[2:], generator=random)
+
+
+def empty(
+    *,
+    sequences: int = 3,
+    capacity: int = 16,
+    needs: Needs | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> SlotStore:
+    return SlotStore(
+        SHAPE, sequences=sequences, capacity=capacity, needs=needs or Needs(), dtype=dtype
+    )
+
+
+def left_padded(rows: Sequence[Tensor], columns: int, axis: int, padding: float) -> Tensor:
+    """Rows of different lengths along `axis`, as one batch that ends in the last column."""
+    batch = []
+    for row in rows:
+        shape = list(row.shape)
+        shape[axis] = columns - shape[axis]
+        batch.append(torch.cat([row.new_full(shape, padding), row], dim=axis))
+    return torch.stack(batch)
+
+
+def feed(
+    store: SlotStore,
+    originals: Sequence[Original],
+    counts: Sequence[int],
+    *,
+    first: int = 0,
+    columns: int | None = None,
+) -> tuple[Forward, Tensor]:
+    """One forward pass through all layers; `originals` are those of all sequences of the store.
+
+    Keys and values of padding are NaN, so that one that is stored shows. Also returns the queries,
+    [layers, B, H, G, T, D], which are finite in padding, as a model's are.
+    """
+    columns = columns or max(counts)
+    before = [store.tokens_seen[first + row] for row in range(len(counts))]
+    forward = Forward(store, LAYERS, first=first, counts=counts, columns=columns)
+
+    def batch(kind: str, layer: int, padding: float) -> Tensor:
+        tensors = [getattr(originals[first + row], kind)[layer] for row in range(len(counts))]
+        rows = [
+            tensor[..., start : start + count, :]
+            for tensor, start, count in zip(tensors, before, counts, strict=True)
+        ]
+        return left_padded(rows, columns, -2, padding).to(store.keys.dtype)
+
+    queries = [batch("queries", layer, 1.0) for layer in range(store.shape.layers)]
+    for layer in range(store.shape.layers):
+        forward.write(layer, batch("keys", layer, torch.nan), batch("values", layer, torch.nan))
+        forward.observe(layer, queries[layer])
+    return forward, torch.stack(queries)
+
+
+def drop(store: SlotStore, keep: Tensor, sequences: Sequence[int]) -> None:
+    """Compact some sequences; `keep` is [layers, n, H, L]."""
+    store.compact(slice(0, store.shape.layers), sequences, keep.flatten(0, 1))
+    store.compacted(sequences)
+
+
+def held(store: SlotStore, layer: int, sequence: int, head: int) -> list[int]:
+    """Positions a head holds, in the order of their slots."""
+    length = int(store.lengths[layer, sequence, head])
+    return store.positions[layer, sequence, head, :length].tolist()
+
+
+def ragged(
+    store: SlotStore, originals: Sequence[Original], lengths: Sequence[int], seed: int, kind: str
+) -> None:
+    """Feed every sequence its first tokens and drop some of them.
+
+    Args:
+        store: an empty store.
+        originals: of all its sequences.
+        lengths: tokens per sequence.
+        seed: of what is dropped.
+        kind: "uniform" drops nothing, "even" as many of each head, "ragged" heads at random.
+    """
+    if not any(lengths):
+        return
+    feed(store, originals, lengths)
+    if kind == "uniform":
+        return
+    random = torch.Generator().manual_seed(seed)
+    most = max(lengths)
+    noise = torch.rand(SHAPE.layers, len(lengths), SHAPE.heads, most, generator=random)
+    occupied = store.positions[..., :most] >= 0
+    if kind == "ragged":
+        keep = (noise < 0.6) & occupied
+    else:
+        ranks = noise.masked_fill(~occupied, 2.0).argsort(dim=-1).argsort(dim=-1)
+        keep = (ranks < (store.lengths[..., None] + 1) // 2) & occupied
+    drop(store, keep, range(len(lengths)))

@@ -1,0 +1,338 @@
+"""Masks, storage and attention of one forward pass, against loops in float64."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from filled_stores import LAYERS, LONGEST, SHAPE, Original, empty, feed, held, ragged
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from skipkv._types import Needs
+from skipkv.runtime import attention
+from skipkv.runtime.forward import Forward
+from skipkv.runtime.slots import SlotStore
+
+modest = settings(max_examples=50, deadline=None)
+KINDS = ["uniform", "even", "ragged"]
+
+
+class Layer(torch.nn.Module):
+    """What attention reads of the module it is called for."""
+
+    def __init__(self, layer_idx: int) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.num_key_value_groups = SHAPE.groups
+        self.is_causal = True
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Pass:
+    """A forward pass just done over sequences that held something before."""
+
+    store: SlotStore
+    originals: list[Original]
+    counts: list[int]
+    first: int
+    forward: Forward
+    queries: Tensor
+    received: Tensor | None  # attention before the pass
+
+    def real_columns(self) -> Iterator[tuple[int, int, int]]:
+        """Row, column and position of every token of the pass."""
+        for row, count in enumerate(self.counts):
+            seen = self.store.tokens_seen[self.first + row]
+            for i in range(count):
+                yield row, self.forward.columns - count + i, seen - count + i
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """What happens before a pass, and the pass; drawn first and run in the test.
+
+    Run while drawing, a type checker that samples containers would disturb Hypothesis.
+    """
+
+    before: list[int]
+    first: int
+    counts: list[int]
+    columns: int
+    attention: bool
+    kind: str
+    seed: int
+
+    def run(self) -> Pass:
+        store = empty(sequences=len(self.before), needs=Needs(attention=self.attention))
+        originals = [Original(seed) for seed in range(len(self.before))]
+        ragged(store, originals, self.before, self.seed, self.kind)
+        if store.attention is not None:
+            store.attention += torch.where(store.positions >= 0, 0.25, 0.0)
+        received = None if store.attention is None else store.attention.clone()
+        forward, queries = feed(
+            store, originals, self.counts, first=self.first, columns=self.columns
+        )
+        return Pass(
+            store=store,
+            originals=originals,
+            counts=self.counts,
+            first=self.first,
+            forward=forward,
+            queries=queries,
+            received=received,
+        )
+
+
+@st.composite
+def cases(draw: Any, *, decode: bool | None = None, attention: bool | None = None) -> Case:
+    sequences = draw(st.integers(1, 3))
+    before = draw(st.lists(st.integers(0, 6), min_size=sequences, max_size=sequences))
+    first = draw(st.integers(0, sequences - 1))
+    rows = draw(st.integers(1, sequences - first))
+    if draw(st.booleans()) if decode is None else decode:
+        counts, columns = [1] * rows, 1
+    else:
+        counts = draw(st.lists(st.integers(0, 5), min_size=rows, max_size=rows).filter(any))
+        columns = max(counts) + draw(st.integers(0, 2))
+    return Case(
+        before=before,
+        first=first,
+        counts=counts,
+        columns=columns,
+        attention=draw(st.booleans()) if attention is None else attention,
+        kind=draw(st.sampled_from(KINDS)),
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+@modest
+@given(case=cases())
+def test_a_column_may_see_the_entries_of_its_own_past_and_no_others(case: Case) -> None:
+    done = case.run()
+    for layer in range(SHAPE.layers):
+        mask = done.forward.mask(layer).expand(-1, SHAPE.heads, -1, -1)
+        assert mask.shape[-1] == done.forward.width
+        for row, column, position in done.real_columns():
+            for head in range(SHAPE.heads):
+                slots = done.store.positions[layer, done.first + row, head, : done.forward.width]
+                expected = [0 <= entry <= position for entry in slots.tolist()]
+                assert mask[row, head, column].tolist() == expected
+        # a softmax over nothing would be NaN
+        assert mask.any(dim=-1).all()
+
+
+@modest
+@given(case=cases())
+def test_positions_go_on_where_the_sequence_stood(case: Case) -> None:
+    done = case.run()
+    assert done.forward.positions.min() >= 0
+    for row, column, position in done.real_columns():
+        assert done.forward.positions[row, column] == position
+
+
+@modest
+@given(case=cases())
+def test_tokens_are_stored_in_every_head_and_padding_in_none(case: Case) -> None:
+    done = case.run()
+    store = done.store
+    assert not store.keys.isnan().any()
+    assert not store.values.isnan().any()
+    for row, count in enumerate(done.counts):
+        sequence = done.first + row
+        new = list(range(store.tokens_seen[sequence] - count, store.tokens_seen[sequence]))
+        original = done.originals[sequence]
+        for layer in range(SHAPE.layers):
+            for head in range(SHAPE.heads):
+                positions = held(store, layer, sequence, head)
+                assert positions[len(positions) - count :] == new
+                at = layer, sequence, head, slice(len(positions))
+                assert torch.equal(store.keys[at], original.keys[layer, head, positions])
+                assert torch.equal(store.values[at], original.values[layer, head, positions])
+
+
+@modest
+@given(case=cases(decode=True))
+def test_decoding_needs_no_bias_exactly_when_no_slot_in_reach_is_empty(case: Case) -> None:
+    done = case.run()
+    forward = done.forward
+    rows = done.store.positions[:, forward.first : forward.last, :, : forward.width]
+    full = bool((rows >= 0).all())
+    for layer in range(SHAPE.layers):
+        bias = forward.decode_bias(layer)
+        assert (bias is None) == full
+        if bias is not None:
+            seen = forward.mask(layer).expand(-1, SHAPE.heads, -1, -1)
+            assert torch.equal(bias == 0, seen)
+            assert torch.equal(bias == -torch.inf, ~seen)
+
+
+@modest
+@given(case=cases(), scaled=st.booleans(), tile=st.integers(1, 3))
+def test_attention_is_that_of_a_loop_in_float64(case: Case, scaled: bool, tile: int) -> None:
+    """Per row, head and column, over what the head holds; with and without weights to be seen."""
+    done = case.run()
+    store, scale = done.store, 0.5 if scaled else None
+    mass: dict[tuple[int, int, int, int], float] = {}
+    for model_layer, layer in LAYERS.items():
+        output = attend(done, model_layer, tile, scale)
+        assert output.isfinite().all()
+        for row, column, position in done.real_columns():
+            sequence = done.first + row
+            for head in range(SHAPE.heads):
+                past = [p for p in held(store, layer, sequence, head) if p <= position]
+                keys = done.originals[sequence].keys[layer, head, past].double()
+                values = done.originals[sequence].values[layer, head, past].double()
+                for group in range(SHAPE.groups):
+                    query = done.queries[layer, row, head, group, column].double()
+                    logits = keys @ query * (scale or SHAPE.dim**-0.5)
+                    weights = logits.softmax(dim=0)
+                    expected = weights @ values
+                    found = output[row, column, head * SHAPE.groups + group].double()
+                    assert torch.allclose(found, expected, atol=1e-5)
+                    for entry, weight in zip(past, weights.tolist(), strict=True):
+                        at = layer, sequence, head, entry
+                        mass[at] = mass.get(at, 0.0) + weight
+    if store.attention is not None:
+        expect_mass(done, mass)
+
+
+def attend(done: Pass, model_layer: int, tile: int, scale: float | None) -> Tensor:
+    """The layer's output, [B, T, Q, D], asked for as transformers asks."""
+    layer, rows = LAYERS[model_layer], slice(done.first, done.first + len(done.counts))
+    width = done.forward.width
+    query = done.queries[layer].flatten(1, 2)  # [B Q T D]
+    query = query.transpose(1, 2).contiguous().transpose(1, 2)  # its strides in a model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_TILE", tile)
+        output, weights = attention.attention_forward(
+            Layer(model_layer),
+            query,
+            done.store.keys[layer, rows, :, :width],
+            done.store.values[layer, rows, :, :width],
+            None,
+            scaling=scale,
+            **{attention.FORWARD: done.forward},
+        )
+    assert weights is None
+    return output
+
+
+def expect_mass(done: Pass, mass: dict[tuple[int, int, int, int], float]) -> None:
+    """What each entry has received is what it had and what the pass gave it."""
+    assert done.store.attention is not None
+    assert done.received is not None
+    expected = done.received.double()
+    for (layer, sequence, head, entry), weight in mass.items():
+        slot = held(done.store, layer, sequence, head).index(entry)
+        expected[layer, sequence, head, slot] += weight
+    assert torch.allclose(done.store.attention.double(), expected, atol=1e-5)
+
+
+@modest
+@given(case=cases(decode=True, attention=False), neighbour=st.integers(0, 2))
+def test_a_row_attends_as_it_does_alone(case: Case, neighbour: int) -> None:
+    done = case.run()
+    row = neighbour % len(done.counts)
+    together = attend(done, 0, 128, None)[row]
+    sequence = done.first + row
+    width = done.store.widths[sequence]
+    alone = empty(sequences=1)
+    for name in ("keys", "values", "positions", "bias"):
+        getattr(alone, name)[:, 0] = getattr(done.store, name)[:, sequence]
+    alone.lengths[:, 0] = done.store.lengths[:, sequence] - 1
+    alone.widths[0], alone.even[0] = width - 1, done.store.even[sequence]
+    alone.uniform[0] = done.store.uniform[sequence]
+    forward = Forward(alone, LAYERS, first=0, counts=[1], columns=1)
+    single = attrs.evolve(
+        done,
+        store=alone,
+        first=0,
+        counts=[1],
+        forward=forward,
+        queries=done.queries[:, row : row + 1],
+    )
+    assert torch.allclose(attend(single, 0, 128, None)[0], together, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
+    dtype: torch.dtype,
+) -> None:
+    store = empty(sequences=1, needs=Needs(attention=True), dtype=dtype)
+    original = Original(0)
+    assert store.attention is not None
+    for _ in range(12):
+        forward, queries = feed(store, [original], [1])
+        for model_layer, layer in LAYERS.items():
+            attention.attention_forward(
+                Layer(model_layer),
+                queries[layer].flatten(1, 2),
+                store.keys[layer, :, :, : forward.width],
+                store.values[layer, :, :, : forward.width],
+                None,
+                **{attention.FORWARD: forward},
+            )
+    assert store.attention.dtype == torch.float32
+    # every query gives 1 in all
+    total = torch.full((SHAPE.layers, 1, SHAPE.heads), 12.0 * SHAPE.groups)
+    assert torch.allclose(store.attention.sum(dim=-1), total, atol=1e-4)
+
+
+def test_a_layer_without_slots_attends_as_transformers_does() -> None:
+    random = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 5, 3, generator=random)
+    key, value = torch.randn(2, 2, 2, 5, 3, generator=random).unbind()
+    store = empty(sequences=2)
+    forward, _ = feed(store, [Original(0), Original(1)], [1, 1])
+    module = Layer(1)
+    mask = torch.ones(5, 5).tril().bool().expand(2, 1, 5, 5)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=mask
+    )
+    for keywords in ({attention.FORWARD: forward}, {}):
+        output, _ = attention.attention_forward(module, query, key, value, mask, **keywords)
+        assert torch.allclose(output, expected.transpose(1, 2), atol=1e-6)
+
+
+class _Waiting(TorchFunctionMode):
+    """Notes calls that move data between host and device, for which an accelerator would wait."""
+
+    NAMES = ("tensor", "as_tensor", "item", "tolist", "nonzero", "cpu", "__bool__", "__int__")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in self.NAMES:
+            self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_decode_pass_waits_for_nothing(kind: str, seen: bool) -> None:
+    store = empty(sequences=2, needs=Needs(attention=seen, queries=2))
+    originals = [Original(0), Original(1)]
+    ragged(store, originals, [6, 4], 0, kind)
+    keys = [torch.randn(2, SHAPE.heads, 1, SHAPE.dim) for _ in LAYERS]
+    query = torch.randn(2, SHAPE.heads * SHAPE.groups, 1, SHAPE.dim)
+    with _Waiting() as waiting:
+        forward = Forward(store, LAYERS, first=0, counts=[1, 1], columns=1)
+        for model_layer, layer in LAYERS.items():
+            held_keys, held_values = forward.write(layer, keys[layer], keys[layer])
+            attention.attention_forward(
+                Layer(model_layer),
+                query,
+                held_keys,
+                held_values,
+                None,
+                **{attention.FORWARD: forward},
+            )
+    assert waiting.seen == []
+    assert store.tokens_seen == store.seen.tolist() == [7, 5]
+    assert max(store.tokens_seen) < LONGEST

@@ -1,0 +1,204 @@
+"""Choosing tokens: settings that make sense, streams of their own, and the inverse of a CDF."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from skipkv.errors import ConfigError, SkipKVError
+from skipkv.runtime.sampling import Sampling, choose
+
+modest = settings(max_examples=80, deadline=None)
+BELOW_ONE = math.nextafter(1.0, 0.0)
+# halves, so that adding up in another order changes nothing
+LOGITS = st.lists(st.integers(-12, 12).map(lambda x: x / 2), min_size=1, max_size=9)
+UNIFORMS = st.floats(0, 1, exclude_max=True)
+TEMPERATURES = st.sampled_from([0.3, 1.0, 2.5])
+
+
+def picked(logits: list[float], sampling: Sampling, uniform: float) -> int:
+    row, number = torch.tensor([logits]), torch.tensor([uniform], dtype=torch.float64)
+    return int(choose(row, sampling.processors(), number))
+
+
+def distribution(logits: list[float], temperature: float) -> list[float]:
+    scaled = [x / temperature for x in logits]
+    total = math.fsum(math.exp(x - max(scaled)) for x in scaled)
+    return [math.exp(x - max(scaled)) / total for x in scaled]
+
+
+@modest
+@given(logits=LOGITS, uniform=UNIFORMS, temperature=TEMPERATURES)
+def test_a_token_is_where_the_uniform_number_falls_in_the_cdf(
+    logits: list[float], uniform: float, temperature: float
+) -> None:
+    token = picked(logits, Sampling(temperature=temperature), uniform)
+    probabilities = distribution(logits, temperature)
+    before = math.fsum(probabilities[:token])
+    assert before - 1e-6 <= uniform <= before + probabilities[token] + 1e-6
+
+
+@modest
+@given(logits=LOGITS, temperature=TEMPERATURES, data=st.data())
+def test_a_number_in_the_middle_of_a_token_s_share_picks_that_token(
+    logits: list[float], temperature: float, data: Any
+) -> None:
+    probabilities = distribution(logits, temperature)
+    token = data.draw(st.integers(0, len(logits) - 1))
+    if probabilities[token] < 1e-5:
+        return
+    middle = math.fsum(probabilities[:token]) + probabilities[token] / 2
+    assert picked(logits, Sampling(temperature=temperature), middle) == token
+
+
+@modest
+@given(
+    logits=LOGITS,
+    top_k=st.integers(0, 5),
+    top_p=st.sampled_from([0.05, 0.5, 0.9, 1.0]),
+    uniform=UNIFORMS | st.sampled_from([0.0, BELOW_ONE]),
+)
+def test_no_token_outside_top_k_and_top_p_is_ever_picked(
+    logits: list[float], top_k: int, top_p: float, uniform: float
+) -> None:
+    token = picked(logits, Sampling(temperature=1.0, top_k=top_k, top_p=top_p), uniform)
+    ranked = sorted(logits, reverse=True)
+    cut = ranked[min(top_k, len(ranked)) - 1] if top_k else -math.inf
+    assert logits[token] >= cut  # ties at the cut stay, as in generate()
+    among = distribution([x for x in logits if x >= cut], 1.0)
+    own = distribution([logits[token], *(x for x in logits if x >= cut)], 1.0)
+    own_share = own[0] / (1 - own[0]) if own[0] < 1 else 1.0
+    # of the smallest set that reaches top_p: those above it do not reach it yet
+    above = math.fsum(p for p in among if p > own_share * (1 + 1e-6))
+    assert above < top_p + 1e-6
+
+
+@modest
+@given(logits=LOGITS, uniform=st.sampled_from([0.0, BELOW_ONE, 0.5]), seed=st.integers(0, 99))
+def test_tokens_of_no_probability_are_never_picked(
+    logits: list[float], uniform: float, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    banned = torch.rand(len(logits), generator=random) < 0.5
+    banned[int(torch.randint(len(logits), (), generator=random))] = False
+    masked = [-math.inf if out else x for x, out in zip(logits, banned.tolist(), strict=True)]
+    assert not banned[picked(masked, Sampling(temperature=1.0), uniform)]
+
+
+def test_the_last_number_below_one_stays_inside_wherever_the_cdf_ends() -> None:
+    """Its last value is one only up to rounding."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 50, generator=random)
+    logits[:, 30:] = -math.inf
+    ends = logits.double().softmax(dim=-1).cumsum(dim=-1)[:, -1]
+    assert (ends > 1).any()
+    assert (ends < 1).any()
+    uniforms = torch.full((400,), BELOW_ONE, dtype=torch.float64)
+    assert (choose(logits, Sampling(temperature=1.0).processors(), uniforms) < 30).all()
+
+
+def test_tokens_come_as_often_as_they_are_probable() -> None:
+    logits = torch.tensor([1.0, -1.0, 2.0, 0.0]).expand(4000, 4)
+    sampling = Sampling(temperature=2.0, seed=3)
+    tokens = choose(logits, sampling.processors(), sampling.uniforms(0, 0, 4000))
+    found = tokens.bincount(minlength=4) / 4000
+    assert torch.allclose(found, (logits[0] / 2).softmax(dim=0), atol=0.03)
+
+
+@modest
+@given(rows=st.lists(st.lists(st.integers(-9, 9), min_size=4, max_size=4), min_size=1, max_size=3))
+def test_greedy_takes_the_most_probable_token_and_of_equals_the_first(rows: list[Any]) -> None:
+    tokens = choose(torch.tensor(rows).float(), Sampling().processors(), None)
+    assert tokens.tolist() == [row.index(max(row)) for row in rows]
+
+
+@modest
+@given(rows=st.lists(st.tuples(*[st.integers(-9, 9)] * 4), min_size=2, max_size=4))
+def test_a_row_s_token_does_not_depend_on_its_neighbours(rows: list[Any]) -> None:
+    sampling = Sampling(temperature=0.7, top_p=0.9, top_k=3, seed=1)
+    logits = torch.tensor(rows).float()
+    uniforms = torch.stack([sampling.uniforms(p, 0, 1)[0] for p in range(len(rows))])
+    together = choose(logits, sampling.processors(), uniforms)
+    for row in range(len(rows)):
+        one = slice(row, row + 1)
+        assert choose(logits[one], sampling.processors(), uniforms[one]) == together[row]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_weighed_in_float32_or_better(dtype: torch.dtype) -> None:
+    """A share of 1 in 4096 is lost where probabilities add up in bfloat16."""
+    logits = torch.zeros(1, 4096, dtype=dtype)
+    number = torch.tensor([1000.5 / 4096], dtype=torch.float64)
+    assert choose(logits, Sampling(temperature=1.0).processors(), number) == 1000
+
+
+def test_settings_at_their_neutral_values_need_no_processor() -> None:
+    assert len(Sampling(temperature=1.0).processors()) == 0
+    assert len(Sampling().processors()) == 0
+    assert len(Sampling(temperature=0.5, top_k=4, top_p=0.5).processors()) == 3
+
+
+def numbers(seed: int, prompt: int, sample: int, count: int) -> list[float]:
+    values: Tensor = Sampling(temperature=1.0, n=4, seed=seed).uniforms(prompt, sample, count)
+    assert values.dtype == torch.float64
+    assert values.shape == (count,)
+    return values.tolist()
+
+
+AT = st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3))
+
+
+@modest
+@given(at=AT, count=st.integers(0, 30), more=st.integers(0, 30))
+def test_a_stream_is_the_same_however_much_of_it_is_drawn(
+    at: tuple[int, int, int], count: int, more: int
+) -> None:
+    longer = numbers(*at, count + more)
+    assert longer[:count] == numbers(*at, count)
+    assert all(0 <= x < 1 for x in longer)
+
+
+@modest
+@given(one=AT, other=AT)
+def test_every_seed_prompt_and_sample_has_a_stream_of_its_own(
+    one: tuple[int, int, int], other: tuple[int, int, int]
+) -> None:
+    assert (numbers(*one, 4) == numbers(*other, 4)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", math.inf),
+        ("temperature", math.nan),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_p", math.nan),
+        ("top_k", -1),
+        ("n", 0),
+        ("seed", -1),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"Sampling\({field}={value}\) must ") as caught:
+        Sampling(**{field: value})
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, SkipKVError)
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "top_k", "n", "seed"])
+def test_values_of_the_wrong_type_are_refused(field: str) -> None:
+    with pytest.raises(TypeError, match=field):
+        Sampling(**{field: "1"})  # type: ignore[arg-type]
+
+
+def test_several_samples_of_a_greedy_decode_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"n=3, temperature=0.*Raise the temperature"):
+        Sampling(n=3)
+    assert not Sampling(n=3, temperature=0.1).greedy
+    assert Sampling().greedy

@@ -1,0 +1,96 @@
+"""Which models are decoded: checked by their configuration, before anything runs."""
+
+from typing import Any
+
+import pytest
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from skipkv.errors import UnsupportedModelError
+from skipkv.runtime.slots import CacheShape
+from skipkv.runtime.support import (
+    FAMILIES,
+    cache_shape,
+    check_all_full,
+    check_family,
+    full_attention_layers,
+)
+from skipkv.testing import toy_model
+
+
+def tiny(config: Any) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(config)
+
+
+SMALL = {
+    "vocab_size": 11,
+    "hidden_size": 8,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 8,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_supported_families_pass(family: Any) -> None:
+    model = toy_model(family, layers=3)
+    check_family(model)
+    check_all_full(model.config)
+    assert full_attention_layers(model.config) == {0: 0, 1: 1, 2: 2}
+    assert cache_shape(model.config) == CacheShape(layers=3, heads=2, groups=2, dim=16)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [MistralConfig(**SMALL), GPT2Config(vocab_size=11, n_embd=8, n_layer=1, n_head=2)],
+    ids=["mistral", "gpt2"],
+)
+def test_other_families_are_refused_and_the_supported_ones_named(config: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"'{config.model_type}'.*{FAMILIES[0]}"):
+        check_family(tiny(config))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_layers_with_a_sliding_window_have_no_place_in_the_store(family: Any) -> None:
+    model = toy_model(family, layers=5, sliding_window=8)
+    check_family(model)  # attach decodes them
+    assert full_attention_layers(model.config) == {0: 0, 2: 1, 4: 2}
+    assert cache_shape(model.config).layers == 3
+    with pytest.raises(UnsupportedModelError, match=r"2 of 5 layers.*skipkv\.attach"):
+        check_all_full(model.config)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (["sliding_attention"] * 3, "nothing to evict"),
+        (["full_attention", "chunked_attention", "linear_attention"], "chunked_.*, linear_"),
+    ],
+)
+def test_models_with_nothing_to_evict_or_with_unknown_layers_are_refused(
+    kinds: list[str], message: str
+) -> None:
+    model = toy_model("qwen2", layers=3)
+    model.config.layer_types = kinds
+    with pytest.raises(UnsupportedModelError, match=message):
+        check_family(model)
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, Qwen2Config])
+def test_the_head_size_is_the_share_of_a_head_unless_the_model_says_otherwise(config: Any) -> None:
+    assert cache_shape(config(**SMALL)) == CacheShape(layers=3, heads=2, groups=2, dim=2)
+    wide = cache_shape(Qwen3Config(**SMALL, head_dim=6))
+    assert wide.dim == 6
+
+
+def test_a_window_that_is_switched_off_does_not_count() -> None:
+    config = Qwen2Config(**SMALL, use_sliding_window=False, sliding_window=4, max_window_layers=1)
+    assert len(full_attention_layers(config)) == 3
