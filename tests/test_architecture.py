@@ -10,17 +10,18 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "skipkv").rglob("*.py"))
 PARTS = {"segmenters", "scorers", "evictors", "steerers", "schedulers"}
 
-# `_types, errors <- _protocols, parts <- policy <- presets <- runtime <- the rest`
+# `errors <- _validators <- _types <- _protocols, parts <- policy <- presets <- runtime <- the rest`
 RANK = {
     "errors": 0,
-    "_types": 0,
-    "_protocols": 1,
-    **dict.fromkeys(PARTS, 1),
-    "policy": 2,
-    "presets": 3,
-    "runtime": 4,
+    "_validators": 1,
+    "_types": 2,
+    "_protocols": 3,
+    **dict.fromkeys(PARTS, 3),
+    "policy": 4,
+    "presets": 5,
+    "runtime": 6,
 }
-REST = 5
+REST = 7
 # `testing` builds its toy model from stock transformers classes.
 KNOW_TRANSFORMERS = {"runtime", "tiny", "integrations", "testing"}
 
@@ -64,7 +65,7 @@ def test_a_file_in_a_folder_imports_only_what_lies_below_it(path):
             pytest.fail(f"{imported}: {_layer(path)} is to know no other kind of part")
 
 
-@pytest.mark.parametrize("name", ["errors", "_protocols", "policy", "presets"])
+@pytest.mark.parametrize("name", ["errors", "_validators", "_protocols", "policy", "presets"])
 def test_a_module_of_the_core_imports_only_what_lies_below_it(name):
     for layer, imported in _own_imports(ROOT / "skipkv" / f"{name}.py"):
         assert layer in RANK, f"{imported} is not below {name}"
