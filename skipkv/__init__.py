@@ -4,6 +4,8 @@ Compose a `Policy` from parts or take one of `presets`; decode with `Engine`, or
 `model.generate()` call inside `attach`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from skipkv import errors, evictors, presets, schedulers, scorers, segmenters, steerers
 from skipkv._types import (
     CacheView,
@@ -18,11 +20,13 @@ from skipkv._types import (
 from skipkv.errors import SkipKVError
 from skipkv.evictors import Evictor
 from skipkv.policy import Budget, Policy
-from skipkv.runtime import Completion, Engine, Sampling, Stats, attach
 from skipkv.schedulers import BatchScheduler
 from skipkv.scorers import Scorer
 from skipkv.segmenters import Segmenter
 from skipkv.steerers import Steerer
+
+if TYPE_CHECKING:
+    from skipkv.runtime import Completion, Engine, EventRecord, Sampling, Stats, attach
 
 __all__ = [
     "BatchScheduler",
@@ -31,6 +35,7 @@ __all__ = [
     "Completion",
     "Cut",
     "Engine",
+    "EventRecord",
     "Evictor",
     "Needs",
     "Policy",
@@ -55,3 +60,19 @@ __all__ = [
     "steerers",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """The runtime's names, imported when first asked for.
+
+    It brings in transformers' models, which takes seconds; parts and their tests do without.
+    """
+    if name in {"Completion", "Engine", "EventRecord", "Sampling", "Stats", "attach"}:
+        from skipkv import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

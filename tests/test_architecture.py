@@ -1,6 +1,8 @@
 """The design holds in the code: which way imports point, what a folder's `__init__` does."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,14 +88,25 @@ def test_the_init_of_a_folder_says_what_it_is_for_and_only_re_exports(path):
     assert ast.get_docstring(tree), "no docstring"
     exported: list[str] = []
     imported: list[str] = []
-    for node in tree.body[1:]:
-        if isinstance(node, ast.ImportFrom):
-            imported += [alias.asname or alias.name for alias in node.names]
+    body = tree.body[1:]
+    for node in body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            body += node.body  # what `__getattr__` imports when asked for
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.asname or alias.name for alias in node.names]
+            imported += names if node.module != "typing" else []
+        elif isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
+            continue
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             exported = ast.literal_eval(node.value)
         else:
             pytest.fail(f"line {node.lineno} does more: {ast.unparse(node)[:60]}")
     assert sorted(exported) == sorted(imported)
+
+
+def test_parts_are_imported_without_transformers():
+    code = "import sys, skipkv.presets; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def _undocumented(body: list[ast.stmt], inside: str) -> Iterator[str]:
