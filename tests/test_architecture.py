@@ -104,11 +104,6 @@ def test_the_init_of_a_folder_says_what_it_is_for_and_only_re_exports(path):
     assert sorted(exported) == sorted(imported)
 
 
-def test_parts_are_imported_without_transformers():
-    code = "import sys, skipkv.presets; sys.exit('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
 def _undocumented(body: list[ast.stmt], inside: str) -> Iterator[str]:
     for node in body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -127,3 +122,42 @@ def test_everything_public_has_a_docstring(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "the module has no docstring"
     assert not list(_undocumented(tree.body, ""))
+
+
+def _modules_after(statement: str) -> set[str]:
+    """Modules loaded by a statement in a fresh interpreter."""
+    listing = subprocess.run(
+        [sys.executable, "-c", f"{statement}\nimport sys\nprint(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(listing.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import skipkv.cli",
+        "import skipkv.testing",
+        "from skipkv import Policy, presets; presets.rkv(budget=64)",
+    ],
+)
+def test_what_needs_no_model_does_not_load_transformers(statement):
+    assert "transformers" not in _modules_after(statement)
+
+
+def test_the_command_line_loads_the_runtime_inside_its_commands_only():
+    assert "skipkv.runtime" not in _modules_after("import skipkv.__main__")
+
+
+def test_every_name_of_the_public_surface_resolves_and_shows_in_dir():
+    import skipkv
+
+    assert sorted(skipkv.__all__) == sorted(set(skipkv.__all__))
+    for name in skipkv.__all__:
+        assert getattr(skipkv, name) is not None
+        assert name in dir(skipkv)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = skipkv.nonsense
