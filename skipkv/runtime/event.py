@@ -103,8 +103,13 @@ def _compress_group(
     evicted = (before - store.lengths[:, span(sequences)].sum(dim=(0, 2))).tolist()
     kept = _padded(kept_positions) if trace else None  # [layers n H K]
     return [
-        Outcome(evicted=evicted[i], kept=None if kept is None else kept[:, i], error=errors[i])
-        for i in range(count)
+        Outcome(
+            evicted=evicted[i],
+            # K is the sequence's own, not that of the neighbour which kept most
+            kept=None if kept is None else kept[:, i, :, : store.widths[sequence]],
+            error=errors[i],
+        )
+        for i, sequence in enumerate(sequences)
     ]
 
 
