@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skipkv._types import CacheView, SentenceTable
 from skipkv.errors import PartError
-from skipkv.policy import Policy
+from skipkv.policy import Budget, Policy
 from skipkv.runtime.slots import SlotStore, span
 from skipkv.scorers import Combined, Scorer
 
@@ -54,7 +54,10 @@ def compress(
     assert policy.budget is not None
     outcomes: list[Outcome] = [Outcome()] * len(sequences)
     # One call has one budget; sequences differ in it only under a ratio.
-    allowed = [policy.budget.allowed(store.tokens_seen[s]) for s in sequences]
+    allowed = [
+        _allowed(policy.budget, store.tokens_seen[s], prompt)
+        for s, prompt in zip(sequences, prompts, strict=True)
+    ]
     for budget in sorted(set(allowed)):
         group = [i for i, a in enumerate(allowed) if a == budget]
         done = _compress_group(
@@ -69,6 +72,14 @@ def compress(
         for i, outcome in zip(group, done, strict=True):
             outcomes[i] = outcome
     return outcomes
+
+
+def _allowed(budget: Budget, seen: int, prompt: int) -> int:
+    """Entries a sequence may keep; a share that is less than its protected prompt makes room."""
+    allowed = budget.allowed(seen)
+    if budget.prompt and budget.ratio is not None:
+        return max(allowed, max(prompt, budget.sinks) + budget.window + 1)
+    return allowed
 
 
 def _compress_group(
