@@ -11,7 +11,7 @@ from skipkv._types import CacheView, SentenceTable
 from skipkv.errors import PartError
 from skipkv.policy import Budget, Policy
 from skipkv.runtime.slots import SlotStore, span
-from skipkv.scorers import Combined, Scorer
+from skipkv.scorers import Combined, Scorer, Weighted
 
 # Elements of keys in one view: bounds what an event needs beside the cache, whatever the model's depth.
 _VIEW_ELEMENTS = 2**24
@@ -187,9 +187,7 @@ def _decide(
     return keep, [_broken_law(policy, view, budget, laws) for laws in held]
 
 
-def _broken_law(
-    policy: Policy, view: CacheView, budget: int, laws: list[bool]
-) -> PartError | None:
+def _broken_law(policy: Policy, view: CacheView, budget: int, laws: list[bool]) -> PartError | None:
     finite, within, real, safe = laws
     if not finite:
         return PartError(
@@ -197,7 +195,9 @@ def _broken_law(
             "finite wherever view.occupied is True."
         )
     if not within:
-        return PartError(f"{policy.evictor!r} kept more than the budget of {budget} entries per head.")
+        return PartError(
+            f"{policy.evictor!r} kept more than the budget of {budget} entries per head."
+        )
     if not real:
         return PartError(f"{policy.evictor!r} kept an empty slot. Keep only where view.occupied.")
     if not safe:
@@ -209,12 +209,21 @@ def _broken_law(
 
 def _checked_scores(scorer: Scorer, view: CacheView) -> Float[Tensor, "R H L"]:
     try:
+        return _scores(scorer, view)
+    except PartError:
+        for term in _terms(scorer):
+            _scores(term, view)  # raises in the name of the term at fault
+        raise
+
+
+def _scores(scorer: Scorer, view: CacheView) -> Float[Tensor, "R H L"]:
+    try:
         scores = scorer.score(view)
     except Exception as cause:
         raise PartError(f"{scorer!r}.score raised {type(cause).__name__}: {cause}") from cause
     complaint = _shape_complaint(scores, view, torch.float32)
     if complaint:
-        raise PartError(f"{_culprit(scorer, view)!r}.score {complaint}")
+        raise PartError(f"{scorer!r}.score {complaint}")
     return scores
 
 
@@ -224,7 +233,9 @@ def _checked_keep(
     try:
         keep = policy.evictor.keep(scores, view, budget)
     except Exception as cause:
-        raise PartError(f"{policy.evictor!r}.keep raised {type(cause).__name__}: {cause}") from cause
+        raise PartError(
+            f"{policy.evictor!r}.keep raised {type(cause).__name__}: {cause}"
+        ) from cause
     complaint = _shape_complaint(keep, view, torch.bool)
     if complaint:
         raise PartError(f"{policy.evictor!r}.keep {complaint}")
@@ -243,13 +254,16 @@ def _shape_complaint(value: object, view: CacheView, dtype: torch.dtype) -> str:
     return ""
 
 
-def _culprit(scorer: Scorer, view: CacheView) -> Scorer:
-    """The term of a sum that breaks the protocol, so that the message names it and not the sum."""
+def _terms(scorer: Scorer) -> list[Scorer]:
+    """The scorers a sum or a multiple is made of."""
     if isinstance(scorer, Combined):
-        for term in scorer.terms:
-            scores = term.scorer.score(view)
-            if _shape_complaint(scores, view, torch.float32) or not bool(
-                (torch.isfinite(scores) | ~view.occupied).all()
-            ):
-                return term.scorer
+        return [term.scorer for term in scorer.terms]
+    return [scorer.scorer] if isinstance(scorer, Weighted) else []
+
+
+def _culprit(scorer: Scorer, view: CacheView) -> Scorer:
+    """The term of a sum that is not finite, so that the message names it and not the sum."""
+    for term in _terms(scorer):
+        if not bool((torch.isfinite(_scores(term, view)) | ~view.occupied).all()):
+            return term
     return scorer

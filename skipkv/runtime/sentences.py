@@ -22,9 +22,7 @@ class SentenceTracker:
     history: memory is bounded by closed sentences × hidden size.
     """
 
-    def __init__(
-        self, segmenter: Segmenter, hidden_size: int, device: torch.device | str
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, hidden_size: int, device: torch.device | str) -> None:
         self.table = SentenceTable.empty(hidden_size, device=device)
         self._segmenter = segmenter
         self._ids: list[int] = []
@@ -34,9 +32,7 @@ class SentenceTracker:
         self._summed = 0  # tokens in the sum
         self._held = torch.zeros(0, hidden_size, dtype=torch.float64, device=device)
 
-    def feed(
-        self, ids: Sequence[int], pieces: Sequence[str], hidden: Float[Tensor, "N E"]
-    ) -> None:
+    def feed(self, ids: Sequence[int], pieces: Sequence[str], hidden: Float[Tensor, "N E"]) -> None:
         """Take the sequence's next `N` tokens.
 
         Args:

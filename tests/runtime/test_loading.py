@@ -1,4 +1,4 @@
-"""Finding models: folders as transformers writes them, GGUF files, and clear words where neither is."""
+"""Finding models: saved folders, GGUF files, and clear words where there is neither."""
 
 import shutil
 import sys
@@ -128,7 +128,9 @@ def test_a_folder_that_cannot_be_loaded_is_named_with_the_reason(
     broken: str, content: bytes | None, message: str, copied: Path
 ) -> None:
     (copied / broken).unlink() if content is None else (copied / broken).write_bytes(content)
-    with pytest.raises(InputError, match=rf"Cannot load a model from '.*toy': .*{message}") as found:
+    with pytest.raises(
+        InputError, match=rf"Cannot load a model from '.*toy': .*{message}"
+    ) as found:
         load(str(copied))
     assert found.value.__cause__ is not None
     assert "\n" not in str(found.value)

@@ -1,5 +1,6 @@
 """The steering hook: what a steerer is told, and what becomes of its delta."""
 
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -22,6 +23,7 @@ from skipkv.testing.fakes import VOCABULARY
 
 modest = settings(max_examples=60, deadline=None)
 SIZE = 4
+SENTENCES = Needs(sentences=True)
 ID = {text: i for i, text in enumerate(VOCABULARY)}
 X, LINE, PARAGRAPH = ID["x"], ID[".\n"], ID[".\n\n"]
 OPEN, CLOSE = ID["<think>"], ID["</think>"]
@@ -35,7 +37,7 @@ class Nudge:
     """Adds 1 + the number of thoughts wherever the law allows it; remembers what it was told."""
 
     layer: int | None = 1
-    needs: Needs = Needs(sentences=True)
+    needs: Needs = attrs.field(default=SENTENCES, repr=False)
     told: list[SteeringContext] = attrs.field(factory=list, repr=False)
 
     def delta(self, hidden: Tensor, context: SteeringContext) -> Tensor:
@@ -91,7 +93,7 @@ def test_deltas_fall_on_paragraph_ends_inside_the_think_block_alone(
     state = steering()
     state.start(1)
     bounds = [0, *sorted(cuts), len(prompt)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         state.read_prompt(1, prompt[start:end])
     for i, token in enumerate(decoded):
         thinking = thinks(prompt + decoded[: i + 1], before=False)
