@@ -11,7 +11,7 @@ from skipkv._types import CacheView, SentenceTable
 from skipkv.errors import PartError
 from skipkv.policy import Policy
 from skipkv.runtime.slots import SlotStore, span
-from skipkv.scorers import Combined, Scorer
+from skipkv.scorers import Combined, Scorer, Weighted
 
 # Elements of keys in one view: bounds what an event needs beside the cache, whatever the model's
 # depth.
@@ -107,8 +107,13 @@ def _compress_group(
     evicted = (before - store.lengths[:, span(sequences)].sum(dim=(0, 2))).tolist()
     kept = _padded(kept_positions) if trace else None  # [layers n H K]
     return [
-        Outcome(evicted=evicted[i], kept=None if kept is None else kept[:, i], error=errors[i])
-        for i in range(count)
+        Outcome(
+            evicted=evicted[i],
+            # K is the sequence's own, not that of the neighbour which kept most
+            kept=None if kept is None else kept[:, i, :, : store.widths[sequence]],
+            error=errors[i],
+        )
+        for i, sequence in enumerate(sequences)
     ]
 
 
@@ -197,12 +202,21 @@ def _broken_law(policy: Policy, view: CacheView, budget: int, laws: list[bool]) 
 
 def _checked_scores(scorer: Scorer, view: CacheView) -> Float[Tensor, "R H L"]:
     try:
+        return _scores(scorer, view)
+    except PartError:
+        for term in _terms(scorer):
+            _scores(term, view)  # raises in the name of the term at fault
+        raise
+
+
+def _scores(scorer: Scorer, view: CacheView) -> Float[Tensor, "R H L"]:
+    try:
         scores = scorer.score(view)
     except Exception as cause:
         raise PartError(f"{scorer!r}.score raised {type(cause).__name__}: {cause}") from cause
     complaint = _shape_complaint(scores, view, torch.float32)
     if complaint:
-        raise PartError(f"{_culprit(scorer, view)!r}.score {complaint}")
+        raise PartError(f"{scorer!r}.score {complaint}")
     return scores
 
 
@@ -233,13 +247,16 @@ def _shape_complaint(value: object, view: CacheView, dtype: torch.dtype) -> str:
     return ""
 
 
-def _culprit(scorer: Scorer, view: CacheView) -> Scorer:
-    """The term of a sum that breaks the protocol, so that the message names it and not the sum."""
+def _terms(scorer: Scorer) -> list[Scorer]:
+    """The scorers a sum or a multiple is made of."""
     if isinstance(scorer, Combined):
-        for term in scorer.terms:
-            scores = term.scorer.score(view)
-            if _shape_complaint(scores, view, torch.float32) or not bool(
-                (torch.isfinite(scores) | ~view.occupied).all()
-            ):
-                return term.scorer
+        return [term.scorer for term in scorer.terms]
+    return [scorer.scorer] if isinstance(scorer, Weighted) else []
+
+
+def _culprit(scorer: Scorer, view: CacheView) -> Scorer:
+    """The term of a sum that is not finite, so that the message names it and not the sum."""
+    for term in _terms(scorer):
+        if not bool((torch.isfinite(_scores(term, view)) | ~view.occupied).all()):
+            return term
     return scorer

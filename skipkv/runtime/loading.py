@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -46,9 +47,10 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where)
-    except (OSError, ValueError) as cause:
-        first = str(cause).strip().splitlines()[0]
-        raise InputError(f"Cannot load a model from {name_or_path!r}: {first}") from cause
+    except (OSError, ValueError, SafetensorError) as cause:
+        # on one line: what matters stands often in the second
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise InputError(f"Cannot load a model from {name_or_path!r}: {reason}") from cause
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.nn.Module.to(model, device).train(False)
     return model, tokenizer

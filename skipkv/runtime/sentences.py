@@ -41,8 +41,8 @@ class SentenceTracker:
             hidden: last hidden states after the final norm, at these tokens.
 
         Raises:
-            PartError: the segmenter raised, or returned what is no cuts, or cuts that do not increase
-                or lie outside the stream.
+            PartError: the segmenter raised, or returned what is no cuts, or cuts that do not
+                increase or lie outside the stream.
         """
         self._ids += ids
         self._pieces += pieces

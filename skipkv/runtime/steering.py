@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from skipkv._types import SteeringContext, Thought
-from skipkv.errors import ConfigError
+from skipkv.errors import ConfigError, PartError
 from skipkv.runtime.text import TokenText
 from skipkv.steerers import Steerer
 
@@ -84,7 +84,11 @@ class Steering:
         self._context = None
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        """A forward pre-hook of the steered layer: adds the delta to its input when decoding."""
+        """A forward pre-hook of the steered layer: adds the delta to its input when decoding.
+
+        Raises:
+            PartError: the steerer's delta has another shape or dtype than the hidden states.
+        """
         if self._context is None:
             return None
         if args:
@@ -93,7 +97,22 @@ class Steering:
 
     def _steered(self, hidden: Float[Tensor, "B 1 E"]) -> Float[Tensor, "B 1 E"]:
         assert self._context is not None
-        return hidden + self._steerer.delta(hidden[:, 0], self._context)[:, None]
+        newest = hidden[:, 0]
+        delta = self._steerer.delta(newest, self._context)
+        # what the host knows of a tensor, so that the step does not wait
+        if (
+            not isinstance(delta, Tensor)
+            or delta.shape != newest.shape
+            or delta.dtype != newest.dtype
+        ):
+            came = type(delta).__name__
+            if isinstance(delta, Tensor):
+                came = f"{list(delta.shape)} of {delta.dtype}"
+            raise PartError(
+                f"{self._steerer!r}.delta must return [R, E] = {list(newest.shape)} of "
+                f"{newest.dtype}, got {came}."
+            )
+        return hidden + delta[:, None]
 
 
 def check_layer(steerer: Steerer, layers: int) -> None:

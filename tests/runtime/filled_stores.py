@@ -113,7 +113,9 @@ def ragged(
     noise = torch.rand(SHAPE.layers, len(lengths), SHAPE.heads, most, generator=random)
     occupied = store.positions[..., :most] >= 0
     if kind == "ragged":
-        keep = (noise < 0.6) & occupied
+        # the newest stays, as under any budget: a head is never empty
+        newest = store.positions[..., :most] == store.seen[:, None, None] - 1
+        keep = ((noise < 0.6) | newest) & occupied
     else:
         ranks = noise.masked_fill(~occupied, 2.0).argsort(dim=-1).argsort(dim=-1)
         keep = (ranks < (store.lengths[..., None] + 1) // 2) & occupied

@@ -1,6 +1,7 @@
 """The sentence tracker, against a loop over each sentence's tokens."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -53,7 +54,7 @@ def fed(segmenter: Any, ids: Sequence[int], cuts: Sequence[int], hidden: Tensor)
     """A tracker that was fed `ids` in pieces which end at `cuts`."""
     tracker = SentenceTracker(segmenter, SIZE, "cpu")
     bounds = [0, *sorted(cuts), len(ids)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         piece = ids[start:end]
         tracker.feed(piece, [PIECES[i] for i in piece], hidden[start:end])
     return tracker
