@@ -1,5 +1,6 @@
 """Finding a model and its tokenizer: a folder, a hub id, or a GGUF file."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def _gguf_file(path: Path) -> Path | None:
 
 def _require_gguf() -> None:
     try:
-        import gguf  # noqa: F401
+        for module in ("gguf", "accelerate"):  # transformers reads GGUF with both
+            importlib.import_module(module)
     except ImportError as cause:
         raise MissingExtraError(
             "Reading a GGUF file needs the extra `gguf`: pip install 'skipkv[gguf]'."

@@ -101,6 +101,7 @@ def test_a_gguf_file_is_read_from_its_folder_in_float32_unless_asked(
     file = tmp_path / "model.gguf"
     file.touch()
     monkeypatch.setitem(sys.modules, "gguf", object())
+    monkeypatch.setitem(sys.modules, "accelerate", object())
     monkeypatch.setattr(loading, "AutoTokenizer", Reader(toy_tokenizer()))
     monkeypatch.setattr(loading, "AutoModelForCausalLM", Reader(toy_model()))
     load(str(tmp_path if named == "folder" else file), dtype=asked, device="cpu")
