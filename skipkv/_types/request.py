@@ -1,6 +1,7 @@
 """A prompt waiting for, or in, a slot."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 from attrs.validators import min_len
@@ -8,7 +9,7 @@ from attrs.validators import min_len
 from skipkv._validators import is_a
 
 
-def _ids(values: Iterable[int]) -> tuple[int, ...]:
+def _ids(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(values)
 
 
