@@ -15,7 +15,7 @@ from skipkv.policy import Policy
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.steering import check_layer
-from skipkv.runtime.support import check_family, full_attention_layers
+from skipkv.runtime.support import check_family, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
 
 
@@ -228,6 +228,8 @@ class Attachment:
                 "Under skipkv.attach a generation must start with an empty cache: do not pass "
                 "past_key_values that already hold something."
             )
+        for index, prompt_tokens in enumerate(prompts):
+            check_prompt(self._policy.budget, prompt_tokens, index)
         self._close()
         self._decoded.clear()
         self._session = Session(

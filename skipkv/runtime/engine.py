@@ -17,7 +17,7 @@ from skipkv.runtime.loop import DecodeLoop, Finished
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_layer
-from skipkv.runtime.support import check_all_full, check_family
+from skipkv.runtime.support import check_all_full, check_family, check_prompt
 from skipkv.runtime.text import TokenText
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -253,15 +253,7 @@ class Engine:
                 f"exceeds the model's {limit} positions. Evicted entries still count: positions "
                 "never change. Shorten the prompt or decode fewer tokens."
             )
-        budget = self.policy.budget
-        if budget is not None and budget.prompt and budget.tokens is not None:
-            needed = max(len(ids), budget.sinks) + budget.window
-            if needed >= budget.tokens:
-                raise InputError(
-                    f"Prompt {index} has {len(ids)} tokens, which Budget(prompt=True) protects "
-                    f"with a window of {budget.window}: that leaves no room in a budget of "
-                    f"{budget.tokens}. Raise the budget or do not protect the prompt."
-                )
+        check_prompt(self.policy.budget, len(ids), index)
 
 
 def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -62,6 +62,7 @@ class Running:
     evicted: int = 0
     peak_entries: int = 0
     trace: list[EventRecord] | None = None
+    error: PartError | None = None  # a part broke on it; it cannot go on
 
 
 class Session:
@@ -77,7 +78,6 @@ class Session:
         *,
         sequences: int,
         text: TokenText | None,
-        capacity: int | None = None,
         trace: bool = False,
     ) -> None:
         config = model.config
@@ -91,7 +91,7 @@ class Session:
         self.store = SlotStore(
             cache_shape(config),
             sequences=sequences,
-            capacity=fixed or capacity or _CHUNK,
+            capacity=fixed or _CHUNK,
             needs=policy.needs,
             dtype=model.dtype,
             device=self._device,
@@ -234,38 +234,37 @@ class Session:
 
     def events(self, numbers: Sequence[int]) -> dict[int, PartError]:
         """Read new sentences, bring these sequences down to their budget; returns what failed."""
-        failed: dict[int, PartError] = {}
         for number in numbers:
-            try:
-                self._read_decoded(number)
-            except PartError as error:
-                failed[number] = error
-        budget, seen = self.policy.budget, self.store.tokens_seen
-        if budget is None:
-            return failed
-        prompts = {n: self.running[n].prompt_tokens for n in numbers}
-        over = [
-            n
-            for n in numbers
-            if n not in failed and self.store.widths[n] > budget.allowed(seen[n], prompts[n])
-        ]
-        if over:
+            self._read_decoded(number)
+        if over := self._over_budget(numbers):
             entries = [self.store.widths[n] for n in over]
             outcomes = compress(
                 self.store,
                 self.policy,
                 over,
-                prompts=[prompts[n] for n in over],
+                prompts=[self.running[n].prompt_tokens for n in over],
                 tables=self._tables(over),
                 trace=self._trace,
             )
             for number, before, outcome in zip(over, entries, outcomes, strict=True):
                 self._note(number, before, outcome)
-                if outcome.error is not None:
-                    failed[number] = outcome.error
+        failed = {n: error for n in numbers if (error := self.running[n].error) is not None}
         for number in failed:  # it cannot go on; neighbours must not make room for it
             self.store.clear(number)
         return failed
+
+    def _over_budget(self, numbers: Sequence[int]) -> list[int]:
+        """Those of these sequences that can go on and hold more than their budget allows."""
+        budget, store = self.policy.budget, self.store
+        if budget is None:
+            return []
+        return [
+            n
+            for n in numbers
+            if self.running[n].error is None
+            and store.widths[n]
+            > budget.allowed(store.tokens_seen[n], self.running[n].prompt_tokens)
+        ]
 
     def due(self) -> list[int]:
         """Sequences for which an event follows the step just done."""
@@ -294,6 +293,7 @@ class Session:
         running = self.running[number]
         running.events += 1
         running.evicted += outcome.evicted
+        running.error = outcome.error
         if running.trace is not None and outcome.kept is not None:
             running.trace.append(
                 EventRecord(
@@ -330,10 +330,17 @@ class Session:
         unread.clear()
 
     def _feed(self, number: int, tokens: list[int], hidden: Float[Tensor, "N E"]) -> None:
-        tracker = self.running[number].tracker
+        running = self.running[number]
+        if running.error is not None:
+            return
+        tracker = running.tracker
         assert tracker is not None
         assert self._text is not None
-        tracker.feed(tokens, self._text.pieces(tokens), hidden)
+        try:
+            tracker.feed(tokens, self._text.pieces(tokens), hidden)
+        except PartError as error:
+            running.error = error
+            return
         if self._steering is not None:
             self._steering.count(number, tracker.table.thoughts)
 

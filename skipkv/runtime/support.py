@@ -2,7 +2,8 @@
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from skipkv.errors import UnsupportedModelError
+from skipkv.errors import InputError, UnsupportedModelError
+from skipkv.policy import Budget
 from skipkv.runtime.slots import CacheShape
 
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -46,6 +47,18 @@ def check_family(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(
             "Every layer of the model has sliding-window attention: its cache is bounded already, "
             "and there is nothing to evict."
+        )
+
+
+def check_prompt(budget: Budget | None, tokens: int, index: int) -> None:
+    """Raise `InputError` if a prompt is to be protected and leaves no room beside it."""
+    if budget is None or not budget.prompt or budget.tokens is None:
+        return
+    if max(tokens, budget.sinks) + budget.window >= budget.tokens:
+        raise InputError(
+            f"Prompt {index} has {tokens} tokens, which Budget(prompt=True) protects with a window "
+            f"of {budget.window}: that leaves no room in a budget of {budget.tokens}. Raise the "
+            "budget or do not protect the prompt."
         )
 
 

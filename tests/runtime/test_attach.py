@@ -231,6 +231,15 @@ def test_what_cannot_be_decoded_is_refused(
         call(model, batch)
 
 
+def test_a_prompt_too_long_to_be_protected_is_refused(model: PreTrainedModel) -> None:
+    policy = Policy(budget=Budget(tokens=20, window=4, prompt=True), scorer=KeyNorm())
+    with (
+        skipkv.attach(model, policy),
+        pytest.raises(InputError, match="leaves no room in a budget of 20"),
+    ):
+        model.generate(torch.full((1, 16), 9), max_new_tokens=8)
+
+
 def test_beam_search_is_refused(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
     with (
         skipkv.attach(model, presets.tova(32)),

@@ -14,6 +14,7 @@ from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, pres
 from skipkv.errors import ConfigError, InputError, PartError
 from skipkv.schedulers import Fifo, LengthGrouped
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
+from skipkv.segmenters import Newline
 from skipkv.testing import toy_model, toy_tokenizer
 
 PROMPTS = ["one plus two", "let me check seven times nine.\n\n", "a", "wait. so b is the sum of c"]
@@ -461,3 +462,22 @@ def test_first_come_first_served_fills_a_freed_slot_at_once(
     decode(presets.full().with_(scheduler=Watched()), ["a"] + ["so"] * 5, batch_size=3, stop=[stop])
     assert running_when_admitted[0] == 0
     assert any(running > 0 for running in running_when_admitted[1:])
+
+
+def test_a_segmenter_that_breaks_fails_its_sequence_and_no_other(
+    decode: Callable[..., list[Completion]],
+) -> None:
+    class Picky(Newline):
+        def cut(self, stream: Any) -> Any:
+            if "wait" in stream.text:
+                raise RuntimeError("no waiting")
+            return super().cut(stream)
+
+    policy = presets.skipkv(32, interval=16).with_(segmenter=Picky())
+    calm = [[9] * 60, [9] * 3]
+    prompts = [calm[0], *toy_tokenizer()(["wait so", "so"])["input_ids"], calm[1]]
+    first, broken, *_ = completions = decode(policy, prompts, max_new_tokens=12)
+    assert broken.stop_reason == "error"
+    assert "no waiting" in str(broken.error)
+    assert first.error is None
+    assert {c.stop_reason for c in completions} == {"error", "length"}

@@ -213,6 +213,20 @@ def test_a_score_that_is_not_finite_fails_its_own_sequence_alone(
         assert contents(store, sequence) == contents(alone, sequence)
 
 
+def test_a_sequence_that_broke_in_one_view_stays_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = []
+
+    def first_alone(view: CacheView, scores: Tensor) -> Tensor:
+        views.append(view)
+        return spoil(0, math.nan)(view, scores) if len(views) == 1 else scores
+
+    monkeypatch.setattr(event, "_VIEW_ELEMENTS", 1)
+    store = Case(lengths=[9, 9, 9], kind="uniform", seed=0, chosen=[0]).build()
+    outcomes = run(store, Policy(budget=BUDGET, scorer=Scored(change=first_alone)), range(2))
+    assert len(views) == SHAPE.layers
+    assert [outcome.error is None for outcome in outcomes] == [False, True]
+
+
 @modest
 @given(case=cases())
 def test_what_empty_slots_score_does_not_matter(case: Case) -> None:
