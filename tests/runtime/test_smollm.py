@@ -46,7 +46,11 @@ def test_room_for_everything_gives_the_tokens_of_transformers(
     expected = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        output = model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)
+        # Without a mask, generate() would take the <|im_end|> of the chat for padding.
+        everything = torch.ones_like(ids)
+        output = model.generate(
+            ids, attention_mask=everything, max_new_tokens=NEW_TOKENS, do_sample=False
+        )
         expected.append(tuple(output[0, ids.shape[1] :].tolist()))
     for policy in (presets.full(), presets.rkv(1024)):
         for batch_size in (1, 4):
