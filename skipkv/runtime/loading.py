@@ -45,13 +45,15 @@ def load(
             dtype = torch.float32 if dtype == "auto" else dtype
     elif path.suffix == ".gguf" or path.is_absolute() or name_or_path.startswith("."):
         raise InputError(f"No model at {name_or_path!r}: there is no such file or folder.")
+    part = "tokenizer"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        part = "model"
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where)
-    except (OSError, ValueError, SafetensorError) as cause:
+    except (ImportError, OSError, ValueError, SafetensorError) as cause:
         # on one line: what matters stands often in the second
         reason = " ".join(str(cause).split()) or type(cause).__name__
-        raise InputError(f"Cannot load a model from {name_or_path!r}: {reason}") from cause
+        raise InputError(f"Cannot load the {part} of {name_or_path!r}: {reason}") from cause
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.nn.Module.to(model, device).train(False)
     return model, tokenizer
