@@ -443,6 +443,17 @@ def test_an_engine_that_cannot_work_is_not_built(tokenizer: PreTrainedTokenizerF
     assert len(next(endless.generate(["a"], max_new_tokens=9)).tokens) == 9
 
 
+def test_a_tokenizer_without_a_pad_token_is_enough(
+    model: PreTrainedModel, decode: Callable[..., list[Completion]]
+) -> None:
+    tokenizer = toy_tokenizer()
+    tokenizer.pad_token = None
+    engine = Engine(model, tokenizer, presets.full(), batch_size=4)  # nothing is ever padded
+    assert tokens(list(engine.generate(PROMPTS, max_new_tokens=80))) == tokens(
+        decode(presets.full())
+    )
+
+
 def test_no_prompts_give_no_completions(decode: Callable[..., list[Completion]]) -> None:
     assert decode(presets.full(), []) == []
 
