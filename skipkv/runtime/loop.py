@@ -14,9 +14,13 @@ from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
 
-# Decode steps between two looks at the tokens, on a device that a look would make wait. What a
-# finished sequence decodes until then is thrown away.
-_STEPS_UNREAD = 16
+
+def _steps_unread(device: torch.device) -> int:
+    """Decode steps between two looks at the tokens.
+
+    A look makes an accelerator wait; what a finished sequence decodes until then is thrown away.
+    """
+    return 1 if device.type == "cpu" else 16
 
 
 @attrs.define(kw_only=True)
@@ -77,7 +81,7 @@ class DecodeLoop:
         self._text = text
         self._decoding: list[_Decoding] = []
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
-        self._burst = 1 if self._device.type == "cpu" else _STEPS_UNREAD
+        self._burst = _steps_unread(self._device)
 
     def run(self, requests: Sequence[Request]) -> Iterator[Finished]:
         """Decode all requests; each comes out as it finishes."""

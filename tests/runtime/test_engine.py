@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets
 from skipkv.errors import ConfigError, InputError, PartError
+from skipkv.runtime import loop
 from skipkv.schedulers import Fifo, LengthGrouped
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
 from skipkv.segmenters import Newline
@@ -268,6 +269,28 @@ def test_a_sequence_ends_at_eos_and_its_slot_is_used_again(
     assert tokens(list(alone.generate(["a"], max_new_tokens=200, sampling=sampling))) == tokens(
         completions
     )
+
+
+@pytest.mark.parametrize("name", ["full", "skipkv"])
+def test_looking_at_the_tokens_less_often_changes_none(
+    name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an accelerator the host looks every few steps; what was decoded too far is thrown away."""
+    policy = presets.full() if name == "full" else presets.skipkv(32, threshold=0.5, interval=16)
+    model = toy_model(eos=True, seed=3)
+    engine = Engine(model, tokenizer, policy, batch_size=3)
+    options: dict[str, Any] = {
+        "max_new_tokens": 50,
+        "stop": ["so"],
+        "sampling": Sampling(temperature=1.5, n=4),
+    }
+    every_step = list(engine.generate(PROMPTS, **options))
+    monkeypatch.setattr(loop, "_steps_unread", lambda device: 16)
+    seldom = list(engine.generate(PROMPTS, **options))
+    assert {c.stop_reason for c in every_step} == {"eos", "stop_string", "length"}
+    assert [(c.tokens, c.text, c.stop_reason) for c in seldom] == [
+        (c.tokens, c.text, c.stop_reason) for c in every_step
+    ]
 
 
 def test_a_stop_string_ends_the_text_before_it(
