@@ -210,11 +210,13 @@ class Attachment:
         if prompt:
             self._events(session, range(len(forward.counts)))
             return
-        self._decoded.append(ids)
+        if self._policy.needs.sentences:
+            self._decoded.append(ids)
         if due := session.due():
-            for number, tokens in enumerate(torch.cat(self._decoded, dim=1).tolist()):
-                session.decoded(number, tokens)
-            self._decoded.clear()
+            if self._decoded:
+                for number, tokens in enumerate(torch.cat(self._decoded, dim=1).tolist()):
+                    session.decoded(number, tokens)
+                self._decoded.clear()
             self._events(session, due)
 
     def _events(self, session: Session, numbers: Sequence[int]) -> None:
