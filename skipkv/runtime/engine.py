@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipkv._types import Request
 from skipkv.errors import ConfigError, InputError
 from skipkv.policy import Policy
-from skipkv.runtime.completion import Completion, Stats, StopReason
+from skipkv.runtime.completion import Completion
 from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop, Finished
 from skipkv.runtime.sampling import Sampling
@@ -186,7 +186,7 @@ class Engine:
         with tqdm(total=len(requests), unit="seq", disable=not show, file=sys.stderr) as bar:
             for finished in loop.run(requests):
                 bar.update()
-                completion = self._completion(finished, sampling)
+                completion = self._completion(finished, sampling.n)
                 if not ordered:
                     yield completion
                     continue
@@ -195,26 +195,19 @@ class Engine:
                     yield early.pop(following)
                     following += 1
 
-    def _completion(self, finished: Finished, sampling: Sampling) -> Completion:
+    def _completion(self, finished: Finished, samples: int) -> Completion:
         text = str(self.tokenizer.decode(finished.tokens, skip_special_tokens=True))
         if finished.stop_string is not None:
             text = text.partition(finished.stop_string)[0]
         return Completion(
-            index=finished.request.index // sampling.n,
+            index=finished.request.index // samples,
             sample=finished.request.sample,
             prompt_tokens=finished.request.prompt_tokens,
             tokens=tuple(finished.tokens),
             text=text,
-            stop_reason=cast(StopReason, finished.reason),
+            stop_reason=finished.reason,
             error=finished.error,
-            stats=Stats(
-                new_tokens=len(finished.tokens),
-                events=finished.events,
-                evicted=finished.evicted,
-                peak_entries=finished.peak_entries,
-                peak_kv_bytes=finished.peak_kv_bytes,
-                seconds=finished.seconds,
-            ),
+            stats=finished.stats,
             trace=None if finished.trace is None else tuple(finished.trace),
         )
 

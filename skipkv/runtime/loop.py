@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skipkv._types import Request
 from skipkv.errors import PartError
+from skipkv.runtime.completion import Stats, StopReason
 from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
@@ -29,15 +30,11 @@ class Finished:
 
     request: Request
     tokens: list[int]
-    reason: str
-    error: PartError | None
-    events: int
-    evicted: int
-    peak_entries: int
-    peak_kv_bytes: int
-    seconds: float
-    trace: list[EventRecord] | None
+    reason: StopReason
     stop_string: str | None
+    error: PartError | None
+    stats: Stats
+    trace: list[EventRecord] | None
 
 
 @attrs.define(kw_only=True)
@@ -49,7 +46,7 @@ class _Decoding:
     uniforms: Tensor | None
     tokens: list[int] = attrs.field(factory=list)
     tail: str = ""  # the newest text: the last token, and what a stop string may need before it
-    reason: str | None = None
+    reason: StopReason | None = None
     error: PartError | None = None
     stop_string: str | None = None
 
@@ -240,12 +237,15 @@ class DecodeLoop:
             request=decoding.request,
             tokens=decoding.tokens,
             reason=decoding.reason,
-            error=decoding.error,
-            events=running.events,
-            evicted=running.evicted,
-            peak_entries=running.peak_entries,
-            peak_kv_bytes=self._session.store.peak_bytes // self._slots,
-            seconds=time.perf_counter() - decoding.started,
-            trace=running.trace,
             stop_string=decoding.stop_string,
+            error=decoding.error,
+            stats=Stats(
+                new_tokens=len(decoding.tokens),
+                events=running.events,
+                evicted=running.evicted,
+                peak_entries=running.peak_entries,
+                peak_kv_bytes=self._session.store.peak_bytes // self._slots,
+                seconds=time.perf_counter() - decoding.started,
+            ),
+            trace=running.trace,
         )

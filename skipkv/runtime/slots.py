@@ -52,7 +52,7 @@ class SlotStore:
     sequences lie side by side, `0 .. n`, so that a step works on views and copies nothing.
 
     Only `append`, `compact`, `move` and `clear` change what is stored; the allocation grows in
-    `reserve` alone, which a fixed budget never calls.
+    `reserve` alone, and never under a fixed budget, whose capacity is allocated at the start.
     """
 
     def __init__(
