@@ -1,6 +1,7 @@
-"""Finding a model and its tokenizer: a folder, a hub id, or a GGUF file."""
+"""Finding a model and its tokenizer: the embedded one, a folder, a hub id, or a GGUF file."""
 
 import importlib
+import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from transformers import (
 
 from skipkv.errors import InputError, MissingExtraError
 
+EMBEDDED = "tiny"
+"""Name of the model that comes with the package."""
+
 
 def load(
     name_or_path: str,
@@ -25,8 +29,9 @@ def load(
     """A model, ready to decode, and its tokenizer.
 
     Args:
-        name_or_path: a folder as `save_pretrained` writes it, a folder with one GGUF file, a GGUF
-            file, or an id on the model hub.
+        name_or_path: "tiny" for the embedded reasoner (`skipkv.tiny`), a folder as
+            `save_pretrained` writes it, a folder with one GGUF file, a GGUF file, or an id on the
+            model hub. A folder of your own that is called tiny is "./tiny".
         dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
         device: where to; by default a GPU if there is one.
 
@@ -37,7 +42,9 @@ def load(
     where: dict[str, Any] = {}
     source = name_or_path
     path = Path(name_or_path)
-    if path.exists():
+    if name_or_path == EMBEDDED:
+        source = str(importlib.resources.files("skipkv") / "tiny" / "weights")
+    elif path.exists():
         gguf = _gguf_file(path)
         if gguf is not None:
             _require_gguf()

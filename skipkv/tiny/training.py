@@ -1,0 +1,385 @@
+"""The recipe that made the embedded reasoner: `python -m skipkv.tiny.training DIR`.
+
+It writes the model, its tokenizer and a report into DIR, and needs torch 2.9 or newer, for Muon.
+
+Every step draws its traces from the seed, the step and the shard, so that a run that was killed
+goes on from its last checkpoint with the very traces it would have seen. The batch of a step is cut
+into shards; processes share them out, and the gradient is their mean however many there are.
+"""
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor
+from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from skipkv.errors import InputError
+from skipkv.runtime.loading import load
+from skipkv.tiny.dropout import NEVER, expiries
+from skipkv.tiny.problem import TRAIN, draw
+from skipkv.tiny.report import report
+from skipkv.tiny.traces import LOOKUP_WEIGHT, Trace, write_trace
+from skipkv.tiny.vocabulary import DIGITS, EOS, IDS, NAMES, PAD, TOKENS, USER, tokenizer
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """How long, on what and how fast.
+
+    Args:
+        steps: updates of the weights.
+        shards: parts a batch is cut into; at most so many processes can work.
+        traces: traces in a shard, once they have their full length.
+        drills: share of the steps, at the start, in which recall drills fade from the batch.
+        growing: share of the steps during which chains grow to their full length.
+        whole: share of the steps after which KV dropout begins.
+        muon: peak learning rate of matrices (Muon).
+        adamw: peak learning rate of all else (AdamW).
+        warm_up: steps to the peak.
+        decay: share of the steps, at the end, in which the rates fall to 0.
+        seed: of weights and traces.
+        checkpoint: steps between two checkpoints.
+    """
+
+    steps: int = 4600
+    shards: int = 2
+    traces: int = 9
+    drills: float = 0.15
+    growing: float = 0.12
+    whole: float = 0.18
+    muon: float = 0.02
+    adamw: float = 4e-3
+    warm_up: int = 60
+    decay: float = 0.6
+    seed: int = 0
+    checkpoint: int = 250
+
+    def rate(self, step: int) -> float:
+        """The share of the peak learning rate at a step."""
+        left = (self.steps - step) / (self.decay * self.steps)
+        return min(1.0, (step + 1) / self.warm_up, left)
+
+
+_LAYERS, _HEADS, _KV_HEADS = 4, 4, 2
+_LOG, _CHECKPOINT = "training.jsonl", "checkpoint.pt"
+
+
+def config() -> Qwen2Config:
+    """The architecture: Qwen2 with two KV heads for four query heads; 0.8 million parameters."""
+    return Qwen2Config(
+        vocab_size=len(TOKENS),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=_LAYERS,
+        num_attention_heads=_HEADS,
+        num_key_value_heads=_KV_HEADS,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        use_sliding_window=False,
+        bos_token_id=None,
+        eos_token_id=IDS[EOS],
+        pad_token_id=IDS[PAD],
+    )
+
+
+# ---- what a step learns from
+
+
+@attrs.frozen
+class Batch:
+    """Traces side by side, padded to the longest.
+
+    Args:
+        ids: [B, T].
+        weights: loss weight of each token as a target, [B, T].
+        expiry: the first position that no longer sees a token, [B, layers * KV heads, T].
+    """
+
+    ids: Tensor
+    weights: Tensor
+    expiry: Tensor
+
+    def mask(self) -> Tensor:
+        """May a query (third axis) see a key (fourth axis)? [B, layers * heads, T, T]."""
+        position = torch.arange(self.ids.shape[1], device=self.ids.device)
+        causal = position[:, None] >= position[None, :]
+        return causal & (position[:, None] < self.expiry[:, :, None, :])
+
+
+def batch(recipe: Recipe, step: int, shard: int) -> Batch:
+    """What one shard of one step learns from."""
+    rng = random.Random(f"{TRAIN}/{recipe.seed}/{step}/{shard}")
+    done = step / recipe.steps
+    grown = min(1.0, done / recipe.growing)
+    count = recipe.traces if grown == 1 else 2 * recipe.traces
+    traces: list[Trace] = []
+    for _ in range(count):
+        if rng.random() < 0.6 * (1 - done / recipe.drills):
+            traces.append(drill(rng))
+            continue
+        most = 3 + round(10 * grown)
+        traces.append(write_trace(draw(rng, least=min(9, most), most=most), rng))
+    lengths = [len(trace.tokens) for trace in traces]
+    longest = max(lengths)
+    ids = np.full((count, longest), IDS[PAD])
+    weights = np.zeros((count, longest), dtype=np.float32)
+    stores = _LAYERS * _KV_HEADS
+    expiry = np.full((count, stores, longest), NEVER, dtype=np.int32)
+    for row, (trace, length) in enumerate(zip(traces, lengths, strict=True)):
+        ids[row, :length] = [IDS[token] for token in trace.tokens]
+        weights[row, :length] = trace.weights
+        if done >= recipe.whole:
+            expiry[row, :, :length] = expiries(trace, stores, rng)
+    return Batch(torch.from_numpy(ids), torch.from_numpy(weights), torch.from_numpy(expiry))
+
+
+def drill(rng: random.Random) -> Trace:
+    """A recall drill: some facts, then one question about them after another."""
+    trace = Trace()
+    trace.write(USER, weight=0.0)
+    facts = {}
+    for name in rng.sample(NAMES, rng.randint(4, 12)):
+        digit = rng.choice(DIGITS)
+        facts[name] = rng.choice([((), "=" + digit, ", "), ((":",), digit, "; ")])
+    for name, (colon, told, comma) in facts.items():
+        trace.write(name, *colon, told, comma, weight=0.0)
+    trace.prompt = len(trace.tokens)
+    for _ in range(40):
+        name = rng.choice(list(facts))
+        colon, told, comma = facts[name]
+        trace.write(name, *colon, weight=0.0)
+        trace.write(told, weight=LOOKUP_WEIGHT)
+        trace.write(comma, weight=0.0)
+    return trace
+
+
+def _attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention [B, H, T, D] in which every KV head of every layer has a mask of its own."""
+    first = module.layer_idx * _KV_HEADS
+    own = mask[:, first : first + _KV_HEADS].repeat_interleave(_HEADS // _KV_HEADS, dim=1)
+    return sdpa_attention_forward(module, query, key, value, own, **options)
+
+
+# ---- the loop
+
+
+def train(
+    output: Path,
+    *,
+    recipe: Recipe | None = None,
+    processes: int = 2,
+    device: str = "cpu",
+) -> None:
+    """Train from scratch, or from the checkpoint in `output`, and write model and tokenizer there.
+
+    Args:
+        output: folder of the model, the tokenizer, the checkpoint and `training.jsonl`, a line of
+            loss and accuracy for every fiftieth step.
+        recipe: what to do.
+        processes: how many share the work, one thread each; on a GPU 1.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: a checkpoint of another recipe, shards that the processes cannot share out, or a
+            torch without Muon.
+    """
+    recipe = recipe or Recipe()
+    if recipe.shards % processes:
+        raise InputError(f"processes={processes} must divide the {recipe.shards} shards.")
+    if not hasattr(torch.optim, "Muon"):
+        raise InputError(f"torch {torch.__version__} has no Muon. Train with torch 2.9 or newer.")
+    output.mkdir(parents=True, exist_ok=True)
+    _check_folder(output, recipe)
+    if processes == 1:
+        _work(0, 1, output, recipe, device)
+        return
+    meeting = output / "meeting"  # where the processes find each other
+    meeting.unlink(missing_ok=True)
+    torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        _work, args=(processes, output, recipe, device), nprocs=processes
+    )
+    meeting.unlink(missing_ok=True)
+
+
+def _work(rank: int, processes: int, output: Path, recipe: Recipe, device: str) -> None:
+    torch.set_num_threads(1)
+    if processes > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{output.absolute()}/meeting", rank=rank,
+            world_size=processes,
+        )  # fmt: skip
+    torch.manual_seed(recipe.seed)
+    model = Qwen2ForCausalLM(config()).to(device)
+    AttentionInterface.register("kv_dropout", _attention)
+    model.set_attn_implementation("kv_dropout")
+    optimizers = _optimizers(model, recipe)
+    begin, spent = _restored(output, model, optimizers, recipe)
+    since = time.monotonic()
+    for step in range(begin, recipe.steps):
+        for optimizer, peak in optimizers:
+            optimizer.param_groups[0]["lr"] = peak * recipe.rate(step)
+        sums = torch.zeros(4)
+        for shard in range(rank, recipe.shards, processes):
+            sums += _backward(model, batch(recipe, step, shard), device) / recipe.shards
+        _average(list(model.parameters()), sums, processes, recipe.shards)
+        for optimizer, _ in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        elapsed = spent + time.monotonic() - since
+        if rank == 0 and ((step + 1) % 50 == 0 or step + 1 == recipe.steps):
+            _log(output, recipe, step + 1, sums, elapsed)
+        if rank == 0 and (step + 1) % recipe.checkpoint == 0:
+            _checkpoint(output, model, optimizers, recipe, step + 1, elapsed)
+    if rank == 0:
+        model.set_attn_implementation("sdpa")
+        model.save_pretrained(output)
+        tokenizer().save_pretrained(output)
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+
+
+def _backward(model: Qwen2ForCausalLM, part: Batch, device: str) -> Tensor:
+    """Add the gradient of one shard; its (loss, words right, lookups right, tokens)."""
+    part = Batch(*(getattr(part, field.name).to(device) for field in attrs.fields(Batch)))
+    logits = model(input_ids=part.ids, attention_mask=part.mask(), use_cache=False).logits
+    predicted, target = logits[:, :-1].flatten(0, 1), part.ids[:, 1:].flatten()
+    weights = part.weights[:, 1:].flatten()
+    loss = F.cross_entropy(predicted, target, reduction="none")
+    loss = (loss * weights).sum() / weights.sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    sure, lookup = weights >= 1, weights == LOOKUP_WEIGHT
+    right = predicted.argmax(-1) == target
+    return torch.stack(
+        [
+            loss.detach(),
+            right[sure].float().mean(),
+            right[lookup].float().mean(),
+            torch.tensor(float(part.ids.numel())),
+        ]
+    ).cpu()
+
+
+def _average(parameters: Sequence[Any], sums: Tensor, processes: int, shards: int) -> None:
+    """Give every process the mean gradient of all shards, at most 1 long."""
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    if processes > 1:
+        torch.distributed.all_reduce(flat)
+        torch.distributed.all_reduce(sums)
+    flat /= shards
+    flat *= (1 / (flat.norm() + 1e-6)).clamp(max=1)
+    at = 0
+    for parameter in parameters:
+        parameter.grad.copy_(flat[at : at + parameter.numel()].view_as(parameter))
+        at += parameter.numel()
+
+
+def _optimizers(
+    model: Qwen2ForCausalLM, recipe: Recipe
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the layers' matrices, AdamW for embeddings, biases and norms."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
+    return [
+        (torch.optim.Muon(matrices, lr=recipe.muon, weight_decay=0.01), recipe.muon),
+        (
+            torch.optim.AdamW(others, lr=recipe.adamw, betas=(0.9, 0.95), weight_decay=0),
+            recipe.adamw,
+        ),
+    ]
+
+
+def _log(output: Path, recipe: Recipe, step: int, sums: Tensor, elapsed: float) -> None:
+    loss, words, lookups, tokens = sums.tolist()
+    line = {
+        "step": step,
+        "seconds": round(elapsed),
+        "loss": round(loss, 4),
+        "words_right": round(words, 4),
+        "lookups_right": round(lookups, 4),
+        "tokens_in_step": round(tokens * recipe.shards),
+    }
+    with (output / _LOG).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(line, flush=True)
+
+
+def _checkpoint(
+    output: Path,
+    model: Qwen2ForCausalLM,
+    optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
+    recipe: Recipe,
+    step: int,
+    elapsed: float,
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer, _ in optimizers],
+        "recipe": attrs.asdict(recipe),
+        "step": step,
+        "seconds": elapsed,
+    }
+    # a kill while writing leaves the last whole one
+    new = output / "checkpoint.new"
+    torch.save(state, new)
+    new.replace(output / _CHECKPOINT)
+
+
+def _restored(
+    output: Path,
+    model: Qwen2ForCausalLM,
+    optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
+    recipe: Recipe,
+) -> tuple[int, float]:
+    """The step to go on from, and the seconds spent before it."""
+    path = output / _CHECKPOINT
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    for (optimizer, _), saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"], state["seconds"]
+
+
+def _check_folder(output: Path, recipe: Recipe) -> None:
+    """Make ready to begin, or to go on: the log ends where the checkpoint is."""
+    log, path = output / _LOG, output / _CHECKPOINT
+    step = 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        if state["recipe"] != attrs.asdict(recipe):
+            raise InputError(
+                f"{path} was made by another recipe: {state['recipe']}. Give another folder."
+            )
+        step = state["step"]
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="Folder for model, tokenizer and report.")],
+    processes: Annotated[int, typer.Option(min=1, help="One thread each; on a GPU 1.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of weights and traces.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = Recipe().steps,
+) -> None:
+    """Train the embedded reasoner; a run that was killed goes on where it was."""
+    train(output, recipe=Recipe(seed=seed, steps=steps), processes=processes, device=device)
+    print(report(output, *load(str(output))))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,63 @@
+"""The words of the embedded reasoner, and the tokenizer that cuts text into them."""
+
+import re
+import string
+
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+UNKNOWN, PAD, EOS = "<unk>", "<pad>", "<eos>"
+USER, ASSISTANT = "<|user|>", "<|assistant|>"
+THINK, END_THINK = "<think>", "</think>"
+SPECIAL = (UNKNOWN, PAD, EOS, USER, ASSISTANT, THINK, END_THINK)
+
+NAMES = string.ascii_lowercase
+DIGITS = string.digits
+VALUES = tuple("=" + digit for digit in DIGITS)
+SYMBOLS = (":", "+", "-")
+# With their spaces: tokens joined are the text, and text cut is the tokens again.
+WORDS = (
+    "\n", "\n\n", ".\n", ".\n\n", ". ", ", ", "; ", " and ",
+    "Start at ", ", find ",
+    ", so ", ", yes ", " again: ",
+    "Wait, ", "Hmm, ", "let me ", "check ", "verify ", "double-check: ",
+    "Alternatively, ", "from ", " we need ",
+    "So ", ", the code is ", "The code is ", r"\boxed{", "}.",
+)  # fmt: skip
+TOKENS = (*SPECIAL, *NAMES, *DIGITS, *VALUES, *SYMBOLS, *WORDS)
+"""All tokens; a token's id is its place."""
+
+IDS = {token: number for number, token in enumerate(TOKENS)}
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'user' -%}{{ '<|user|>' + message['content'] + '\n' }}"
+    "{%- elif message['role'] == 'assistant' -%}{{ '<|assistant|>' + message['content'] }}"
+    "{{ '<eos>' }}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|assistant|><think>\n' }}{%- endif -%}"
+)
+"""A question, then the open think block, as in DeepSeek-R1's template."""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A new tokenizer of the vocabulary; decoding what it encoded gives the same text."""
+    model = Tokenizer(WordLevel(vocab=IDS, unk_token=UNKNOWN))
+    # the longest word first: "\n\n" is one token and not two
+    longest_first = sorted((*NAMES, *DIGITS, *VALUES, *SYMBOLS, *WORDS), key=len, reverse=True)
+    words = "|".join(map(re.escape, longest_first))
+    model.pre_tokenizer = pre_tokenizers.Split(Regex(words), behavior="isolated")
+    model.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        unk_token=UNKNOWN,
+        pad_token=PAD,
+        eos_token=EOS,
+        additional_special_tokens=[USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+    # no special tokens: like R1's, they belong to the text of a completion
+    fast.add_tokens([THINK, END_THINK])
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
