@@ -85,6 +85,10 @@ def evaluate(
     answer_field: Annotated[
         str | None, typer.Option(help="JSONL field with the answer, where it is no usual one.")
     ] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option(help="What follows every question. Default: the papers', and none for tiny."),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -143,6 +147,7 @@ def evaluate(
                     seed=seed,
                     question_field=question_field,
                     answer_field=answer_field,
+                    instruction=instruction,
                 )
                 for spec in specs
             ],

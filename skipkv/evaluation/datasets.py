@@ -128,6 +128,7 @@ def load_dataset(
     seed: int = 0,
     question_field: str | None = None,
     answer_field: str | None = None,
+    instruction: str | None = None,
 ) -> DataSet:
     """A data set by its name, from a file or from the hub.
 
@@ -139,6 +140,7 @@ def load_dataset(
         seed: of that choice; of `tiny`, of its problems.
         question_field: JSONL field with the question; found by itself where it is a usual one.
         answer_field: JSONL field with the answer, likewise.
+        instruction: what follows each question; by default the papers', and nothing for `tiny`.
 
     Raises:
         InputError: an unknown name, an unusable file, or a hub that cannot be reached.
@@ -150,7 +152,7 @@ def load_dataset(
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit} must be at least 1.")
     if not path and name == "tiny":
-        return _tiny(limit, seed)
+        return _instructed(_tiny(limit, seed), instruction)
     if path:
         problems = read_problems(path, question_field=question_field, answer_field=answer_field)
     elif name in _HUB:
@@ -162,7 +164,13 @@ def load_dataset(
         )
     if not name:
         raise InputError(f"--data {spec} has no name before the '='. Write NAME=FILE.")
-    return DataSet(name=name, problems=problems).limited(limit, seed=seed)
+    return _instructed(DataSet(name=name, problems=problems).limited(limit, seed=seed), instruction)
+
+
+def _instructed(data: DataSet, instruction: str | None) -> DataSet:
+    if instruction is None:
+        return data
+    return attrs.evolve(data, defaults=attrs.evolve(data.defaults, instruction=instruction))
 
 
 def _is_file(spec: str) -> bool:

@@ -1,5 +1,6 @@
 """How many entries a sequence really held."""
 
+import math
 from collections.abc import Iterable
 
 from skipkv.runtime import Completion
@@ -23,11 +24,11 @@ def mean_entries_held(completion: Completion, heads: int) -> float:
     events = [(event.seen, event.evicted / heads) for event in completion.trace or ()]
     steps = last - prompt
     if steps < 1:
-        return prompt - sum(evicted for _, evicted in events)
+        return prompt - math.fsum(evicted for _, evicted in events)
     grown = sum(range(prompt + 1, last + 1))
     return (grown - _lasting(events, prompt, last)) / steps
 
 
 def _lasting(events: Iterable[tuple[int, float]], prompt: int, last: int) -> float:
     """Entries evicted, each counted for every decode step it was missing from."""
-    return sum(evicted * (last - max(seen, prompt)) for seen, evicted in events)
+    return math.fsum(evicted * (last - max(seen, prompt)) for seen, evicted in events)

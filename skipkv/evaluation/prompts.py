@@ -1,6 +1,5 @@
 """From problems to token ids, through the model's chat template."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -37,20 +36,20 @@ def encode(data: DataSet, tokenizer: Any) -> Prompts:
     Raises:
         InputError: the tokenizer does not know the words of a question.
     """
-    texts = [_text(tokenizer, p.question, data.defaults.instruction) for p in data.problems]
     chat = _has_template(tokenizer)
-    ids = [
-        tuple(tokenizer(text, **({"add_special_tokens": False} if chat else {}))["input_ids"])
-        for text in texts
-    ]
-    for problem, text, tokens in zip(data.problems, texts, ids, strict=True):
-        lost = _lost(tokenizer, text, tokens)
+    texts = []
+    for problem in data.problems:
+        content = _content(problem.question, data.defaults.instruction)
+        lost = _lost(tokenizer, content)
         if lost > _LOST:
             raise InputError(
                 f"Problem {problem.id} of {data.name}: the model's tokenizer does not know "
-                f"{lost:.0%} of the letters and digits of its prompt. The model was made for other "
-                "texts; choose another --data or another --model."
+                f"{lost:.0%} of its letters and digits. The model was made for other texts; choose "
+                "another --data or another --model."
             )
+        texts.append(_as_chat(tokenizer, content) if chat else content)
+    options = {"add_special_tokens": False} if chat else {}  # the template has them
+    ids = [tuple(tokenizer(text, **options)["input_ids"]) for text in texts]
     return Prompts(ids=tuple(ids), opened=all(text.rstrip().endswith(THINK) for text in texts))
 
 
@@ -58,18 +57,19 @@ def _has_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def _text(tokenizer: Any, question: str, instruction: str) -> str:
-    content = f"{question}\n{instruction}" if instruction else question
-    if not _has_template(tokenizer):
-        return content
+def _content(question: str, instruction: str) -> str:
+    return f"{question}\n{instruction}" if instruction else question
+
+
+def _as_chat(tokenizer: Any, content: str) -> str:
     messages = [{"role": "user", "content": content}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def _lost(tokenizer: Any, text: str, tokens: Sequence[int]) -> float:
+def _lost(tokenizer: Any, text: str) -> float:
     """The share of a text's letters and digits that its tokens do not hold."""
     unknown = getattr(tokenizer, "unk_token_id", None)
-    known = [token for token in tokens if token != unknown]
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    held = str(tokenizer.decode([token for token in tokens if token != unknown]))
     total = sum(map(str.isalnum, text))
-    held = sum(map(str.isalnum, str(tokenizer.decode(known))))
-    return 1 - held / total if total else 0.0
+    return 1 - sum(map(str.isalnum, held)) / total if total else 0.0
