@@ -1,5 +1,6 @@
 """Candidates: policies that still want a budget, under the names a table calls them."""
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -37,10 +38,14 @@ class Candidate:
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self.source, Policy) and self.options:
-            raise ConfigError(
-                f"Policy {self.label} is a finished Policy and takes no {', '.join(self.options)}."
-            )
+        for option in self.options:
+            if isinstance(self.source, Policy):
+                raise ConfigError(
+                    f"Policy {self.label} is a finished Policy and takes no {option}."
+                )
+            if not takes(self.source, option):
+                there = ", ".join(inspect.signature(self.source).parameters) or "nothing"
+                raise ConfigError(f"Policy {self.label} takes no {option}. It takes: {there}.")
 
     @classmethod
     def parse(cls, text: str) -> "Candidate":

@@ -292,9 +292,10 @@ class _Run:
         self._data = {data.name: data for data in sweep.data}
         self._prompts: dict[str, Prompts] = {d.name: encode(d, tokenizer) for d in sweep.data}
         self._candidates = {c.label: c for c in (full(), *sweep._rivals)}
-        self._heads = model.config.num_hidden_layers * model.config.num_key_value_heads
         for cell in sweep.cells({}):
             self._start(cell, self._jobs(cell, done=set()))  # raises what decoding would
+        # of a model that was found to be supported
+        self._heads = model.config.num_hidden_layers * model.config.num_key_value_heads
 
     def open(self, model_name: str) -> None:
         """Read what the folder holds and see that this run goes on with it."""
@@ -312,9 +313,9 @@ class _Run:
         known_data = self._run["settings"]["data"]
         self._run["settings"] = {**settings, "data": {**known_data, **settings["data"]}}
         self._run["sessions"].append(_session(self._model, self._batch_size))
+        self._note(self._sweep.cells({}))
         self.file = RecordFile(self._folder / RECORDS)
         self._done = {(r.cell, r.problem, r.sample) for r in self.file}
-        self._note(self._sweep.cells({}))
 
     def decode(self, progress: bool | None) -> None:
         """Decode all that is not done yet: the baselines, then everything else."""
@@ -325,6 +326,7 @@ class _Run:
         ) as bar:
             # counted in one go, so that the bar's rate and ETA are those of what is decoded now
             bar.initial = bar.n = sum(len(self._finished(cell)) for cell in baselines)
+            bar.refresh()
             self._decode(baselines, bar)
             cells = [c for c in self._sweep.cells(self._mean_traces()) if not c.is_full]
             self._note(cells)
@@ -333,6 +335,7 @@ class _Run:
             held = sum(len(self._finished(cell)) for cell in cells)
             bar.initial += held
             bar.update(held)
+            bar.refresh()
             self._decode(cells, bar)
 
     def _decode(self, cells: Sequence[Cell], bar: "tqdm[Any]") -> None:

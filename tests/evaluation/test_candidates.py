@@ -41,9 +41,12 @@ def test_a_finished_policy_keeps_its_budget():
         ("nonsense", "No preset is called 'nonsense'"),
         ("rkv:window", "malformed|cannot be imported"),
         ("rkv:window=4,pool", "the option 'pool' must be name=value"),
-        ("rkv:nonsense=4", "rkv:nonsense=4 takes no nonsense"),
+        (
+            "rkv:nonsense=4",
+            "rkv:nonsense=4 takes no nonsense. It takes: budget, importance, window",
+        ),
         ("rkv:window=99", r"rkv:window=99 at a budget of 64: Budget\(tokens=64\) must exceed"),
-        ("full:window=4", "full:window=4 takes no window"),
+        ("full:window=4", "full:window=4 takes no window. It takes: nothing"),
     ],
 )
 def test_what_cannot_be_built_is_said_by_its_name(text, message):
