@@ -7,6 +7,7 @@ import typer
 
 from skipkv.cli.exits import FAILED, clean_exit
 from skipkv.cli.output import write
+from skipkv.cli.placement import check_placement
 from skipkv.cli.prompts import Prompt, read_prompts
 from skipkv.errors import InputError
 
@@ -91,12 +92,12 @@ def generate(
     with clean_exit(debug=debug):
         # Everything that can be wrong without the model is found before the model is loaded.
         requests = read_prompts(prompts or [], source=source, jsonl=jsonl, field=field, limit=limit)
-        from skipkv.cli.compositions import resolve_policy
+        from skipkv.compositions import resolve_policy
         from skipkv.runtime import Engine, Sampling
 
         composition = resolve_policy(policy, budget=budget, interval=interval)
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed)
-        _check_placement(dtype, device)
+        check_placement(dtype, device)
         engine = Engine.from_pretrained(
             model, policy=composition, batch_size=batch_size, dtype=dtype, device=device
         )
@@ -115,24 +116,6 @@ def generate(
         if failed:
             sys.stdout.flush()
             raise typer.Exit(FAILED)
-
-
-def _check_placement(dtype: str, device: str | None) -> None:
-    """Raise `InputError` for a dtype or a device that torch would stumble over after loading."""
-    import torch
-
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise InputError(
-            f"--dtype {dtype} is none of torch's. Use auto, float32, bfloat16, float16."
-        )
-    if device is None:
-        return
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise InputError(f"--device {device} is no device. Use cpu, cuda or cuda:0.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: torch finds no GPU here. Use --device cpu.")
 
 
 def _as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:

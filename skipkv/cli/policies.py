@@ -23,12 +23,12 @@ def policies(
 ) -> None:
     """Show each preset's composition, under a budget of 1024 tokens where it takes one."""
     with clean_exit(debug=debug):
-        from skipkv.cli.compositions import takes_budget
+        from skipkv.compositions import takes
         from skipkv.presets import NAMES, get
 
         for number, name in enumerate(NAMES):
             function = get(name)
-            policy = function(budget=EXAMPLE_BUDGET) if takes_budget(function) else function()
+            policy = function(budget=EXAMPLE_BUDGET) if takes(function, "budget") else function()
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
             parts = composition(policy)
             if as_json:

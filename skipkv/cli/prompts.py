@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
+from skipkv._jsonl import kind, lines, objects
 from skipkv.errors import InputError
 
 Chat: TypeAlias = list[dict[str, str]]
@@ -75,37 +76,13 @@ def _parsed(
     return list(islice(parsed, limit))
 
 
-def _lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
-    """Every line that is not blank, behind its place `file:line`."""
-    # Bytes are decoded line by line: an error has a line number then, and only real line ends
-    # separate lines (str.splitlines would also cut at characters that JSON allows within a string).
-    for number, raw in enumerate(file, start=1):
-        place = f"{name}:{number}"
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{place}: not UTF-8 text ({error.reason}). Convert the file."
-            ) from error
-        if line.strip():
-            yield place, line.rstrip("\r\n")
-
-
 def _from_text(file: Iterable[bytes], name: str) -> Iterator[Prompt]:
-    for _, line in _lines(file, name):
+    for _, line in lines(file, name):
         yield line
 
 
 def _from_jsonl(file: Iterable[bytes], name: str, field: str) -> Iterator[Prompt]:
-    for place, line in _lines(file, name):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(
-                f"{place}: not JSON ({error}). A .jsonl file has an object per line."
-            ) from error
-        if not isinstance(record, Mapping):
-            raise InputError(f"{place}: must be a JSON object, got {_kind(record)}.")
+    for place, record in objects(file, name):
         if field not in record:
             there = ", ".join(map(repr, record)) or "none"
             raise InputError(
@@ -121,7 +98,7 @@ def _prompt(value: object, where: str) -> Prompt:
             raise InputError(f"{where} is an empty prompt.")
         return value
     if not isinstance(value, list):
-        raise InputError(f"{where} must be a text or a list of messages, got {_kind(value)}.")
+        raise InputError(f"{where} must be a text or a list of messages, got {kind(value)}.")
     if not value:
         raise InputError(f"{where} is an empty list of messages.")
     for message in value:
@@ -135,14 +112,3 @@ def _prompt(value: object, where: str) -> Prompt:
                 f"got {json.dumps(message)[:80]}."
             )
     return [{"role": message["role"], "content": message["content"]} for message in value]
-
-
-def _kind(value: object) -> str:
-    kinds = {
-        dict: "an object",
-        list: "a list",
-        str: "a string",
-        bool: "a boolean",
-        type(None): "null",
-    }
-    return kinds.get(type(value), "a number")

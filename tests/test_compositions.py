@@ -1,11 +1,11 @@
-"""From --policy to a policy."""
+"""From the name of a policy to the policy."""
 
 import sys
 import textwrap
 
 import pytest
 
-from skipkv.cli.compositions import resolve_policy
+from skipkv.compositions import resolve_policy
 from skipkv.errors import ConfigError
 from skipkv.policy import Budget, Policy
 from skipkv.presets import rkv
@@ -49,7 +49,7 @@ def test_a_preset_without_budget_stands_alone():
         ({"name": "a:b:c"}, "malformed"),
         ({"name": "no_such_module:policy"}, "cannot be imported: ModuleNotFoundError"),
         ({"name": "skipkv.presets:nothing"}, "module 'skipkv.presets' has no 'nothing'"),
-        ({"name": "skipkv.presets:NAMES"}, "got a tuple"),
+        ({"name": "skipkv.presets:NAMES"}, "a callable that returns one, got a tuple"),
         ({"name": "skipkv.policy:Budget.allowed"}, "also requires self, seen"),
     ],
 )

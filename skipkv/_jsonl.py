@@ -1,0 +1,57 @@
+"""Lines of text and of JSON from users' files, with the place of what cannot be read."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from skipkv.errors import InputError
+
+
+def lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
+    """Every line that is not blank, behind its place `file:line`.
+
+    Raises:
+        InputError: a line is not UTF-8.
+    """
+    # Bytes are decoded line by line: an error has a line number then, and only real line ends
+    # separate lines (str.splitlines would also cut at characters that JSON allows within a string).
+    for number, raw in enumerate(file, start=1):
+        place = f"{name}:{number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{place}: not UTF-8 text ({error.reason}). Convert the file."
+            ) from error
+        if line.strip():
+            yield place, line.rstrip("\r\n")
+
+
+def objects(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The JSON object of every line that is not blank, behind its place `file:line`.
+
+    Raises:
+        InputError: a line is not UTF-8, not JSON, or not an object.
+    """
+    for place, line in lines(file, name):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InputError(
+                f"{place}: not JSON ({error}). A .jsonl file has an object per line."
+            ) from error
+        if not isinstance(record, Mapping):
+            raise InputError(f"{place}: must be a JSON object, got {kind(record)}.")
+        yield place, record
+
+
+def kind(value: object) -> str:
+    """What JSON calls the kind of `value`, with its article."""
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        type(None): "null",
+    }
+    return kinds.get(type(value), "a number")

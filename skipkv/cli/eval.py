@@ -1,0 +1,188 @@
+"""`skipkv eval`: what eviction costs, measured on problems with known answers."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skipkv.cli.exits import FAILED, clean_exit
+from skipkv.cli.placement import check_placement
+from skipkv.errors import InputError
+
+if TYPE_CHECKING:
+    from skipkv.evaluation import Summary
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A folder, a hub id, a .gguf file, or tiny: the embedded one."
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="tiny, gsm8k, math500, aime24 (these three from the hub), NAME=FILE.jsonl or "
+            "FILE.jsonl; comma-separated or repeated. Default: tiny.",
+        ),
+    ] = None,
+    policies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policies",
+            "-p",
+            help="Presets (see `skipkv policies`) or package.module:object, with options as in "
+            "skipkv:threshold=0.9; comma-separated or repeated. The full cache always runs. "
+            "Default: streaming_llm,snapkv,rkv,skipkv.",
+        ),
+    ] = None,
+    budgets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budgets",
+            "-b",
+            help="Entries per KV head, in tokens (96) or percent of the full cache's mean trace "
+            "(25%); comma-separated or repeated. Default: 15%,25%,40%.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only N problems of each data set, chosen at random by the seed."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per problem.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of problems and sampling.")] = 0,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the top mass p; 1 is all.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from the top k tokens; 0 is all.")] = 0,
+    interval: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Decode steps between two compression events. Default: 128; tiny 16."
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            "-n",
+            min=1,
+            help="Tokens to decode at most. Default: 8192; aime24 16384, tiny 640.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sequences decoded together. Default: 8; tiny 64.")
+    ] = None,
+    question_field: Annotated[
+        str | None, typer.Option(help="JSONL field with the question, where it is no usual one.")
+    ] = None,
+    answer_field: Annotated[
+        str | None, typer.Option(help="JSONL field with the answer, where it is no usual one.")
+    ] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option(help="What follows every question. Default: the papers', and none for tiny."),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Records, tables and plots. A run that is there goes on.",
+        ),
+    ] = Path("skipkv-eval"),
+    summarize: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Decode nothing: write DIR's tables and plots anew."),
+    ] = None,
+    plot_format: Annotated[str, typer.Option(help="png or svg.")] = "png",
+    texts: Annotated[
+        bool, typer.Option("--texts/--no-texts", help="Keep what was decoded in the records.")
+    ] = True,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Measure policies at several budgets beside the full cache.
+
+    A sample is written to DIR when it is done; the same command goes on after an interruption, and
+    one with more policies, budgets or data sets adds to what is there. The summary is printed at
+    the end. Exit code: 0, or 1 if a part of a policy broke, 2 if the input cannot be used, 130
+    after Ctrl-C.
+    """
+    with clean_exit(debug=debug):
+        from skipkv import evaluation
+        from skipkv.evaluation.plots import FORMATS
+        from skipkv.evaluation.sweep import check_extras
+
+        # Everything that can be wrong without the model is found before the model is loaded.
+        if plot_format not in FORMATS:
+            raise InputError(f"--plot-format {plot_format} must be {' or '.join(FORMATS)}.")
+        check_extras()
+        if summarize is not None:
+            _report(evaluation.summarize(summarize, plot_format=plot_format))
+            return
+        if model is None:
+            raise InputError(
+                "Name a model: --model tiny is the embedded one. To redo the tables of a run that "
+                "is there: --summarize DIR."
+            )
+        from skipkv.runtime import Sampling
+        from skipkv.runtime.loading import load
+
+        check_placement(dtype, device)
+        specs = [spec for text in data or ["tiny"] for spec in text.split(",") if spec]
+        sweep = evaluation.Sweep(
+            data=[
+                evaluation.load_dataset(
+                    spec,
+                    limit=limit,
+                    seed=seed,
+                    question_field=question_field,
+                    answer_field=answer_field,
+                    instruction=instruction,
+                )
+                for spec in specs
+            ],
+            policies=policies or ["streaming_llm,snapkv,rkv,skipkv"],
+            budgets=budgets or ["15%,25%,40%"],
+            sampling=Sampling(
+                temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed
+            ),
+            interval=interval,
+            max_new_tokens=max_new_tokens,
+        )
+        sweep.check_folder(output)
+        weights, tokenizer = load(model, dtype=dtype, device=device)
+        try:
+            summary = sweep.run(
+                weights,
+                tokenizer,
+                output,
+                batch_size=batch_size,
+                texts=texts,
+                model_name=model,
+                plot_format=plot_format,
+            )
+        except KeyboardInterrupt:
+            typer.echo(
+                f"\nskipkv: interrupted; what is done is in {output}. The same command goes on "
+                "from there.",
+                err=True,
+            )
+            raise typer.Exit(INTERRUPTED) from None
+        _report(summary)
+
+
+def _report(summary: "Summary") -> None:
+    typer.echo(summary.markdown())
+    sys.stdout.flush()
+    if any(row.failed for row in summary.rows):
+        raise typer.Exit(FAILED)

@@ -1,0 +1,32 @@
+"""Evaluation: what eviction costs, measured on problems with known answers.
+
+Start with `sweep.py`. To add a data set: a line in `DEFAULTS` of `datasets.py`, where the hub has
+it, and its file in the tests; any JSONL file needs nothing.
+"""
+
+from skipkv.evaluation.candidates import Candidate
+from skipkv.evaluation.cells import BudgetPoint, Cell
+from skipkv.evaluation.datasets import DataSet, Defaults, load_dataset
+from skipkv.evaluation.grading import grade
+from skipkv.evaluation.intervals import Estimate
+from skipkv.evaluation.problems import Problem
+from skipkv.evaluation.records import Record
+from skipkv.evaluation.summary import Row, Summary
+from skipkv.evaluation.sweep import Sweep, summarize
+
+__all__ = [
+    "BudgetPoint",
+    "Candidate",
+    "Cell",
+    "DataSet",
+    "Defaults",
+    "Estimate",
+    "Problem",
+    "Record",
+    "Row",
+    "Summary",
+    "Sweep",
+    "grade",
+    "load_dataset",
+    "summarize",
+]

@@ -1,0 +1,131 @@
+"""Candidates: policies that still want a budget, under the names a table calls them."""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from skipkv.compositions import build, find, takes
+from skipkv.errors import ConfigError
+from skipkv.evaluation.cells import FULL
+from skipkv.policy import Policy
+
+_OPTION = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+@attrs.frozen(kw_only=True)
+class Candidate:
+    """A policy under a label, to be built at any budget.
+
+    Args:
+        label: what records and tables call it.
+        source: a finished `Policy`, which keeps its own budget; or a callable that returns one, as
+            the presets are, of a `budget` and perhaps an `interval`.
+        options: further arguments for it.
+
+    Example:
+        >>> from skipkv import presets
+        >>> candidate = Candidate(label="eager", source=presets.skipkv, options={"threshold": 0.9})
+        >>> candidate.policy(budget=64, interval=16).budget.capacity
+        80
+    """
+
+    label: str
+    source: Policy | Callable[..., Any]
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        for option in self.options:
+            if isinstance(self.source, Policy):
+                raise ConfigError(
+                    f"Policy {self.label} is a finished Policy and takes no {option}."
+                )
+            if not takes(self.source, option):
+                there = ", ".join(inspect.signature(self.source).parameters) or "nothing"
+                raise ConfigError(f"Policy {self.label} takes no {option}. It takes: {there}.")
+
+    @classmethod
+    def parse(cls, text: str) -> "Candidate":
+        """A candidate as the command line names it.
+
+        Args:
+            text: a preset or `package.module:object`, and behind a colon what it is to be given,
+                as `skipkv:threshold=0.9,pool=5`. The text is the label.
+
+        Raises:
+            ConfigError: there is no such policy, or an option is not written `name=value`.
+        """
+        name, *rest = text.split(":")
+        if rest and not _OPTION.match(rest[0]):
+            name = f"{name}:{rest.pop(0)}"
+        options = {}
+        for part in ",".join(rest).split(",") if rest else []:
+            match = _OPTION.fullmatch(part)
+            if match is None:
+                raise ConfigError(f"Policy {text}: the option {part!r} must be name=value.")
+            options[match[1]] = _value(match[2])
+        return cls(label=text, source=find(name), options=options)
+
+    @property
+    def takes_budget(self) -> bool:
+        """Whether there is a cell for every budget, or a single one."""
+        return not isinstance(self.source, Policy) and takes(self.source, "budget")
+
+    def policy(self, *, budget: int | None, interval: int | None) -> Policy:
+        """The policy at a budget.
+
+        Args:
+            budget: entries per KV head, in tokens; None for a candidate that takes none.
+            interval: decode steps between two events; for those that take it.
+
+        Raises:
+            ConfigError: it cannot be built like this; the message says which candidate.
+        """
+        if isinstance(self.source, Policy):
+            return self.source
+        options = dict(self.options)
+        if budget is not None:
+            options["budget"] = budget
+        if interval is not None and takes(self.source, "interval"):
+            options.setdefault("interval", interval)
+        try:
+            return build(self.source, self.label, options)
+        except ConfigError as error:
+            if self.label in str(error) or budget is None:
+                raise
+            raise ConfigError(f"Policy {self.label} at a budget of {budget}: {error}") from error
+
+
+def full() -> Candidate:
+    """The full cache, the baseline of every sweep."""
+    from skipkv import presets
+
+    return Candidate(label=FULL, source=presets.full)
+
+
+def parse_candidates(texts: Iterable[str]) -> list[Candidate]:
+    """Candidates from comma-separated lists; a comma before `name=value` goes on with options.
+
+    Example:
+        >>> [c.label for c in parse_candidates(["full,skipkv:threshold=0.9,pool=5", "rkv"])]
+        ['full', 'skipkv:threshold=0.9,pool=5', 'rkv']
+    """
+    found: list[str] = []
+    for text in texts:
+        for piece in text.split(","):
+            if found and _OPTION.fullmatch(piece.strip()) and ":" in found[-1]:
+                found[-1] += f",{piece.strip()}"
+            elif piece.strip():
+                found.append(piece.strip())
+    return [Candidate.parse(text) for text in found]
+
+
+def _value(text: str) -> Any:
+    """Numbers, true and false as JSON has them; anything else is a text."""
+    try:
+        return json.loads(text.strip().lower() if text.strip() in ("True", "False") else text)
+    except ValueError:
+        return text

@@ -1,0 +1,204 @@
+"""Data sets: named ones, and any JSONL file."""
+
+import hashlib
+import importlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs.validators import deep_iterable, instance_of
+
+from skipkv._validators import is_a
+from skipkv.errors import ConfigError, InputError
+from skipkv.evaluation.extras import require_extra
+from skipkv.evaluation.jsonl import problem_of, read_problems
+from skipkv.evaluation.problems import Problem
+
+INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+"""What the papers put behind every question."""
+
+
+@attrs.frozen(kw_only=True)
+class Defaults:
+    """How a data set is decoded where nobody says otherwise.
+
+    Args:
+        interval: decode steps between two compression events.
+        max_new_tokens: tokens decoded at most.
+        batch_size: sequences decoded side by side.
+        instruction: what follows a question in the prompt; may be empty.
+        count: how many problems, for a set that is generated.
+    """
+
+    interval: int = 128
+    max_new_tokens: int = 8192
+    batch_size: int = 8
+    instruction: str = INSTRUCTION
+    count: int | None = None
+
+
+# Source: SkipKV (arXiv 2512.07993) and R-KV (arXiv 2505.24133), experiments; `tiny` is the embedded
+# reasoner's own, with short traces and a vocabulary that knows no instruction.
+DEFAULTS = {
+    "tiny": Defaults(interval=16, max_new_tokens=640, batch_size=64, instruction="", count=100),
+    "gsm8k": Defaults(),
+    "math500": Defaults(),
+    "aime24": Defaults(max_new_tokens=16384),
+}
+"""The named data sets. Any other is decoded as GSM8K is."""
+
+# where the hub has them: repository, configuration, split
+_HUB = {
+    "gsm8k": ("openai/gsm8k", "main", "test"),
+    "math500": ("HuggingFaceH4/MATH-500", "default", "test"),
+    "aime24": ("HuggingFaceH4/aime_2024", "default", "train"),
+}
+
+
+def _problems(values: Sequence[Problem]) -> tuple[Problem, ...]:
+    return tuple(values)
+
+
+@attrs.frozen(kw_only=True)
+class DataSet:
+    """Problems, and how they are put to a model.
+
+    Args:
+        name: what records and tables call it.
+        problems: at least one; their ids differ.
+        defaults: how they are decoded where a sweep does not say.
+
+    Raises:
+        ConfigError: no problems, or two of one id.
+
+    Example:
+        >>> sums = DataSet(name="sums", problems=[Problem(id="a", question="2+3?", answer="5")])
+        >>> len(sums.problems), sums.defaults.max_new_tokens
+        (1, 8192)
+    """
+
+    name: str = attrs.field(validator=is_a(str))
+    problems: tuple[Problem, ...] = attrs.field(
+        converter=_problems,
+        validator=deep_iterable(instance_of(Problem)),
+        repr=lambda problems: f"<{len(problems)} problems>",
+    )
+    defaults: Defaults = attrs.field(
+        default=attrs.Factory(lambda self: DEFAULTS.get(self.name, Defaults()), takes_self=True)
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if not self.problems:
+            raise ConfigError(f"DataSet(name={self.name!r}, problems=()) must hold a problem.")
+        if len({problem.id for problem in self.problems}) < len(self.problems):
+            raise ConfigError(f"DataSet(name={self.name!r}) holds two problems of one id.")
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same problems only."""
+        text = repr([attrs.astuple(problem) for problem in self.problems])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def limited(self, limit: int | None, *, seed: int = 0) -> "DataSet":
+        """A random part of `limit` problems, the same for the same seed, in their own order.
+
+        Files are often sorted, so that their first problems are no fair sample. A smaller limit
+        gives a part of what a larger one does.
+
+        Example:
+            >>> many = [Problem(id=str(i), question="?", answer="!") for i in range(9)]
+            >>> [problem.id for problem in DataSet(name="x", problems=many).limited(3).problems]
+            ['4', '6', '7']
+        """
+        if limit is None or limit >= len(self.problems):
+            return self
+        if limit < 1:
+            raise ConfigError(f"limit={limit} must be at least 1.")
+        order = list(range(len(self.problems)))
+        random.Random(seed).shuffle(order)
+        return attrs.evolve(self, problems=[self.problems[i] for i in sorted(order[:limit])])
+
+
+def load_dataset(
+    spec: str,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    instruction: str | None = None,
+) -> DataSet:
+    """A data set by its name, from a file or from the hub.
+
+    Args:
+        spec: a name (`tiny`, which is generated; `gsm8k`, `math500` or `aime24`, from the hub);
+            `name=FILE`, the same from a JSONL file; or a FILE alone, named for it.
+        limit: so many problems only, chosen at random (see `DataSet.limited`); of `tiny`, how many
+            are generated.
+        seed: of that choice; of `tiny`, of its problems.
+        question_field: JSONL field with the question; found by itself where it is a usual one.
+        answer_field: JSONL field with the answer, likewise.
+        instruction: what follows each question; by default the papers', and nothing for `tiny`.
+
+    Raises:
+        InputError: an unknown name, an unusable file, or a hub that cannot be reached.
+        MissingExtraError: a data set of the hub without the extra `hub`.
+    """
+    name, given, path = spec.partition("=")
+    if not given and _is_file(spec):
+        name, path = Path(spec).stem, spec
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit} must be at least 1.")
+    if not path and name == "tiny":
+        return _instructed(_tiny(limit, seed), instruction)
+    if path:
+        problems = read_problems(path, question_field=question_field, answer_field=answer_field)
+    elif name in _HUB:
+        problems = _from_hub(name)
+    else:
+        raise InputError(
+            f"No data set is called {spec!r}. Known are {', '.join(DEFAULTS)}; a file of your own "
+            "is given as FILE.jsonl or NAME=FILE."
+        )
+    if not name:
+        raise InputError(f"--data {spec} has no name before the '='. Write NAME=FILE.")
+    return _instructed(DataSet(name=name, problems=problems).limited(limit, seed=seed), instruction)
+
+
+def _instructed(data: DataSet, instruction: str | None) -> DataSet:
+    if instruction is None:
+        return data
+    return attrs.evolve(data, defaults=attrs.evolve(data.defaults, instruction=instruction))
+
+
+def _is_file(spec: str) -> bool:
+    return spec.endswith((".jsonl", ".json")) or (spec not in DEFAULTS and Path(spec).is_file())
+
+
+def _tiny(limit: int | None, seed: int) -> DataSet:
+    count = limit or DEFAULTS["tiny"].count
+    generated = importlib.import_module("skipkv.tiny").problems(count, seed=seed)
+    return DataSet(
+        name="tiny",
+        problems=[
+            Problem(id=str(i), question=problem.question, answer=problem.answer)
+            for i, problem in enumerate(generated)
+        ],
+    )
+
+
+def _from_hub(name: str) -> tuple[Problem, ...]:
+    require_extra("hub", "datasets")
+    repository, configuration, split = _HUB[name]
+    hub: Any = importlib.import_module("datasets")
+    try:
+        rows = hub.load_dataset(repository, configuration, split=split)
+    except Exception as cause:  # what `datasets` raises for want of a network depends on its day
+        reason = " ".join(str(cause).split())[:200]
+        raise InputError(
+            f"Cannot load {name} ({repository}) from the hub: {type(cause).__name__}: {reason} "
+            f"Give a file of your own: --data {name}=FILE.jsonl."
+        ) from cause
+    return tuple(problem_of(row, str(i), f"{repository}:{i + 1}") for i, row in enumerate(rows))

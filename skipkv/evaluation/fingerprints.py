@@ -1,0 +1,46 @@
+"""Telling models and prompts apart, so that a resumed run goes on with the same ones."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+
+def of_model(model: Any) -> dict[str, Any]:
+    """What a model is, whatever folder it lies in: its kind, its size, and a digest of its weights.
+
+    The digest takes some values of every weight: a model trained on has another one.
+
+    Args:
+        model: a torch module with a transformers `config`.
+    """
+    digest = hashlib.sha256()
+    parameters = 0
+    for name, weight in model.named_parameters():
+        parameters += weight.numel()
+        values = weight.detach().flatten()
+        some = values[:: max(1, values.numel() // 64)][:64]
+        digest.update(name.encode() + some.float().cpu().numpy().tobytes())
+    return {
+        "type": model.config.model_type,
+        "parameters": parameters,
+        "weights": digest.hexdigest()[:16],
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def of_prompts(ids: Sequence[Sequence[int]]) -> str:
+    """The same for the same token ids only: question, instruction, template and tokenizer."""
+    return hashlib.sha256(repr([tuple(i) for i in ids]).encode()).hexdigest()[:16]
+
+
+def seed_of(seed: int, data: str, problem: str, sample: int) -> int:
+    """The seed of one sample, which depends on nothing else that is decoded.
+
+    All policies get the same one for a sample, so that they differ by what they evict alone.
+
+    Example:
+        >>> seed_of(0, "tiny", "7", 0) == seed_of(0, "tiny", "7", 1)
+        False
+    """
+    name = f"{seed}/{data}/{problem}/{sample}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")

@@ -1,0 +1,94 @@
+"""Reading problems from a JSONL file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skipkv._jsonl import kind, objects
+from skipkv.errors import InputError
+from skipkv.evaluation.answers import final_answer
+from skipkv.evaluation.problems import Problem
+
+QUESTION_FIELDS = ("question", "problem", "prompt", "input")
+"""Where a question is looked for, in this order."""
+ANSWER_FIELDS = ("answer", "final_answer", "target", "solution", "output")
+"""Where its answer is looked for, in this order."""
+
+
+def read_problems(
+    path: str | Path, *, question_field: str | None = None, answer_field: str | None = None
+) -> tuple[Problem, ...]:
+    r"""The problems of a file with a JSON object per line.
+
+    A problem's id is its number in the file, from 0. Of a worked answer only the end counts: what
+    follows `####`, as GSM8K has it, or the last `\boxed{...}`.
+
+    Args:
+        path: the file.
+        question_field: the field with the question; by default the first of `QUESTION_FIELDS`.
+        answer_field: the field with the answer, a text or a number; by default the first of
+            `ANSWER_FIELDS`.
+
+    Raises:
+        InputError: an unreadable file, no problem in it, or a line that cannot be used; the message
+            has file and line number.
+    """
+    problems: list[Problem] = []
+    try:
+        with Path(path).open("rb") as file:
+            for place, row in objects(file, str(path)):
+                index = str(len(problems))
+                problems.append(problem_of(row, index, place, question_field, answer_field))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.") from error
+    if not problems:
+        raise InputError(f"{path} holds no problem: it is empty or blank.")
+    return tuple(problems)
+
+
+def problem_of(
+    row: Mapping[str, Any],
+    index: str,
+    place: str,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+) -> Problem:
+    """One row of a data set as a problem.
+
+    Args:
+        row: its fields.
+        index: the problem's id.
+        place: where the row stands; for messages.
+        question_field: as for `read_problems`.
+        answer_field: as for `read_problems`.
+    """
+    question = _field(row, place, "question", question_field, QUESTION_FIELDS)
+    answer = _field(row, place, "answer", answer_field, ANSWER_FIELDS)
+    return Problem(id=index, question=question, answer=_final(answer))
+
+
+def _field(
+    row: Mapping[str, Any], place: str, what: str, asked: str | None, known: Sequence[str]
+) -> str:
+    names = [asked] if asked is not None else [name for name in known if name in row]
+    if not names or names[0] not in row:
+        there = ", ".join(map(repr, row)) or "none"
+        wanted = repr(asked) if asked is not None else f"any of {', '.join(known)}"
+        raise InputError(
+            f"{place}: no {what}, looked for {wanted}; fields there: {there}. Name it with "
+            f"--{what}-field."
+        )
+    value = row[names[0]]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        came = "an empty text" if isinstance(value, str) else kind(value)
+        raise InputError(f"{place}: the {what} {names[0]!r} must be a text, got {came}.")
+    return value
+
+
+def _final(answer: str) -> str:
+    _, mark, end = answer.rpartition("####")
+    if mark:
+        return end.strip().replace(",", "")  # GSM8K's commas separate thousands
+    return final_answer(answer) or answer.strip()

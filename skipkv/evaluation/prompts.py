@@ -1,0 +1,75 @@
+"""From problems to token ids, through the model's chat template."""
+
+from typing import Any
+
+import attrs
+
+from skipkv.errors import InputError
+from skipkv.evaluation.answers import THINK
+from skipkv.evaluation.datasets import DataSet
+
+# A byte-level vocabulary loses nothing; one of words that loses more than this was made for
+# something else.
+_LOST = 0.1
+
+
+@attrs.frozen(kw_only=True)
+class Prompts:
+    """A data set as a model reads it.
+
+    Args:
+        ids: token ids of each problem's prompt.
+        opened: whether the prompts end in `<think>`, so that thinking begins with the first token.
+    """
+
+    ids: tuple[tuple[int, ...], ...] = attrs.field(repr=lambda ids: f"<{len(ids)} prompts>")
+    opened: bool
+
+
+def encode(data: DataSet, tokenizer: Any) -> Prompts:
+    """The prompts of a data set: question and instruction, as a user's message where there are any.
+
+    Args:
+        data: the problems.
+        tokenizer: the model's; without a chat template the prompt is the text alone.
+
+    Raises:
+        InputError: the tokenizer does not know the words of a question.
+    """
+    chat = _has_template(tokenizer)
+    texts = []
+    for problem in data.problems:
+        content = _content(problem.question, data.defaults.instruction)
+        lost = _lost(tokenizer, content)
+        if lost > _LOST:
+            raise InputError(
+                f"Problem {problem.id} of {data.name}: the model's tokenizer does not know "
+                f"{lost:.0%} of its letters and digits. The model was made for other texts; choose "
+                "another --data or another --model."
+            )
+        texts.append(_as_chat(tokenizer, content) if chat else content)
+    options = {"add_special_tokens": False} if chat else {}  # the template has them
+    ids = [tuple(tokenizer(text, **options)["input_ids"]) for text in texts]
+    return Prompts(ids=tuple(ids), opened=all(text.rstrip().endswith(THINK) for text in texts))
+
+
+def _has_template(tokenizer: Any) -> bool:
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _content(question: str, instruction: str) -> str:
+    return f"{question}\n{instruction}" if instruction else question
+
+
+def _as_chat(tokenizer: Any, content: str) -> str:
+    messages = [{"role": "user", "content": content}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def _lost(tokenizer: Any, text: str) -> float:
+    """The share of a text's letters and digits that its tokens do not hold."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    held = str(tokenizer.decode([token for token in tokens if token != unknown]))
+    total = sum(map(str.isalnum, text))
+    return 1 - sum(map(str.isalnum, held)) / total if total else 0.0

@@ -1,0 +1,318 @@
+"""From records to a table: a row per cell, beside the full cache."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from skipkv.errors import InputError
+from skipkv.evaluation.cells import Cell
+from skipkv.evaluation.folder import RECORDS, RUN, read_run
+from skipkv.evaluation.intervals import Estimate, mean, mean_share, paired, proportion
+from skipkv.evaluation.records import Record, read_records
+
+TIMING = ("tokens_per_second",)
+"""The columns that differ from run to run."""
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """What one cell gave.
+
+    Args:
+        cell: policy, budget and data set.
+        problems: how many of them.
+        samples: how many of all of them together.
+        missing: samples yet to be decoded.
+        failed: samples on which a part of the policy broke; they count as wrong.
+        accuracy: share of right answers (pass@1): the mean over samples, then over problems.
+        difference: to the full cache's accuracy, over the same problems; None for the full cache.
+        new_tokens: tokens decoded per sample.
+        trace: mean length of prompt and decoded tokens together.
+        budget_percent: the budget in percent of the full cache's `trace`.
+        truncated: share of samples cut off at the length limit.
+        execution: mean number of execution thoughts.
+        non_execution: mean number of reflections and transitions.
+        events: mean number of compression events.
+        evicted: mean number of entries dropped, over all layers and heads.
+        mean_entries: the effective KV budget: entries per head that a decode step attended to.
+        peak_entries: most entries a head ever held.
+        peak_kv_bytes: most bytes of keys and values per sequence, as measured.
+        tokens_per_second: decoded, all sequences side by side together.
+    """
+
+    cell: Cell
+    problems: int
+    samples: int
+    missing: int = 0
+    failed: int = 0
+    accuracy: Estimate
+    difference: Estimate | None = None
+    new_tokens: Estimate
+    trace: float
+    budget_percent: float | None = None
+    truncated: float
+    execution: float
+    non_execution: float
+    events: float
+    evicted: float
+    mean_entries: float
+    peak_entries: int
+    peak_kv_bytes: int
+    tokens_per_second: float
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """All rows of a folder, those of a data set together, its full cache first.
+
+    Args:
+        model: its name.
+        sampling: temperature, top_p, top_k, seed and samples per problem.
+        rows: one per cell that has a sample.
+    """
+
+    model: str
+    sampling: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Summary":
+        """The summary of what a sweep has written so far.
+
+        Raises:
+            InputError: no sweep ran there, or none of its samples is done.
+        """
+        run = read_run(folder)
+        if run is None:
+            raise InputError(f"{folder} holds no sweep: there is no {RUN} in it.")
+        records, _ = read_records(folder / RECORDS)
+        if not records:
+            raise InputError(f"{folder} holds no finished sample yet. Let the sweep run.")
+        settings = run["settings"]
+        wanted = {
+            name: data["problems"] * settings["sampling"]["samples"]
+            for name, data in settings["data"].items()
+        }
+        cells = [Cell.of(entry) for entry in run["cells"]]
+        return cls(
+            model=run["model"],
+            sampling=settings["sampling"],
+            rows=tuple(rows_of(records, cells, wanted)),
+        )
+
+    @property
+    def data(self) -> list[str]:
+        """The data sets, in order."""
+        return list(dict.fromkeys(row.cell.data for row in self.rows))
+
+    def of(self, data: str) -> list[Row]:
+        """The rows of a data set."""
+        return [row for row in self.rows if row.cell.data == data]
+
+    def row(self, policy: str, budget: str | int | None = None, data: str | None = None) -> Row:
+        """One row, by policy, budget as asked for, and data set where there are several.
+
+        Raises:
+            KeyError: there is none, or more than one.
+        """
+        asked = None if budget is None else str(budget)
+        found = [
+            row
+            for row in self.rows
+            if (row.cell.policy, row.cell.asked) == (policy, asked)
+            and data in (None, row.cell.data)
+        ]
+        if len(found) != 1:
+            raise KeyError(f"{len(found)} rows of policy {policy} at {asked} on {data}")
+        return found[0]
+
+    def csv(self) -> str:
+        """All columns, with both ends of every interval, for programs to read."""
+        lines = [_flat(row) for row in self.rows]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """A table for every data set, for people to read."""
+        greedy = self.sampling["temperature"] == 0
+        how = "greedy" if greedy else ", ".join(f"{k} {v}" for k, v in self.sampling.items())
+        parts = [f"# Evaluation of {self.model}\n\nDecoding: {how}. {_LEGEND}\n"]
+        for data in self.data:
+            rows = self.of(data)
+            parts.append(f"## {data}\n\n{_table(rows)}\n")
+            parts += [f"{note}\n" for note in _notes(rows)]
+        return "\n".join(parts)
+
+
+def rows_of(
+    records: Sequence[Record], cells: Iterable[Cell], wanted: Mapping[str, int]
+) -> list[Row]:
+    """A row for every cell that has a record.
+
+    Args:
+        records: in any order.
+        cells: all cells; rows come data set by data set, the full cache first, policies in this
+            order, budgets rising.
+        wanted: samples a cell of each data set has when it is complete.
+    """
+    by_cell: dict[Cell, list[Record]] = {}
+    for record in records:
+        by_cell.setdefault(record.cell, []).append(record)
+    cells = list(cells)
+    data = list(dict.fromkeys(cell.data for cell in cells))
+    policies = list(dict.fromkeys(cell.policy for cell in cells))
+    cells.sort(
+        key=lambda c: (
+            data.index(c.data),
+            not c.is_full,
+            policies.index(c.policy),
+            c.budget or 0,
+        )
+    )
+    full = {cell.data: by_cell.get(cell, []) for cell in cells if cell.is_full}
+    return [
+        _row(cell, by_cell[cell], full.get(cell.data, []), wanted[cell.data])
+        for cell in cells
+        if cell in by_cell
+    ]
+
+
+def _row(cell: Cell, records: list[Record], full: list[Record], wanted: int) -> Row:
+    right = _by_problem(records, "correct")
+    count = len(records)
+    length = _mean([r.prompt_tokens + r.new_tokens for r in full]) if full else None
+    wall = sum(r.wall_seconds for r in records)
+    return Row(
+        cell=cell,
+        problems=len(right),
+        samples=count,
+        missing=wanted - count,
+        failed=sum(r.stop_reason == "error" for r in records),
+        accuracy=(
+            proportion(sum(r.correct for r in records), count)
+            if len(right) == count
+            else mean_share(list(right.values()))
+        ),
+        difference=None if cell.is_full else _difference(right, _by_problem(full, "correct")),
+        new_tokens=mean(list(_by_problem(records, "new_tokens").values())),
+        trace=_mean([r.prompt_tokens + r.new_tokens for r in records]),
+        budget_percent=None if not length or cell.budget is None else 100 * cell.budget / length,
+        truncated=_mean([r.stop_reason == "length" for r in records]),
+        execution=_mean([r.execution for r in records]),
+        non_execution=_mean([r.non_execution for r in records]),
+        events=_mean([r.events for r in records]),
+        evicted=_mean([r.evicted for r in records]),
+        mean_entries=_mean([r.mean_entries for r in records]),
+        peak_entries=max(r.peak_entries for r in records),
+        peak_kv_bytes=max(r.peak_kv_bytes for r in records),
+        tokens_per_second=sum(r.new_tokens for r in records) / wall if wall else 0.0,
+    )
+
+
+def _by_problem(records: Iterable[Record], field: str) -> dict[str, float]:
+    """Problem -> mean over its samples; in an order that records do not depend on."""
+    values: dict[str, list[float]] = {}
+    for record in records:
+        values.setdefault(record.problem, []).append(getattr(record, field))
+    return {problem: _mean(values[problem]) for problem in sorted(values)}
+
+
+def _difference(own: Mapping[str, float], full: Mapping[str, float]) -> Estimate | None:
+    shared = [problem for problem in own if problem in full]
+    if not shared:
+        return None
+    return paired([own[p] for p in shared], [full[p] for p in shared])
+
+
+def _mean(values: Sequence[float | int]) -> float:
+    # summed in one order whatever order records were written in: the last digit counts as well
+    return sum(sorted(values)) / len(values)
+
+
+_LEGEND = (
+    "Accuracy is pass@1, with its 95 % interval in brackets; the difference is to the full cache "
+    "on the same problems, in percentage points. Length is in decoded tokens. Effective budget is "
+    "the mean number of entries per KV head that a decode step attended to. Memory is that of keys "
+    "and values per sequence, as measured; speed is of all sequences decoded together."
+)
+
+_HEAD = (
+    "policy",
+    "budget",
+    "% of full trace",
+    "accuracy %",
+    "difference",
+    "length",
+    "truncated %",
+    "non-execution thoughts",
+    "events",
+    "entries evicted",
+    "effective budget",
+    "peak KV MB",
+    "tokens/s",
+)
+
+
+def _table(rows: Iterable[Row]) -> str:
+    lines = [_HEAD, tuple("---" if i < 2 else "--:" for i in range(len(_HEAD)))]
+    lines += [_written(row) for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _written(row: Row) -> tuple[str, ...]:
+    accuracy = row.accuracy.scaled(100)
+    difference = "-"
+    if row.difference is not None:
+        points = row.difference.scaled(100)
+        difference = f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]"
+    return (
+        row.cell.policy.replace("|", "\\|"),
+        "-" if row.cell.budget is None else str(row.cell.budget),
+        "-" if row.budget_percent is None else f"{row.budget_percent:.0f}",
+        f"{accuracy.value:.1f} [{accuracy.low:.1f}, {accuracy.high:.1f}]",
+        difference,
+        f"{row.new_tokens.value:.0f}",
+        f"{100 * row.truncated:.1f}",
+        f"{row.non_execution:.1f}",
+        f"{row.events:.1f}",
+        f"{row.evicted:.0f}",
+        f"{row.mean_entries:.0f}",
+        f"{row.peak_kv_bytes / 1e6:.3g}",
+        f"{row.tokens_per_second:.0f}",
+    )
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    notes = [f"{rows[0].problems} problems, {rows[0].samples} samples per row."]
+    for row in rows:
+        name = str(row.cell).partition(": ")[2]
+        if row.missing > 0:
+            notes.append(f"Incomplete: {name} lacks {row.missing} samples.")
+        if row.failed:
+            notes.append(
+                f"Failed: on {row.failed} samples of {name} a part of the policy broke; they count "
+                f"as wrong. {RECORDS} has the errors."
+            )
+    return notes
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for field in attrs.fields(Row):
+        value = getattr(row, field.name)
+        if isinstance(value, Cell):
+            flat.update(attrs.asdict(value))
+        elif field.name in ("accuracy", "difference", "new_tokens"):
+            for end in ("value", "low", "high"):
+                name = field.name if end == "value" else f"{field.name}_{end}"
+                flat[name] = "" if value is None else getattr(value, end)
+        else:
+            flat[field.name] = "" if value is None else value
+    return flat

@@ -1,0 +1,118 @@
+"""`skipkv eval`, on a toy model in a folder."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from skipkv.cli import exits
+from skipkv.cli.eval import INTERRUPTED
+from skipkv.testing import toy_model, toy_tokenizer
+
+# Without instruction: the toy knows no word of the papers'.
+COMMAND = (
+    "eval", "--data", "sums.jsonl", "--limit", 2, "--max-new-tokens", 12, "--interval", 4,
+    "--instruction", "",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """A model folder, whose tokenizer knows the papers' instruction letter by letter."""
+    folder = tmp_path_factory.mktemp("model")
+    toy_model().save_pretrained(folder)
+    toy_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A working directory with a data set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    rows = [{"question": f"one plus {i}", "answer": i + 1} for i in range(4)]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Names of the models that were loaded."""
+    names = []
+    monkeypatch.setattr("skipkv.runtime.loading.load", lambda name, **_: names.append(name))
+    return names
+
+
+def test_the_summary_is_printed_and_everything_is_in_the_folder(toy, run, monkeypatch):
+    result = run(*COMMAND, "--model", toy, "--policies", "rkv", "--budgets", "12", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == Path("out/summary.md").read_text() + "\n"
+    assert result.stderr == ""
+    assert len(Path("out/records.jsonl").read_text().splitlines()) == 4
+    again = run(*COMMAND, "--model", toy, "--policies", "rkv", "--budgets", "12", "-o", "out")
+    assert again.stdout == result.stdout
+    redone = run("eval", "--summarize", "out", "--plot-format", "svg")
+    assert redone.stdout == result.stdout
+    assert Path("out/accuracy-sums.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Name a model: --model tiny"),
+        (("-m", "x", "--policies", "nonsense"), "No preset is called 'nonsense'"),
+        (("-m", "x", "--budgets", "4"), "must exceed the window"),
+        (("-m", "x", "--budgets", "lots"), "'lots' is neither"),
+        (("-m", "x", "--data", "nonsense"), "No data set is called 'nonsense'"),
+        (("-m", "x", "--samples", "2"), "Sampling(n=2, temperature=0)"),
+        (("-m", "x", "--dtype", "float99"), "--dtype float99 is none of torch's"),
+        (("-m", "x", "--plot-format", "bmp"), "--plot-format bmp must be png or svg"),
+        (("--summarize", "nowhere"), "nowhere holds no sweep"),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr_before_the_model_is_loaded(run, loads, arguments, message):
+    result = run(*COMMAND, *arguments)
+    assert result.exit_code == exits.BAD_INPUT
+    assert loads == []
+    assert result.stdout == ""
+    assert result.stderr.startswith("skipkv: error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_a_folder_with_other_settings_is_refused_before_the_model_is_loaded(toy, run, monkeypatch):
+    policy = ("--policies", "rkv", "--budgets", "12", "-o", "out")
+    assert run(*COMMAND, "--model", toy, *policy).exit_code == 0
+    names = []
+    monkeypatch.setattr("skipkv.runtime.loading.load", lambda name, **_: names.append(name))
+    result = run(*COMMAND, "--model", toy, *policy, "--seed", 1)
+    assert (result.exit_code, names) == (exits.BAD_INPUT, [])
+    assert "sampling seed was 0 and is 1" in result.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(toy, run, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skipkv.evaluation.records.RecordFile.add", interrupt)
+    result = run(*COMMAND, "--model", toy, "--policies", "rkv", "--budgets", "12", "-o", "out")
+    assert result.exit_code == INTERRUPTED
+    assert result.stdout == ""
+    assert "interrupted; what is done is in out. The same command goes on" in result.stderr
+
+
+def test_a_broken_part_ends_in_another_exit_code(toy, run):
+    Path("broken.py").write_text(
+        "import torch\nfrom skipkv import Budget, Policy\n"
+        "class Nan:\n"
+        "    def score(self, view):\n"
+        "        return torch.full(view.positions.shape, float('nan'))\n"
+        "def policy(budget, interval):\n"
+        "    return Policy(budget=Budget(tokens=budget, interval=interval), scorer=Nan())\n"
+    )
+    result = run(
+        *COMMAND, "--model", toy, "--policies", "broken:policy", "--budgets", "12", "-o", "out"
+    )
+    assert result.exit_code == exits.FAILED
+    assert "a part of the policy broke" in result.stdout
+    assert "NaN" in result.stderr

@@ -1,0 +1,115 @@
+"""From records to rows, tables and plots."""
+
+import csv
+import io
+import random
+
+import pytest
+from fake_runs import record
+
+from skipkv.errors import InputError
+from skipkv.evaluation import Cell, Summary, summarize
+from skipkv.evaluation.plots import plot
+from skipkv.evaluation.summary import rows_of
+
+FULL = {"policy": "full", "asked": None, "budget": None}
+CELLS = [
+    Cell(data="sums", policy="rkv", asked="50%", budget=96),
+    Cell(data="sums", policy="full"),
+    Cell(data="sums", policy="rkv", asked="20", budget=20),
+]
+
+
+def summary(records, **wanted):
+    rows = rows_of(records, CELLS, wanted or {"sums": 4})
+    return Summary(model="toy", sampling={"temperature": 0, "samples": 1}, rows=tuple(rows))
+
+
+RECORDS = [
+    *(record(**FULL, problem=str(i), new_tokens=100 + i, prompt_tokens=8) for i in range(4)),
+    *(record(asked="50%", problem=str(i), correct=i > 1, stop_reason="length") for i in range(4)),
+    record(asked="20", budget=20, problem="3", correct=False, stop_reason="error", error="NaN"),
+]
+
+
+def test_a_row_holds_what_its_records_say():
+    found = summary(RECORDS)
+    full, rkv = found.row("full"), found.row("rkv", "50%")
+    assert (full.accuracy.value, full.difference, full.trace) == (1.0, None, 109.5)
+    assert (rkv.accuracy.value, rkv.problems, rkv.samples) == (0.5, 4, 4)
+    assert rkv.difference.value == -0.5
+    assert rkv.budget_percent == pytest.approx(100 * 96 / 109.5)
+    assert (rkv.truncated, full.truncated) == (1.0, 0.0)
+    assert (rkv.execution, rkv.non_execution, rkv.events, rkv.evicted) == (3, 3, 2, 40)
+    assert (rkv.mean_entries, rkv.peak_entries, rkv.peak_kv_bytes) == (20.5, 30, 1000)
+    assert rkv.tokens_per_second == 40.0
+
+
+def test_rows_come_full_cache_first_and_budgets_rising_in_whatever_order_records_were_written():
+    shuffled = random.Random(0).sample(RECORDS, len(RECORDS))
+    assert summary(shuffled) == summary(RECORDS)
+    assert [row.cell.budget for row in summary(shuffled).rows] == [None, 20, 96]
+
+
+def test_samples_of_a_problem_are_averaged_before_problems_are():
+    records = [
+        *(record(problem="0", sample=i, correct=i < 3) for i in range(4)),
+        *(record(problem="1", sample=i, correct=False) for i in range(2)),
+    ]
+    [row] = rows_of(records, [record().cell], {"sums": 8})
+    assert row.accuracy.value == pytest.approx(3 / 8)  # (3/4 + 0) / 2, not 3/6
+    assert (row.problems, row.samples, row.missing) == (2, 6, 2)
+    assert row.difference is None  # no full cache to stand beside
+
+
+def test_the_difference_is_over_the_problems_both_have():
+    assert summary(RECORDS).row("rkv", 20).difference.value == -1.0
+
+
+def test_a_row_that_is_not_there_is_said():
+    with pytest.raises(KeyError, match="0 rows of policy h2o"):
+        summary(RECORDS).row("h2o", 96)
+
+
+def test_the_table_is_for_people():
+    text = summary(RECORDS).markdown()
+    assert "# Evaluation of toy" in text
+    assert "| full | - | - | 100.0 [51.0, 100.0] | - |" in text
+    assert "| rkv | 96 | 88 | 50.0 [15.0, 85.0] | -50.0 [-100.0, +0.0] | 20 | 100.0 |" in text
+    assert "Incomplete: rkv at 20 lacks 3 samples." in text
+    assert "Failed: on 1 samples of rkv at 20 a part of the policy broke" in text
+
+
+def test_the_csv_has_every_column_of_every_row():
+    rows = list(csv.DictReader(io.StringIO(summary(RECORDS).csv())))
+    assert [row["budget"] for row in rows] == ["", "20", "96"]
+    assert float(rows[2]["accuracy_low"]) < float(rows[2]["accuracy"]) == 0.5
+    assert rows[0]["difference"] == ""
+    assert all(None not in row.values() for row in rows)
+
+
+@pytest.mark.parametrize("plot_format", ["png", "svg"])
+def test_plots_are_drawn_for_accuracy_and_length(plot_format, tmp_path):
+    paths = plot(summary(RECORDS), tmp_path, plot_format=plot_format)
+    assert [p.name for p in paths] == [f"accuracy-sums.{plot_format}", f"length-sums.{plot_format}"]
+    head = {"png": b"\x89PNG", "svg": b"<?xml"}[plot_format]
+    assert all(path.read_bytes().startswith(head) for path in paths)
+    if plot_format == "svg":
+        first = paths[0].read_text()
+        for label in ("budget (tokens per KV head)", "accuracy (pass@1, %)", "110 tokens on av"):
+            assert label in first, label
+
+
+def test_nothing_is_plotted_where_no_budget_was_measured(tmp_path):
+    assert plot(summary(RECORDS[:4]), tmp_path) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_plot_format_is_said(tmp_path):
+    with pytest.raises(InputError, match="png or svg, not 'bmp'"):
+        plot(summary(RECORDS), tmp_path, plot_format="bmp")
+
+
+def test_a_folder_without_a_sweep_is_said(tmp_path):
+    with pytest.raises(InputError, match="holds no sweep"):
+        summarize(tmp_path)

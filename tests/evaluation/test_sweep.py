@@ -1,0 +1,244 @@
+"""The sweep, with an engine that is not there; and once with one that is."""
+
+import json
+import math
+import re
+import sys
+
+import pytest
+import torch
+from fake_runs import Fakes, fake_model, sums
+
+from skipkv import Budget, Policy, Sampling, presets
+from skipkv.errors import ConfigError, InputError, MissingExtraError
+from skipkv.evaluation import DataSet, Problem, Sweep, summarize
+from skipkv.evaluation.folder import locked
+from skipkv.evaluation.records import read_records
+from skipkv.testing import toy_model, toy_tokenizer
+
+
+def run(sweep: Sweep, fakes: Fakes, folder, **options):
+    return sweep.run(fakes.model, fakes.tokenizer, folder, progress=False, **options)
+
+
+def records(folder):
+    return read_records(folder / "records.jsonl")[0]
+
+
+def test_every_policy_stands_at_every_budget_beside_the_full_cache(fakes, tmp_path):
+    found = run(Sweep(data=sums(), policies="rkv,skipkv", budgets="20,90"), fakes, tmp_path)
+    assert [str(row.cell) for row in found.rows] == [
+        "sums: full", "sums: rkv at 20", "sums: rkv at 90", "sums: skipkv at 20",
+        "sums: skipkv at 90",
+    ]  # fmt: skip
+    assert [row.accuracy.value for row in found.rows] == [1, 0, 1, 0, 1]
+    assert [row.non_execution for row in found.rows] == [1] * 5
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "run.json", "records.jsonl", "summary.md", "summary.csv", "lock", "accuracy-sums.png",
+        "length-sums.png",
+    }  # fmt: skip
+    assert (tmp_path / "summary.md").read_text() == found.markdown()
+
+
+def test_the_full_cache_comes_first_once_per_data_set(fakes, tmp_path):
+    sweep = Sweep(data=[sums(2, "a"), sums(3, "b")], policies="full,rkv", budgets=[20])
+    run(sweep, fakes, tmp_path)
+    assert [d["budget"] for d in fakes.decoded] == [None] * 5 + [20] * 5
+    assert sweep.samples == len(records(tmp_path)) == 10
+
+
+def test_a_percentage_is_of_the_full_caches_mean_trace(fakes, tmp_path):
+    found = run(Sweep(data=sums(), policies="rkv", budgets="50%"), fakes, tmp_path)
+    trace = found.row("full").trace
+    assert found.row("rkv", "50%").cell.budget == round(trace / 2)
+
+
+def test_policies_may_be_functions_and_finished_policies(fakes, tmp_path):
+    own = Policy(budget=Budget(tokens=70, interval=4))
+    sweep = Sweep(data=sums(), policies={"mine": presets.h2o, "own": own}, budgets=[30])
+    found = run(sweep, fakes, tmp_path)
+    assert [str(row.cell) for row in found.rows] == ["sums: full", "sums: mine at 30", "sums: own"]
+    assert {d["budget"] for d in fakes.decoded} == {None, 30, 70}
+
+
+def test_the_data_sets_settings_hold_where_the_sweep_has_none(fakes, tmp_path):
+    run(Sweep(data=sums(max_new_tokens=33), policies="rkv", budgets=[20]), fakes, tmp_path / "a")
+    assert {d["max_new_tokens"] for d in fakes.decoded} == {33}
+    compositions = [
+        c["composition"] for c in json.loads((tmp_path / "a/run.json").read_text())["cells"]
+    ]
+    assert "interval=16" in compositions[1]
+    fakes.decoded.clear()
+    sweep = Sweep(data=sums(), policies="rkv", budgets=[20], interval=5, max_new_tokens=7)
+    run(sweep, fakes, tmp_path / "b")
+    assert {d["max_new_tokens"] for d in fakes.decoded} == {7}
+    assert '"interval": 5' in (tmp_path / "b/run.json").read_text()
+
+
+def test_samples_have_seeds_of_their_own_which_all_policies_share(fakes, tmp_path):
+    sampling = Sampling(temperature=0.5, n=3, seed=4)
+    run(Sweep(data=sums(2), policies="rkv", budgets=[20], sampling=sampling), fakes, tmp_path)
+    full = {(r.problem, r.sample): r.seed for r in records(tmp_path) if r.policy == "full"}
+    rkv = {(r.problem, r.sample): r.seed for r in records(tmp_path) if r.policy == "rkv"}
+    assert full == rkv
+    assert len(set(full.values())) == 6
+    assert {d["sampling"].n for d in fakes.decoded} == {1}
+    seeds = {(d["question"], d["seed"]) for d in fakes.decoded}
+    assert ("1+2", full["1", 0]) in seeds
+
+
+def test_what_is_done_is_not_decoded_again(fakes, tmp_path):
+    sweep = Sweep(data=sums(), policies="rkv", budgets="20,50%")
+    first = run(sweep, fakes, tmp_path)
+    fakes.decoded.clear()
+    assert run(sweep, fakes, tmp_path) == first
+    assert fakes.decoded == []
+
+
+def test_more_policies_budgets_and_data_sets_add_to_a_folder(fakes, tmp_path):
+    run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
+    fakes.decoded.clear()
+    sweep = Sweep(data=[sums(), sums(2, "more")], policies="h2o,rkv", budgets="20,40")
+    found = run(sweep, fakes, tmp_path)
+    assert len(fakes.decoded) == 4 * 3 + 2 * 5
+    assert len(found.rows) == 10
+    # and fewer leave what is there in the summary
+    assert run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": sums(3)}, r"data sums problems was 4 and is 3; data sums: its problems differ"),
+        ({"max_new_tokens": 9}, "data sums max_new_tokens was 30 and is 9"),
+        ({"interval": 9}, "data sums interval was 16 and is 9"),
+        ({"sampling": Sampling(seed=3)}, "sampling seed was 0 and is 3"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused(changes, message, fakes, tmp_path):
+    settings = {"data": sums(), "policies": "rkv", "budgets": "20"}
+    run(Sweep(**settings), fakes, tmp_path)
+    before = (tmp_path / "records.jsonl").read_bytes()
+    other = Sweep(**{**settings, **changes})
+    with pytest.raises(InputError, match=f"holds a run with other settings: {message}"):
+        other.check_folder(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run(other, fakes, tmp_path)
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+
+
+def test_another_model_or_policy_in_the_same_folder_is_refused(fakes, tmp_path):
+    sweep = Sweep(data=sums(), policies={"mine": presets.rkv}, budgets=[20])
+    run(sweep, fakes, tmp_path)
+    with pytest.raises(InputError, match="model: the weights differ"):
+        sweep.run(fake_model(seed=1), fakes.tokenizer, tmp_path, progress=False)
+    other = Sweep(data=sums(), policies={"mine": presets.h2o}, budgets=[20])
+    with pytest.raises(InputError, match="sums: mine at 20 measured with another policy: it was "):
+        run(other, fakes, tmp_path)
+
+
+def test_two_runs_do_not_share_a_folder(fakes, tmp_path):
+    pytest.importorskip("fcntl")
+    with locked(tmp_path), pytest.raises(InputError, match="is in use by another run"):
+        run(Sweep(data=sums(), policies="rkv", budgets=[20]), fakes, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policies": "nonsense"}, "No preset is called 'nonsense'"),
+        ({"policies": "rkv,rkv"}, "policy rkv is there twice"),
+        ({"policies": {"full": presets.rkv}}, "label 'full' is the full cache's"),
+        ({"budgets": "20,20"}, "budget 20 is there twice"),
+        ({"budgets": "8"}, r"rkv at a budget of 8: Budget\(tokens=8\) must exceed"),
+        ({"budgets": "8.5"}, "neither a whole number"),
+        ({"budgets": []}, "must hold a budget for rkv"),
+        ({"policies": "rkv:window=99999", "budgets": "5%"}, r"at a budget of \d+: Budget"),
+        ({"data": []}, "must hold a data set"),
+        ({"data": [sums(), sums()]}, "data set sums is there twice"),
+        ({"interval": 0}, r"Sweep\(interval=0\)"),
+    ],
+)
+def test_what_needs_no_model_is_checked_when_the_sweep_is_built(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Sweep(**{"data": sums(), "policies": "rkv", "budgets": "20", **changes})
+
+
+def test_every_prompt_is_checked_before_the_first_token(fakes, tmp_path):
+    long = DataSet(name="long", problems=[Problem(id="0", question="1" * 101, answer="1")])
+    with pytest.raises(InputError, match="long: full: Prompt 0 is too long"):
+        run(Sweep(data=[sums(), long], policies="rkv", budgets="20"), fakes, tmp_path / "x")
+    assert fakes.decoded == []
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_percentage_too_small_is_said_after_the_baseline_which_is_kept(fakes, tmp_path):
+    with pytest.raises(ConfigError, match=r"rkv at a budget of \d: Budget"):
+        run(Sweep(data=sums(), policies="rkv", budgets="50%,1%"), fakes, tmp_path)
+    assert [r.policy for r in records(tmp_path)] == ["full"] * 4
+
+
+def test_a_missing_extra_is_said_before_anything_is_decoded(fakes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match="matplotlib of the extra `eval`"):
+        run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
+    assert fakes.decoded == []
+
+
+def test_a_broken_policy_costs_its_samples_and_no_others(fakes, tmp_path, capsys):
+    data = DataSet(
+        name="sums",
+        problems=[Problem(id=q, question=q, answer=str(eval(q))) for q in ("0+0", "1+1")],
+        defaults=sums().defaults,
+    )
+    found = run(Sweep(data=data, policies="rkv", budgets="60"), fakes, tmp_path)
+    assert (found.row("rkv", 60).failed, found.row("full").failed) == (1, 0)
+    assert "sums: rkv at 60: Recency returned NaN." in capsys.readouterr().err
+    assert [r.error for r in records(tmp_path)].count("Recency returned NaN.") == 1
+
+
+def test_running_out_of_memory_says_what_to_do(fakes, tmp_path, monkeypatch):
+    def generate(self, prompts, **options):
+        def completions():
+            raise torch.OutOfMemoryError("40 GiB")
+            yield
+
+        return completions()
+
+    monkeypatch.setattr("skipkv.evaluation.sweep.Engine.generate", generate)
+    with pytest.raises(InputError, match=r"out of memory with 2 sequences .* smaller --batch-size"):
+        run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
+
+
+def test_texts_may_be_left_out(fakes, tmp_path):
+    sweep = Sweep(data=sums(), policies="rkv", budgets="20")
+    run(sweep, fakes, tmp_path / "a")
+    run(sweep, fakes, tmp_path / "b", texts=False)
+    assert all("boxed" in r.text for r in records(tmp_path / "a"))
+    assert all(r.text is None for r in records(tmp_path / "b"))
+
+
+def test_the_bar_counts_all_samples_and_starts_where_the_run_stood(fakes, tmp_path, capsys):
+    run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
+    sweep = Sweep(data=sums(), policies="rkv", budgets="20,30")
+    sweep.run(fakes.model, fakes.tokenizer, tmp_path, progress=True)
+    counts = re.findall(r"(\d+)/12 ", capsys.readouterr().err)
+    assert counts[-1] == "12"
+    assert "8" in counts
+
+
+def test_a_real_engine_gives_what_its_records_say(tmp_path):
+    problems = [Problem(id=str(i), question=f"one plus {i}", answer="1") for i in range(3)]
+    data = DataSet(name="toy", problems=problems, defaults=sums(batch_size=3).defaults)
+    sweep = Sweep(data=data, policies="streaming_llm", budgets="12", max_new_tokens=40, interval=8)
+    found = sweep.run(toy_model(), toy_tokenizer(), tmp_path, progress=False)
+    full, stream = found.row("full"), found.row("streaming_llm", 12)
+    assert (full.truncated, full.events, full.new_tokens.value) == (1, 0, 40)
+    assert full.mean_entries == full.trace - 40 + 20  # the prompt, and half of 1 .. 39
+    assert stream.peak_entries == 20
+    assert 12 < stream.mean_entries < 20
+    assert stream.evicted > 0
+    assert not math.isclose(stream.tokens_per_second, 0)
+    [*_, last] = records(tmp_path)
+    assert last.peak_kv_bytes == 2 * 2 * 2 * 20 * 16 * 4  # K and V, layers, heads, entries, D, fp32
+    assert summarize(tmp_path) == found
