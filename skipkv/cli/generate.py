@@ -96,13 +96,13 @@ def generate(
 
         composition = resolve_policy(policy, budget=budget, interval=interval)
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed)
-        _check_placement(dtype, device)
+        check_placement(dtype, device)
         engine = Engine.from_pretrained(
             model, policy=composition, batch_size=batch_size, dtype=dtype, device=device
         )
         failed = False
         for completion in engine.generate(
-            _as_chats(requests, chat, engine),
+            as_chats(requests, chat, engine),
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             stop=tuple(stop or ()),
@@ -117,7 +117,7 @@ def generate(
             raise typer.Exit(FAILED)
 
 
-def _check_placement(dtype: str, device: str | None) -> None:
+def check_placement(dtype: str, device: str | None) -> None:
     """Raise `InputError` for a dtype or a device that torch would stumble over after loading."""
     import torch
 
@@ -135,7 +135,7 @@ def _check_placement(dtype: str, device: str | None) -> None:
         raise InputError(f"--device {device}: torch finds no GPU here. Use --device cpu.")
 
 
-def _as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:
+def as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:
     """Text prompts as a user's message where they are to go through the chat template."""
     has_template = bool(getattr(engine.tokenizer, "chat_template", None))
     if chat and not has_template:

@@ -14,7 +14,7 @@ from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
 from skipkv.errors import ConfigError, PartError
 from skipkv.runtime.session import Session
-from skipkv.runtime.steering import Steering, check_layer
+from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.text import TokenText
 from skipkv.segmenters import FixedLength
 from skipkv.steerers import NoSteering
@@ -211,9 +211,9 @@ def test_a_delta_of_another_shape_or_dtype_names_the_steerer(value: Any) -> None
 @pytest.mark.parametrize("layer", [-1, 2, 7])
 def test_a_layer_the_model_does_not_have_is_refused(layer: int) -> None:
     with pytest.raises(ConfigError, match=rf"steers layer {layer}.*layers are 0 to 1"):
-        check_layer(Nudge(layer=layer), 2)
-    check_layer(Nudge(layer=1), 2)
-    check_layer(NoSteering(), 2)
+        check_steerer(Nudge(layer=layer), layers=2, width=SIZE)
+    check_steerer(Nudge(layer=1), layers=2, width=SIZE)
+    check_steerer(NoSteering(), layers=2, width=SIZE)
 
 
 def session(steerer: Any, *, layer: int = 1) -> Session:
