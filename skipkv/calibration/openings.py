@@ -29,10 +29,10 @@ def openings(
 ) -> list[Opening]:
     """The thoughts of a trace that open where steering would act.
 
-    Those are the paragraphs behind a token with an empty line inside the thinking part; the prompt's
-    last token counts, others of it do not. A thought ends with the next such token, at the end of
-    the thinking part or with the trace; the last one of a trace that was cut short is left out, and
-    so are empty ones.
+    Those are the paragraphs behind a token with an empty line inside the thinking part; of the
+    prompt, its last token counts and no other. A thought ends with the next such token, at the end
+    of the thinking part or with the trace; the last one of a trace that was cut short is left out,
+    and so are empty ones.
 
     Args:
         trace: prompt and decoded tokens.
@@ -61,8 +61,7 @@ def openings(
             continue
         pieces.append(text[token])
         if thinking and marks.ends_paragraph(token):
-            if position >= len(trace.prompt):
-                close()
+            close()
             opened, pieces = position, []
     if trace.finished:
         close()

@@ -145,12 +145,13 @@ def _generate(
     bar = tqdm(completions, desc="traces", total=len(missing), disable=hidden, file=sys.stderr)
     for completion in bar:
         index = missing[completion.index]
+        finished = completion.stop_reason == "eos"
         work.traces.add(
             Trace(
                 index=index,
                 prompt=prompts[index],
-                tokens=completion.tokens,
-                finished=completion.stop_reason == "eos",
+                tokens=completion.tokens[:-1] if finished else completion.tokens,
+                finished=finished,
             )
         )
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from skipkv.cli.calibrate import calibrate
 from skipkv.cli.generate import generate
 from skipkv.cli.policies import policies
 
@@ -16,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.command()(calibrate)
 app.command()(policies)
 
 

@@ -144,7 +144,7 @@ class Engine:
             self._check(index, ids, max_new_tokens)
         if seeds is None:
             seeds = range(sampling.seed, sampling.seed + len(encoded))
-        elif len(seeds) != len(encoded) or min(seeds) < 0:
+        elif len(seeds) != len(encoded) or min(seeds, default=0) < 0:
             raise InputError(
                 f"seeds must hold a number from 0 on for each of the {len(encoded)} prompts, got "
                 f"{list(seeds)}."
