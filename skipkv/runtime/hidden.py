@@ -29,7 +29,7 @@ def layer_inputs(
     Example:
         >>> from skipkv.testing import toy_model
         >>> list(layer_inputs(toy_model(), [5, 6, 7], [0, 2], layers=[1]).shape)
-        [2, 1, 32]
+        [2, 1, 64]
     """
     taken: dict[int, Tensor] = {}
     places = torch.tensor(list(positions), dtype=torch.long, device=model.device)
