@@ -32,7 +32,7 @@ class Settings:
         model: its name, for the vector's file.
         layers: whose inputs are collected; None for all.
         max_new_tokens: of a trace.
-        temperature: of the traces; 0 is greedy.
+        temperature: of the traces, 0 being greedy, and of the regenerations, which take 1 then.
         regenerations: thoughts regenerated where one opens, to see how stable its kind is; 0 for
             none.
         regenerated_tokens: tokens of each at most.

@@ -123,7 +123,11 @@ def calibrate(
         from skipkv.runtime import Engine
         from skipkv.steerers import SteeringVector
         from skipkv.steerers import calibrate as make
+        from skipkv.steerers.calibration import Options
 
+        Options(
+            stable=stable, question_directions=question_directions, held_out=held_out, seed=seed
+        )
         number = _layer(layer)
         completions = None if traces is None else read_completions(traces, text=text_field)
         picture: str | None = str(Path(output).with_suffix(".png")) if plot is None else plot

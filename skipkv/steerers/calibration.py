@@ -1,5 +1,6 @@
 """A steering vector from hidden states: difference of means, a layer, and how well it separates."""
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -44,14 +45,25 @@ class Calibration:
 
 
 @attrs.frozen(kw_only=True)
-class _Options:
-    """The arguments of `calibrate` that are numbers, checked."""
+class Options:
+    """The arguments of `calibrate` that are numbers, checked when built: before states are made.
 
-    stable: float | int = attrs.field(validator=is_a(float))
-    question_directions: int = attrs.field(validator=is_a(int, least=0))
-    folds: int = attrs.field(validator=is_a(int, least=2))
-    held_out: float | int = attrs.field(validator=is_a(float))
-    seed: int = attrs.field(validator=is_a(int))
+    Args:
+        stable: see `calibrate`, as for the others.
+        question_directions: see there.
+        folds: see there.
+        held_out: see there.
+        seed: see there.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    stable: float | int = attrs.field(default=0.0, validator=is_a(float))
+    question_directions: int = attrs.field(default=0, validator=is_a(int, least=0))
+    folds: int = attrs.field(default=5, validator=is_a(int, least=2))
+    held_out: float | int = attrs.field(default=0.2, validator=is_a(float))
+    seed: int = attrs.field(default=0, validator=is_a(int))
 
     def __attrs_post_init__(self) -> None:
         if not 0 <= self.stable <= 1:
@@ -85,7 +97,7 @@ def calibrate(
     Traces are read one at a time, thrice, and only sums and projections are kept: memory does not
     grow with their states.
 
-    Source: SEAL (arXiv 2504.07986), section 3. Options: Zhuang et al. 2026 (arXiv 2604.02113), who
+    Source: SEAL (arXiv 2504.07986), section 3; options: Zhuang et al. 2026 (arXiv 2604.02113), who
     keep only stable boundaries and take out a content subspace. Differs: they find that subspace in
     states of the question alone; here it is that of the questions' mean states at thoughts, each
     state less the mean of its kind, so that questions which hold more reflections do not carry the
@@ -120,7 +132,7 @@ def calibrate(
         >>> found.layer, found.vector.shape[0], found.counts
         (5, 2, (24, 24, 0))
     """
-    options = _Options(
+    options = Options(
         stable=stable,
         question_directions=question_directions,
         folds=folds,
@@ -142,7 +154,7 @@ def calibrate(
     projections, execution, validating = _project(traces, split, ready, stable)
     validated = _separations(projections[validating], execution[validating])
     held = _separations(projections[~validating], execution[~validating])
-    if all(v.d_prime != v.d_prime for v in validated):  # NaN
+    if all(math.isnan(row.d_prime) for row in validated):
         raise InputError(
             "No layer can be validated: the thoughts that are not execution stand in too few "
             f"questions ({_counted(ready.counts)} thoughts). Give more questions or longer traces."
@@ -166,7 +178,7 @@ def calibrate(
 _HELD_OUT = -1
 
 
-def _split(questions: Sequence[int], options: _Options) -> dict[int, int]:
+def _split(questions: Sequence[int], options: Options) -> dict[int, int]:
     """The fold of each question, or `_HELD_OUT`."""
     distinct = sorted(set(questions))
     if len(distinct) < 3:
@@ -214,7 +226,7 @@ class _Sums:
             known = self._questions.get(trace.question)
             self._questions[trace.question] = (fold, sums if known is None else known[1] + sums)
 
-    def ready(self, options: _Options) -> _Ready:
+    def ready(self, options: Options) -> _Ready:
         total = self._total(None)
         final, middle = self._made(total, None, options.question_directions)
         ready = _Ready(total.counts, final, {_HELD_OUT: final}, {_HELD_OUT: middle})
@@ -302,7 +314,7 @@ def _separations(
 
 def _ranked(separation: Separation) -> float:
     """For the choice of a layer; NaN comes last."""
-    return separation.d_prime if separation.d_prime == separation.d_prime else -float("inf")
+    return -math.inf if math.isnan(separation.d_prime) else separation.d_prime
 
 
 def _three(counts: Int[Tensor, "3"]) -> tuple[int, int, int]:

@@ -104,9 +104,10 @@ PROMPTS = ["one<think>x.\n\n", "two<think>"]
 
 def decoded(steerer: Any, *, text: str = "") -> list[Any]:
     model = toy_model(layers=3)
-    # a paragraph end is likely, so that steering finds places
+    # steering finds places, and it is the prompt alone that opens and closes the think block
     with torch.no_grad():
-        model.lm_head.weight[[9, 10]] *= 2.0
+        model.lm_head.weight[8:12] *= 2.0
+        model.lm_head.weight[3:5] = 0
     policy = presets.skipkv(32, interval=8, steering=steerer)
     engine = Engine(model, toy_tokenizer(), policy, batch_size=2)
     completions = engine.generate([p + text for p in PROMPTS], max_new_tokens=48)
