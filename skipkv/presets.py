@@ -15,6 +15,7 @@ from skipkv.scorers import (
     SentenceRedundancy,
     WindowAttention,
 )
+from skipkv.steerers import AdditiveSteerer, NoSteering, Steerer, SteeringVector
 
 
 def full() -> Policy:
@@ -93,20 +94,39 @@ def rkv(
     )
 
 
+def seal(
+    vector: SteeringVector,
+    *,
+    strength: float | int = 1.0,
+    budget: int | None = None,
+    interval: int = 128,
+) -> Policy:
+    """SEAL: the full cache, steered towards execution with a fixed strength.
+
+    Source: Chen et al. 2025, arXiv 2504.07986. With a budget it is R-KV under that budget, steered.
+    """
+    policy = full() if budget is None else rkv(budget, interval=interval)
+    return policy.with_(steerer=AdditiveSteerer(vector, strength=strength))
+
+
 def skipkv(
     budget: int,
     *,
     threshold: float = 0.95,
+    steering: Steerer | None = None,
     importance: float = 0.1,
     window: int = 8,
     pool: int = 7,
     interval: int = 128,
 ) -> Policy:
-    """SkipKV: R-KV's score, and sentences that a later one repeats go first.
+    """SkipKV: R-KV's score, sentences that a later one repeats go first, and steering if given.
 
-    Source: arXiv 2512.07993, section 4.1. Differs: steering and batch grouping are yet to come; a
-    redundant sentence goes first even when a single entry of it is left (published: two); the
-    sentences of a prompt longer than the budget are known when it is compressed.
+    `steering=AdaptiveSteerer(vector)` is the paper's. Vectors belong to one model, so that without
+    one there is none.
+
+    Source: arXiv 2512.07993, section 4. Differs: batch grouping is yet to come; a redundant
+    sentence goes first even when a single entry of it is left (published: two); the sentences of a
+    prompt longer than the budget are known when it is compressed.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),
@@ -114,11 +134,13 @@ def skipkv(
         - (1 - importance) * KeyRedundancy()
         - SentenceRedundancy(threshold=threshold),
         evictor=SentencePrimary(threshold=threshold, whole=False),
+        steerer=NoSteering() if steering is None else steering,
     )
 
 
 _PRESETS: dict[str, Callable[..., Policy]] = {
-    preset.__name__: preset for preset in (full, streaming_llm, h2o, tova, snapkv, rkv, skipkv)
+    preset.__name__: preset
+    for preset in (full, streaming_llm, h2o, tova, snapkv, rkv, seal, skipkv)
 }
 NAMES = tuple(_PRESETS)
 

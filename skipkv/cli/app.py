@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from skipkv.cli.calibrate import calibrate
 from skipkv.cli.eval import evaluate
 from skipkv.cli.generate import generate
 from skipkv.cli.policies import policies
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command("eval")(evaluate)
+app.command()(calibrate)
 app.command()(policies)
 
 

@@ -39,6 +39,23 @@ def generate(
     interval: Annotated[
         int | None, typer.Option(help="Decode steps between two compression events.")
     ] = None,
+    vector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Steer with a vector that `skipkv calibrate` made.",
+        ),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="Of the steering; positive towards execution, 0 for none.")
+    ] = 1.0,
+    growth: Annotated[
+        float | None,
+        typer.Option(
+            help="Added to the strength for every thought that was not execution; by default 0.02 "
+            "under skipkv and 0 otherwise."
+        ),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -92,10 +109,17 @@ def generate(
     with clean_exit(debug=debug):
         # Everything that can be wrong without the model is found before the model is loaded.
         requests = read_prompts(prompts or [], source=source, jsonl=jsonl, field=field, limit=limit)
-        from skipkv.compositions import resolve_policy
+        from skipkv.cli.steering import steered_policy
         from skipkv.runtime import Engine, Sampling
 
-        composition = resolve_policy(policy, budget=budget, interval=interval)
+        composition = steered_policy(
+            policy,
+            budget=budget,
+            interval=interval,
+            vector=vector,
+            strength=strength,
+            growth=growth,
+        )
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed)
         check_placement(dtype, device)
         engine = Engine.from_pretrained(
@@ -103,7 +127,7 @@ def generate(
         )
         failed = False
         for completion in engine.generate(
-            _as_chats(requests, chat, engine),
+            as_chats(requests, chat, engine),
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             stop=tuple(stop or ()),
@@ -118,7 +142,7 @@ def generate(
             raise typer.Exit(FAILED)
 
 
-def _as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:
+def as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:
     """Text prompts as a user's message where they are to go through the chat template."""
     has_template = bool(getattr(engine.tokenizer, "chat_template", None))
     if chat and not has_template:

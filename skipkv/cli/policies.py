@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from skipkv.policy import Policy
 
 EXAMPLE_BUDGET = 1024
-"""Tokens; presets that take a budget are shown under this one."""
+"""Tokens; presets that need a budget are shown under this one."""
+EXAMPLE_WIDTH = 3584
+"""Numbers in the vector of presets that steer: the hidden size of a model of seven billion."""
 
 
 def policies(
@@ -23,12 +26,11 @@ def policies(
 ) -> None:
     """Show each preset's composition, under a budget of 1024 tokens where it takes one."""
     with clean_exit(debug=debug):
-        from skipkv.compositions import takes
         from skipkv.presets import NAMES, get
 
         for number, name in enumerate(NAMES):
             function = get(name)
-            policy = function(budget=EXAMPLE_BUDGET) if takes(function, "budget") else function()
+            policy = _example(function)
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
             parts = composition(policy)
             if as_json:
@@ -39,6 +41,22 @@ def policies(
             typer.echo(f"{name}: {summary}")
             for field, written in _at_work(policy, parts).items():
                 typer.echo(f"  {field:<10}{written}")
+
+
+def _example(preset: "Callable[..., Policy]") -> "Policy":
+    """The preset's policy, with stand-ins for what it must be given."""
+    import torch
+
+    from skipkv.steerers import SteeringVector
+
+    stand_ins = {
+        "budget": EXAMPLE_BUDGET,
+        "vector": SteeringVector(vector=torch.ones(EXAMPLE_WIDTH), layer=20, model="your model"),
+    }
+    required = [
+        name for name, p in inspect.signature(preset).parameters.items() if p.default is p.empty
+    ]
+    return preset(**{name: stand_ins[name] for name in required})
 
 
 def composition(policy: "Policy") -> dict[str, str]:

@@ -14,7 +14,7 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.policy import Policy
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.session import EventRecord, Session
-from skipkv.runtime.steering import check_layer
+from skipkv.runtime.steering import check_steerer
 from skipkv.runtime.support import check_family, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
 
@@ -59,7 +59,9 @@ def attach(
         [48]
     """
     check_family(model)
-    check_layer(policy.steerer, model.config.num_hidden_layers)
+    check_steerer(
+        policy.steerer, layers=model.config.num_hidden_layers, width=model.config.hidden_size
+    )
     if tokenizer is None and (policy.needs.sentences or policy.steerer.layer is not None):
         raise ConfigError(
             "This policy reads text (sentences or steering). Give the tokenizer: "

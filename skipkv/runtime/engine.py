@@ -16,7 +16,7 @@ from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop, Finished
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.session import Session
-from skipkv.runtime.steering import check_layer
+from skipkv.runtime.steering import check_steerer
 from skipkv.runtime.support import check_all_full, check_family, check_prompt
 from skipkv.runtime.text import TokenText
 
@@ -40,7 +40,7 @@ class Engine:
     Raises:
         UnsupportedModelError: an architecture or a kind of layer the engine does not decode.
         InputError: no EOS token is known.
-        ConfigError: `batch_size` below 1, or a steerer for a layer the model does not have.
+        ConfigError: `batch_size` below 1, or a steerer that does not fit the model.
 
     Example:
         >>> from skipkv import Engine, presets
@@ -62,7 +62,9 @@ class Engine:
     ) -> None:
         check_family(model)
         check_all_full(model.config)
-        check_layer(policy.steerer, model.config.num_hidden_layers)
+        check_steerer(
+            policy.steerer, layers=model.config.num_hidden_layers, width=model.config.hidden_size
+        )
         if batch_size < 1:
             raise ConfigError(f"Engine(batch_size={batch_size}) must be at least 1.")
         self.model = model
@@ -137,12 +139,12 @@ class Engine:
             raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
         if any(not s for s in stop):
             raise InputError("stop must not hold an empty string: it would end every sequence.")
-        encoded = [self._encoded(index, prompt) for index, prompt in enumerate(prompts)]
+        encoded = [self.encode(prompt, index=index) for index, prompt in enumerate(prompts)]
         for index, ids in enumerate(encoded):
             self._check(index, ids, max_new_tokens)
         if seeds is None:
             seeds = range(sampling.seed, sampling.seed + len(encoded))
-        elif len(seeds) != len(encoded) or min(seeds) < 0:
+        elif len(seeds) != len(encoded) or min(seeds, default=0) < 0:
             raise InputError(
                 f"seeds must hold a number from 0 on for each of the {len(encoded)} prompts, got "
                 f"{list(seeds)}."
@@ -211,7 +213,16 @@ class Engine:
             trace=None if finished.trace is None else tuple(finished.trace),
         )
 
-    def _encoded(self, index: int, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, *, index: int = 0) -> list[int]:
+        """The token ids of a prompt, as `generate` decodes it.
+
+        Args:
+            prompt: a text, token ids, or a list of chat messages.
+            index: its number, for the messages of errors.
+
+        Raises:
+            InputError: it is empty, or a chat and the tokenizer has no chat template.
+        """
         if not isinstance(prompt, str):
             items = list(prompt)
             if items and isinstance(items[0], Mapping):

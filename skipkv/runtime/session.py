@@ -24,7 +24,7 @@ from skipkv.runtime.forward import Forward
 from skipkv.runtime.prefill import plan
 from skipkv.runtime.sentences import SentenceTracker
 from skipkv.runtime.slots import SlotStore
-from skipkv.runtime.steering import Steering, check_layer
+from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.support import cache_shape, full_attention_layers
 from skipkv.runtime.text import TokenText
 
@@ -101,7 +101,7 @@ class Session:
         self.running: list[Running] = []
         self._steering = None
         if policy.steerer.layer is not None:
-            check_layer(policy.steerer, config.num_hidden_layers)
+            check_steerer(policy.steerer, layers=config.num_hidden_layers, width=config.hidden_size)
             assert text is not None
             self._steering = Steering(
                 policy.steerer,
@@ -199,10 +199,15 @@ class Session:
             if not prompt:
                 self._steering.begin(first, ids[:, 0], forward.positions[:, 0])
             else:
-                for row, count in enumerate(counts):
-                    self._steering.read_prompt(
-                        first + row, ids[row, ids.shape[1] - count :].tolist()
-                    )
+                self._steering.begin_prompt(
+                    first,
+                    [ids[b, ids.shape[1] - n :].tolist() for b, n in enumerate(counts)],
+                    [
+                        self.store.tokens_seen[n] >= self.running[n].prompt_tokens
+                        for n in range(first, first + len(counts))
+                    ],
+                    forward.positions[:, -1],
+                )
         return forward
 
     def arguments(self, forward: Forward) -> dict[str, Any]:

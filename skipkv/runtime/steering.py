@@ -9,17 +9,18 @@ from torch import Tensor
 
 from skipkv._types import SteeringContext, Thought
 from skipkv.errors import ConfigError, PartError
+from skipkv.runtime.marks import Marks
 from skipkv.runtime.text import TokenText
 from skipkv.steerers import Steerer
-
-_OPEN, _CLOSE, _PARAGRAPH = "<think>", "</think>", "\n\n"
 
 
 class Steering:
     """Per sequence: is it inside the thinking part, and how many thoughts of each kind so far.
 
     What a step needs lives on the device and is updated there, so that the step waits for nothing.
-    Where the tokenizer has no think tokens, all that is generated counts as thinking.
+    Where the tokenizer has no think tokens, all that is generated counts as thinking. A prompt that
+    ends a paragraph inside an open think block is steered at its last token, as in the published
+    code: what is decoded next opens a thought like any other.
     """
 
     def __init__(
@@ -34,13 +35,9 @@ class Steering:
         self._steerer = steerer
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
         self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
-        pieces = text.pieces(range(vocabulary))
-        table = torch.tensor(
-            [[_PARAGRAPH in p, p.strip() == _OPEN, p.strip() == _CLOSE] for p in pieces],
-            device=device,
-        )
-        self._ends, self._opens, self._closes = table.unbind(dim=1)
-        self._marked = bool(self._opens.any() and self._closes.any())
+        self._marks = Marks(text, vocabulary)
+        self._ends, self._opens, self._closes = self._marks.table.to(device).unbind(dim=1)
+        self._marked = self._marks.thinks
         self._context: SteeringContext | None = None
         self._rows = slice(0, 0)
 
@@ -67,6 +64,37 @@ class Steering:
         if marks.numel():
             self._thinking[number] = self._opens[tokens[marks[-1, 0]]]
 
+    def begin_prompt(
+        self,
+        first: int,
+        stretches: Sequence[Sequence[int]],
+        ended: Sequence[bool],
+        positions: Int[Tensor, "B"],
+    ) -> None:
+        """A pass over prompts begins.
+
+        Args:
+            first: the sequence of the first row.
+            stretches: the tokens each row takes in; they lie in its last columns.
+            ended: whether they end its prompt.
+            positions: of the last column.
+        """
+        for row, ids in enumerate(stretches):
+            self.read_prompt(first + row, ids)
+        at_delimiter = [
+            end and len(ids) > 0 and self._marks.ends_paragraph(ids[-1])
+            for ids, end in zip(stretches, ended, strict=True)
+        ]
+        if not any(at_delimiter):  # known here without asking the device
+            return
+        rows = slice(first, first + len(stretches))
+        self._context = SteeringContext(
+            at_delimiter=torch.tensor(at_delimiter, device=self._ends.device),
+            thinking=self._thinking[rows],
+            thoughts=self._thoughts[rows],
+            positions=positions,
+        )
+
     def begin(self, first: int, ids: Int[Tensor, "B"], positions: Int[Tensor, "B"]) -> None:
         """A decode step for the sequences from `first` on begins with these tokens."""
         rows = slice(first, first + ids.shape[0])
@@ -84,7 +112,7 @@ class Steering:
         self._context = None
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        """A forward pre-hook of the steered layer: adds the delta to its input when decoding.
+        """A forward pre-hook of the steered layer: adds the delta to its newest input.
 
         Raises:
             PartError: the steerer's delta has another shape or dtype than the hidden states.
@@ -95,9 +123,9 @@ class Steering:
             return (self._steered(args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": self._steered(kwargs["hidden_states"])}
 
-    def _steered(self, hidden: Float[Tensor, "B 1 E"]) -> Float[Tensor, "B 1 E"]:
+    def _steered(self, hidden: Float[Tensor, "B T E"]) -> Float[Tensor, "B T E"]:
         assert self._context is not None
-        newest = hidden[:, 0]
+        newest = hidden[:, -1]
         delta = self._steerer.delta(newest, self._context)
         # what the host knows of a tensor, so that the step does not wait
         if (
@@ -112,13 +140,28 @@ class Steering:
                 f"{self._steerer!r}.delta must return [R, E] = {list(newest.shape)} of "
                 f"{newest.dtype}, got {came}."
             )
-        return hidden + delta[:, None]
+        steered = (newest + delta)[:, None]
+        return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
 
 
-def check_layer(steerer: Steerer, layers: int) -> None:
-    """Raise `ConfigError` if the model has no such layer."""
-    if steerer.layer is not None and not 0 <= steerer.layer < layers:
+def check_steerer(steerer: Steerer, *, layers: int, width: int) -> None:
+    """Raise `ConfigError` if the model has no such layer, or hidden states of another width.
+
+    Args:
+        steerer: one that says `width` has it checked too.
+        layers: of the model.
+        width: hidden size of the model.
+    """
+    if steerer.layer is None:
+        return
+    if not 0 <= steerer.layer < layers:
         raise ConfigError(
             f"{steerer!r} steers layer {steerer.layer}, but the model's layers are 0 to "
             f"{layers - 1}."
+        )
+    needed = getattr(steerer, "width", None)
+    if needed is not None and needed != width:
+        raise ConfigError(
+            f"{steerer!r} adds a vector of {needed} numbers, but the model's hidden states have "
+            f"{width}. Take a vector made with this model; `skipkv calibrate` makes one."
         )

@@ -16,6 +16,9 @@ class Steerer(Protocol):
     returns to the input of layer `layer` at the token being decoded. It must not read values back
     from the device (`.item()`, `if tensor:`): the step does not wait for it.
 
+    It is called too at the last token of prompts, where one of them ends a paragraph. A steerer
+    that has an attribute `width` is refused by models of another hidden size.
+
     Laws: zero for rows that are not at a delimiter inside the thinking part; a row's delta depends
     on that row alone.
     """

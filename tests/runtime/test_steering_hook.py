@@ -14,7 +14,7 @@ from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
 from skipkv.errors import ConfigError, PartError
 from skipkv.runtime.session import Session
-from skipkv.runtime.steering import Steering, check_layer
+from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.text import TokenText
 from skipkv.segmenters import FixedLength
 from skipkv.steerers import NoSteering
@@ -211,9 +211,9 @@ def test_a_delta_of_another_shape_or_dtype_names_the_steerer(value: Any) -> None
 @pytest.mark.parametrize("layer", [-1, 2, 7])
 def test_a_layer_the_model_does_not_have_is_refused(layer: int) -> None:
     with pytest.raises(ConfigError, match=rf"steers layer {layer}.*layers are 0 to 1"):
-        check_layer(Nudge(layer=layer), 2)
-    check_layer(Nudge(layer=1), 2)
-    check_layer(NoSteering(), 2)
+        check_steerer(Nudge(layer=layer), layers=2, width=SIZE)
+    check_steerer(Nudge(layer=1), layers=2, width=SIZE)
+    check_steerer(NoSteering(), layers=2, width=SIZE)
 
 
 def session(steerer: Any, *, layer: int = 1) -> Session:
@@ -243,6 +243,48 @@ def run(state: Session, ids: Tensor, *, prompt: bool) -> Tensor:
     logits = state.model(input_ids=ids, **state.arguments(forward)).logits
     state.end(forward, ids)
     return logits[:, -1]
+
+
+@modest
+@given(
+    rows=st.lists(st.tuples(ROWS, st.booleans()), min_size=1, max_size=3), columns=st.integers(8, 9)
+)
+def test_a_prompt_that_ends_a_paragraph_inside_the_think_block_is_steered_at_its_last_token(
+    rows: list[tuple[list[int], bool]], columns: int
+) -> None:
+    state = steering()
+    for number in range(len(rows)):
+        state.start(number)
+    positions = torch.tensor([len(ids) - 1 for ids, _ in rows])
+    state.begin_prompt(0, [ids for ids, _ in rows], [end for _, end in rows], positions)
+    hidden = torch.randn(len(rows), columns, SIZE)
+    output = state.hook(torch.nn.Module(), (hidden,), {})
+    added = torch.zeros_like(hidden) if output is None else output[0][0] - hidden
+    state.end()
+    for (ids, end), got in zip(rows, added, strict=True):
+        expected = end and thinks(ids, before=False) and "\n\n" in VOCABULARY[ids[-1]]
+        assert not got[:-1].any()
+        assert got[-1].round().tolist() == [float(expected)] * SIZE
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("length", [3, 30])  # in one pass, and in chunks
+def test_in_a_model_the_end_of_a_prompt_is_steered_once(length: int) -> None:
+    prompts = [[OPEN, *[X] * (length - 2), last] for last in (PARAGRAPH, X)]
+    logits = []
+    for steerer in (Nudge(layer=1), NoSteering()):
+        policy = Policy(budget=Budget(tokens=16, interval=4), steerer=steerer)
+        state = Session(toy_model(layers=3), policy, sequences=2, text=TEXT)
+        for prompt in prompts:
+            state.start(len(prompt))
+        with state.hooked():
+            for ranges in state.passes([length, length]):
+                ids = torch.tensor(prompts)[:, ranges[0].start : ranges[0].stop]
+                last = run(state, ids, prompt=True)
+                state.events(range(2))
+        logits.append(last)
+    changed = [not torch.equal(a, b) for a, b in zip(*logits, strict=True)]
+    assert changed == [True, False]
 
 
 @torch.inference_mode()

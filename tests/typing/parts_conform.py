@@ -32,7 +32,7 @@ from skipkv.scorers import (
     WindowAttention,
 )
 from skipkv.segmenters import Delimiter, FixedLength, Newline, Punkt
-from skipkv.steerers import NoSteering
+from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, NoSteering
 
 scorers: list[type[Scorer]] = [
     AccumulatedAttention,
@@ -46,7 +46,7 @@ scorers: list[type[Scorer]] = [
 ]
 evictors: list[type[Evictor]] = [KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence]
 segmenters: list[type[Segmenter]] = [Delimiter, FixedLength, Newline, Punkt]
-steerers: list[type[Steerer]] = [NoSteering]
+steerers: list[type[Steerer]] = [AdaptiveSteerer, AdditiveSteerer, NoSteering]
 schedulers: list[type[BatchScheduler]] = [Fifo, LengthGrouped]
 
 

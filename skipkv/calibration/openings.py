@@ -1,0 +1,68 @@
+"""Where the thoughts of a trace open, and of what kind they are."""
+
+import attrs
+
+from skipkv._types import Thought
+from skipkv.calibration.traces import Trace
+from skipkv.runtime.marks import Marks
+from skipkv.runtime.text import TokenText
+from skipkv.segmenters import ThoughtClassifier
+
+
+@attrs.frozen(kw_only=True)
+class Opening:
+    """A token that ends a paragraph inside the thinking part, and the thought it opens.
+
+    Args:
+        position: of the token, in prompt and trace together.
+        text: of the thought.
+        kind: what it was for.
+    """
+
+    position: int
+    text: str
+    kind: Thought
+
+
+def openings(
+    trace: Trace, *, marks: Marks, text: TokenText, classify: ThoughtClassifier
+) -> list[Opening]:
+    """The thoughts of a trace that open where steering would act.
+
+    Those are the paragraphs behind a token with an empty line inside the thinking part; of the
+    prompt, its last token counts and no other. A thought ends with the next such token, at the end
+    of the thinking part or with the trace; the last one of a trace that was cut short is left out,
+    and so are empty ones.
+
+    Args:
+        trace: prompt and decoded tokens.
+        marks: of the model's vocabulary.
+        text: of its tokens.
+        classify: names the kind of a thought.
+    """
+    ids = [*trace.prompt, *trace.tokens]
+    found: list[Opening] = []
+    thinking = not marks.thinks
+    opened: int | None = None
+    pieces: list[str] = []
+
+    def close() -> None:
+        thought = "".join(pieces)
+        if opened is not None and thought.strip():
+            found.append(Opening(position=opened, text=thought, kind=Thought(classify(thought))))
+
+    for position, token in enumerate(ids):
+        before, thinking = thinking, marks.thinking(token, thinking)
+        if position < len(trace.prompt) - 1:
+            continue
+        if before and not thinking:  # the closing mark is no part of the thought
+            close()
+            opened, pieces = None, []
+            continue
+        pieces.append(text[token])
+        if thinking and marks.ends_paragraph(token):
+            close()
+            opened, pieces = position, []
+    if trace.finished:
+        close()
+    return found

@@ -1,0 +1,188 @@
+"""From prompts, or traces, to hidden states on the disk: one calibration, step by step."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import torch
+from tqdm.auto import tqdm
+
+from skipkv._validators import is_a
+from skipkv.calibration.openings import openings
+from skipkv.calibration.stability import agreement
+from skipkv.calibration.traces import Trace
+from skipkv.calibration.workspace import StoredStates, Workspace
+from skipkv.errors import ConfigError, InputError
+from skipkv.runtime import Engine, Sampling
+from skipkv.runtime.hidden import layer_inputs
+from skipkv.runtime.marks import Marks
+from skipkv.runtime.text import TokenText
+from skipkv.segmenters import MarkerWords, ThoughtClassifier
+from skipkv.steerers import ThoughtStates
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What traces and states depend on.
+
+    Args:
+        model: its name, for the vector's file.
+        layers: whose inputs are collected; None for all.
+        max_new_tokens: of a trace.
+        temperature: of the traces, 0 being greedy, and of the regenerations, which take 1 then.
+        regenerations: thoughts regenerated where one opens, to see how stable its kind is; 0 for
+            none.
+        regenerated_tokens: tokens of each at most.
+        seed: of all sampling.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    model: str = attrs.field(default="", validator=is_a(str))
+    layers: tuple[int, ...] | None = None
+    max_new_tokens: int = attrs.field(default=4096, validator=is_a(int, least=1))
+    temperature: float | int = attrs.field(default=0.0, validator=is_a(float, least=0))
+    regenerations: int = attrs.field(default=0, validator=is_a(int, least=0))
+    regenerated_tokens: int = attrs.field(default=64, validator=is_a(int, least=1))
+    seed: int = attrs.field(default=0, validator=is_a(int, least=0))
+
+
+def collect(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    *,
+    folder: Path,
+    settings: Settings,
+    completions: Sequence[tuple[str, bool]] | None = None,
+    classify: ThoughtClassifier | None = None,
+    progress: bool | None = None,
+) -> StoredStates:
+    """Generate a trace per prompt, and collect the hidden states where its thoughts open.
+
+    Both are kept in the folder as they are made. A run that was stopped goes on there, and gives
+    what it would have given: a trace depends on its prompt, its number and the seed alone.
+
+    Args:
+        engine: decodes the traces, under a policy that keeps everything.
+        prompts: token ids of each question's prompt.
+        folder: for what is made; of one calibration.
+        settings: what that depends on.
+        completions: traces that are there already, a text per prompt and whether it ended by
+            itself; then none is generated.
+        classify: names the kind of a thought; English marker words by default.
+        progress: show bars on stderr; by default if that is a terminal.
+
+    Raises:
+        ConfigError: a layer that the model does not have.
+        InputError: the folder is of another calibration, or prompts cannot be decoded.
+    """
+    classify = MarkerWords.english() if classify is None else classify
+    there = engine.model.config.num_hidden_layers
+    layers = range(there) if settings.layers is None else settings.layers
+    if wrong := [layer for layer in layers if not 0 <= layer < there]:
+        raise ConfigError(
+            f"Settings(layers=...) names layer {wrong[0]}, but the model's layers are 0 to "
+            f"{there - 1}."
+        )
+    if completions is not None and len(completions) != len(prompts):
+        raise InputError(
+            f"There must be a trace for each prompt: {len(prompts)} prompts, {len(completions)} "
+            "traces."
+        )
+    work = Workspace(folder, _fingerprint(settings, prompts, completions, classify))
+    hidden = (sys.stderr is None or not sys.stderr.isatty()) if progress is None else not progress
+    if completions is None:
+        _generate(engine, prompts, work, settings, hidden)
+    else:
+        _read(engine, prompts, completions, work)
+    text = TokenText(engine.tokenizer)
+    marks = Marks(text, engine.model.config.vocab_size)
+    for index in tqdm(sorted(work.traces.traces), desc="states", disable=hidden, file=sys.stderr):
+        if work.has_states(index):
+            continue
+        trace = work.traces.traces[index]
+        opened = openings(trace, marks=marks, text=text, classify=classify)
+        shares = None
+        if settings.regenerations:
+            shares = agreement(
+                engine,
+                trace,
+                opened,
+                classify=classify,
+                samples=settings.regenerations,
+                max_tokens=settings.regenerated_tokens,
+                temperature=settings.temperature or 1.0,
+                seed=settings.seed,
+            )
+        ids = [*trace.prompt, *trace.tokens]
+        states = layer_inputs(engine.model, ids, [o.position for o in opened], list(layers))
+        kinds = torch.tensor([o.kind for o in opened], dtype=torch.long)
+        work.store(ThoughtStates(question=index, states=states, kinds=kinds, agreement=shares))
+    return work.states()
+
+
+def _generate(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    work: Workspace,
+    settings: Settings,
+    hidden: bool,
+) -> None:
+    """The traces that are not there yet, each written down as it ends."""
+    missing = [i for i in range(len(prompts)) if i not in work.traces.traces]
+    completions = engine.generate(
+        [prompts[i] for i in missing],
+        max_new_tokens=settings.max_new_tokens,
+        sampling=Sampling(temperature=settings.temperature),
+        seeds=[settings.seed + i for i in missing],
+        ordered=False,
+        progress=False,
+    )
+    bar = tqdm(completions, desc="traces", total=len(missing), disable=hidden, file=sys.stderr)
+    for completion in bar:
+        index = missing[completion.index]
+        finished = completion.stop_reason == "eos"
+        work.traces.add(
+            Trace(
+                index=index,
+                prompt=prompts[index],
+                tokens=completion.tokens[:-1] if finished else completion.tokens,
+                finished=finished,
+            )
+        )
+
+
+def _read(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[tuple[str, bool]],
+    work: Workspace,
+) -> None:
+    """Traces that were written by somebody else."""
+    for index, (prompt, (written, finished)) in enumerate(zip(prompts, completions, strict=True)):
+        if index not in work.traces.traces:
+            tokens = engine.tokenizer(written, add_special_tokens=False)["input_ids"]
+            work.traces.add(Trace(index=index, prompt=prompt, tokens=tokens, finished=finished))
+
+
+def _fingerprint(
+    settings: Settings,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[tuple[str, bool]] | None,
+    classify: ThoughtClassifier,
+) -> dict[str, object]:
+    """What must be the same for a stopped run to go on."""
+    return {
+        **attrs.asdict(settings),
+        "prompts": _digest([list(prompt) for prompt in prompts]),
+        "traces": None if completions is None else _digest([list(c) for c in completions]),
+        "thoughts": _digest(repr(classify)),
+    }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -1,0 +1,57 @@
+"""The hidden states that enter a model's layers at some places of a text."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+def layer_inputs(
+    model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], layers: Sequence[int]
+) -> Float[Tensor, "N layers E"]:
+    """What enters layers at positions of a text: one forward pass over it, nothing cached.
+
+    Steering adds its vector to these very states. Hooks take them as they go by, so that memory
+    holds a state per position wanted and not per token.
+
+    Args:
+        model: in evaluation mode.
+        ids: the text, prompt and all.
+        positions: in the text.
+        layers: from 0.
+
+    Returns:
+        The states on the host, in the model's dtype.
+
+    Example:
+        >>> from skipkv.testing import toy_model
+        >>> list(layer_inputs(toy_model(), [5, 6, 7], [0, 2], layers=[1]).shape)
+        [2, 1, 64]
+    """
+    taken: dict[int, Tensor] = {}
+    places = torch.tensor(list(positions), dtype=torch.long, device=model.device)
+
+    def take(layer: int) -> Callable[[torch.nn.Module, Any, Any], None]:
+        def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            taken[layer] = hidden[0, places]
+
+        return hook
+
+    modules = cast(torch.nn.ModuleList, model.base_model.layers)
+    handles = [
+        modules[layer].register_forward_pre_hook(take(layer), with_kwargs=True)
+        for layer in set(layers)
+    ]
+    try:
+        with torch.inference_mode():
+            model.base_model(
+                input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack([taken[layer] for layer in layers], dim=1).cpu()

@@ -1,0 +1,68 @@
+"""Steer the harder, the more a sequence has rambled."""
+
+import attrs
+from jaxtyping import Float
+from torch import Tensor
+
+from skipkv._types import Needs, SteeringContext, Thought
+from skipkv.steerers._push import is_finite, is_vector, push
+from skipkv.steerers.vector import SteeringVector
+
+
+@attrs.frozen
+class AdaptiveSteerer:
+    """Adds a vector, times a strength that grows with the thoughts that were not execution.
+
+    A first look back often pays, the twentieth seldom: strength + growth * N, with N the
+    reflections and transitions of the sequence so far, lets the one pass and holds against the
+    other. N is refreshed at compression events.
+
+    Source: SkipKV (arXiv 2512.07993), section 4.2 (alpha_0 is `strength`, gamma `growth`).
+
+    Args:
+        vector: the direction, and the layer whose input it is added to.
+        strength: at the start; positive towards execution.
+        growth: added to the strength for every thought that was not execution.
+
+    Raises:
+        ConfigError: no `SteeringVector`, or a number that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from skipkv.steerers import SteeringVector
+        >>> steerer = AdaptiveSteerer(
+        ...     SteeringVector(vector=torch.tensor([1.0]), layer=1), strength=1.0, growth=0.5
+        ... )
+        >>> context = SteeringContext(
+        ...     at_delimiter=torch.tensor([True, True]),
+        ...     thinking=torch.tensor([True, True]),
+        ...     thoughts=torch.tensor([[9, 0, 0], [9, 2, 1]]),
+        ...     positions=torch.tensor([7, 7]),
+        ... )
+        >>> steerer.delta(torch.zeros(2, 1), context).tolist()
+        [[1.0], [2.5]]
+    """
+
+    vector: SteeringVector = attrs.field(validator=is_vector)
+    strength: float | int = attrs.field(default=1.0, validator=is_finite)
+    growth: float | int = attrs.field(default=0.02, validator=is_finite)
+
+    @property
+    def needs(self) -> Needs:
+        """Sentences, whose thoughts are counted; nothing without growth."""
+        return Needs(sentences=self.growth != 0)
+
+    @property
+    def layer(self) -> int:
+        """The vector's."""
+        return self.vector.layer
+
+    @property
+    def width(self) -> int:
+        """The hidden size it fits."""
+        return self.vector.width
+
+    def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
+        """Strength so far times vector for rows at a delimiter inside the thinking part."""
+        rambling = context.thoughts.sum(dim=1) - context.thoughts[:, Thought.EXECUTION]
+        return push(hidden, context, self.vector, self.strength + self.growth * rambling.float())

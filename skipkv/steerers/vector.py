@@ -1,0 +1,231 @@
+"""A direction in the hidden states of one layer, and the files it is kept in."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from skipkv._validators import is_a
+from skipkv.errors import ConfigError, InputError
+
+SIGN = "execution - non-execution"
+"""The convention of all vectors here, as it stands in their files."""
+
+_FORMAT = "skipkv steering vector"
+
+
+def _own(value: Any) -> Any:
+    """A float32 copy on the host that nobody else writes to."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value  # refused below
+    return value.detach().to("cpu", torch.float32, copy=True)
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class SteeringVector:
+    r"""The mean hidden state of execution thoughts less that of all others, at one layer's input.
+
+    Thoughts of one kind begin in one region of the hidden states, so adding the difference of the
+    means where a thought opens makes execution likelier: a positive strength steers towards
+    execution, in every file and every steerer here.
+
+    Source: SEAL (arXiv 2504.07986), section 3. Differs: its published files hold the opposite
+    difference, with a negative strength; `from_pt` turns them.
+
+    Args:
+        vector: the difference of means, `[E]` for a model of hidden size E.
+        layer: the layer, from 0, whose input it belongs to.
+        model: name of the model it was made with.
+        made: how it was made, for people.
+
+    Raises:
+        ConfigError: not one finite vector that differs from zero, or a negative layer.
+
+    Example:
+        >>> towards = SteeringVector(vector=torch.tensor([0.0, 2.0]), layer=1, model="toy")
+        >>> towards
+        <SteeringVector of 2 numbers for layer 1 of toy>
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     towards.save(f"{folder}/v.safetensors")
+        ...     SteeringVector.load(f"{folder}/v.safetensors") == towards
+        True
+    """
+
+    vector: Float[Tensor, "E"] = attrs.field(
+        converter=_own, eq=attrs.cmp_using(eq=torch.equal), hash=False
+    )
+    layer: int = attrs.field(validator=is_a(int, least=0))
+    model: str = attrs.field(default="", validator=is_a(str))
+    made: str = attrs.field(default="", validator=is_a(str))
+    _source: str = attrs.field(default="", alias="_source", eq=False)
+    # A copy per device, so that a decode step waits for no transfer.
+    _copies: dict[torch.device, Tensor] = attrs.field(init=False, factory=dict, eq=False)
+
+    @vector.validator
+    def _one_vector(self, _: object, vector: Any) -> None:
+        if not isinstance(vector, Tensor) or not vector.is_floating_point():
+            came = f"a tensor of {vector.dtype}" if isinstance(vector, Tensor) else repr(vector)
+            raise ConfigError(f"SteeringVector(vector=...) must be a tensor of floats, got {came}.")
+        if vector.ndim != 1 or not vector.numel():
+            raise ConfigError(
+                "SteeringVector(vector=...) must be one vector [E], got the shape "
+                f"{list(vector.shape)}. Take the row of its layer."
+            )
+        if not vector.isfinite().all() or not vector.any():
+            raise ConfigError(
+                "SteeringVector(vector=...) must hold finite numbers, not all of them zero: it is "
+                "a direction."
+            )
+
+    @property
+    def width(self) -> int:
+        """How many numbers: the hidden size of the models it fits."""
+        return self.vector.shape[0]
+
+    def on(self, device: torch.device) -> Float[Tensor, "E"]:
+        """The vector on a device; the transfer is done once."""
+        if device not in self._copies:
+            with torch.inference_mode(False):
+                self._copies[device] = self.vector.to(device)
+        return self._copies[device]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file that says what it is.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
+        about = {
+            "format": _FORMAT,
+            "sign": SIGN,
+            "layer": str(self.layer),
+            "model": self.model,
+            "made": self.made,
+        }
+        try:
+            save_file({"vector": self.vector.contiguous()}, path, metadata=about)
+        except (OSError, SafetensorError) as cause:
+            raise InputError(f"Cannot write the steering vector {str(path)!r}: {cause}") from cause
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SteeringVector":
+        """Read a file that `save` wrote.
+
+        Raises:
+            InputError: no such file, or a file of another kind.
+        """
+        name = str(path)
+        if not Path(name).is_file():
+            raise InputError(f"No steering vector at {name!r}: there is no such file.")
+        try:
+            with safe_open(name, framework="pt") as file:
+                about = file.metadata() or {}
+                vector = file.get_tensor("vector") if "vector" in file.keys() else None  # noqa: SIM118
+        except (OSError, SafetensorError) as cause:
+            raise InputError(
+                f"{name!r} is no safetensors file: {cause}. For a .pt file use "
+                "SteeringVector.from_pt(path, layer=..., sign=...)."
+            ) from cause
+        if about.get("format") != _FORMAT or about.get("sign") != SIGN or vector is None:
+            raise InputError(
+                f"{name!r} is a safetensors file, but no steering vector of skipkv: its metadata "
+                f"must say format={_FORMAT!r} and sign={SIGN!r}, and it must hold a tensor "
+                "'vector'. Build a SteeringVector from its tensor, and save that."
+            )
+        layer = about.get("layer", "")
+        if not layer.isdecimal():
+            raise InputError(f"{name!r} names no layer in its metadata, but {layer!r}.")
+        return cls(
+            vector=vector,
+            layer=int(layer),
+            model=about.get("model", ""),
+            made=about.get("made", ""),
+            _source=f"load({name!r})",
+        )
+
+    @classmethod
+    def from_pt(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        layer: int,
+        sign: int,
+        model: str = "",
+    ) -> "SteeringVector":
+        """Read a vector from a `.pt` file, as SEAL and SkipKV publish theirs.
+
+        Such a file says neither its layer nor its sign, so the caller does. Nothing but tensors is
+        unpickled.
+
+        Args:
+            path: a file with one tensor: `[E]`, or `[layers, E]` of which row `layer` is taken;
+                further axes of length 1 do not matter.
+            layer: the layer, from 0, whose input it belongs to.
+            sign: 1 if the file holds execution less non-execution, -1 if it holds the opposite, as
+                the published ones do.
+            model: name of the model it was made with.
+
+        Raises:
+            ConfigError: another `sign`.
+            InputError: no such file, not a tensor in it, or one of another shape.
+        """
+        name = str(path)
+        if sign not in (1, -1):
+            raise ConfigError(
+                f"SteeringVector.from_pt(sign={sign!r}) must be 1 (the file holds execution less "
+                "non-execution) or -1 (the opposite, as published)."
+            )
+        if not Path(name).is_file():
+            raise InputError(f"No steering vector at {name!r}: there is no such file.")
+        try:
+            held = torch.load(name, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as cause:
+            raise InputError(
+                f"{name!r} cannot be read: it is no .pt file, or one that holds more than tensors, "
+                "which is not unpickled for safety. Save its tensor alone with torch.save."
+            ) from cause
+        if not isinstance(held, Tensor):
+            raise InputError(
+                f"{name!r} must hold one tensor, got a {type(held).__name__}. Save the vector of "
+                "one layer alone with torch.save."
+            )
+        return cls(
+            vector=sign * _row(held, layer, name),
+            layer=layer,
+            model=model,
+            made=f"read from {Path(name).name}",
+            _source=f"from_pt({name!r}, layer={layer}, sign={sign})",
+        )
+
+    def __repr__(self) -> str:
+        # Where it was read, it can be pasted back; numbers by the thousand would help no reader.
+        if self._source:
+            return f"SteeringVector.{self._source}"
+        of = f" of {self.model}" if self.model else ""
+        return f"<SteeringVector of {self.width} numbers for layer {self.layer}{of}>"
+
+
+def _row(held: Tensor, layer: int, name: str) -> Float[Tensor, "E"]:
+    """The vector of a layer in what a file holds."""
+    shape = list(held.shape)
+    if sum(size > 1 for size in shape) <= 1 and held.numel() > 1:
+        return held.reshape(-1)
+    rows = held.squeeze()
+    if rows.ndim != 2:
+        raise InputError(
+            f"{name!r} must hold a vector [E] or one per layer [layers, E], got the shape {shape}."
+        )
+    if not 0 <= layer < rows.shape[0]:
+        raise InputError(
+            f"{name!r} holds the shape {shape}: vectors for layers 0 to {rows.shape[0] - 1}, and "
+            f"layer {layer} was asked for."
+        )
+    return rows[layer]

@@ -1,0 +1,113 @@
+"""`skipkv calibrate`, on the toy model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skipkv.cli import exits
+from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, SteeringVector
+from skipkv.testing import toy_model, toy_tokenizer
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, questions, and traces in which thoughts begin differently."""
+    folder = tmp_path_factory.mktemp("toys")
+    toy_model().save_pretrained(folder / "model")
+    toy_tokenizer().save_pretrained(folder / "model")
+    thoughts = ["one plus two.\n\n", "wait now\n\n", "so three)\n\n", "alternatively x?\n\n"]
+    questions, traces = [], []
+    for number in range(10):
+        order = [thoughts[(number * k + k) % 4] for k in range(7)]
+        questions.append({"question": f"sum {number % 9}<think>", "id": number})
+        traces.append({"text": "so.\n\n" + "".join(order) + "</think>x"})
+    for name, rows in (("questions", questions), ("traces", traces)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+def arguments(toys: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return (
+        "calibrate", "--model", toys / "model", "--data", toys / "questions.jsonl",
+        "--traces", toys / "traces.jsonl", "--output", out, *more,
+    )  # fmt: skip
+
+
+def test_it_writes_a_vector_and_a_plot_and_reports(run: Any, toys: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = run(*arguments(toys, tmp_path / "v.safetensors"))
+    assert result.exit_code == 0, result.stderr
+    vector = SteeringVector.load(tmp_path / "v.safetensors")
+    assert f"vector of layer {vector.layer} written to" in result.stdout
+    assert f"\n{vector.layer} *" in result.stdout
+    assert "held-out questions" in result.stdout
+    assert vector.model == str(toys / "model")
+    assert vector.made.startswith("skipkv calibrate: 10 traces")
+    assert (tmp_path / "v.png").read_bytes().startswith(b"\x89PNG")
+    again = run(*arguments(toys, tmp_path / "v.safetensors"))
+    assert again.stdout == result.stdout
+
+
+def test_a_layer_can_be_asked_for(run: Any, toys: Path, tmp_path: Path) -> None:
+    result = run(*arguments(toys, tmp_path / "v", "--layer", 1, "--work", tmp_path / "w"))
+    assert result.exit_code == 0, result.stderr
+    assert SteeringVector.load(tmp_path / "v").layer == 1
+    assert (tmp_path / "w" / "traces.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--layer", "middle"), "--layer middle must be a number from 0, or auto."),
+        (("--layer", "9"), "the model's layers are 0 to 1"),
+        (("--output", "no/such/v"), "there is no folder no/such"),
+        (("--field", "q"), "no field 'q'"),
+        (("--stable", "2"), "stable=2.0) must be a share"),
+        (("--limit", "2"), "at least 3 questions"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    run: Any, toys: Path, tmp_path: Path, more: Any, message: str
+) -> None:
+    result = run(*arguments(toys, tmp_path / "v", *more))
+    assert result.exit_code == exits.BAD_INPUT, result.output
+    assert message in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("skipkv: error: ")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    import torch
+
+    SteeringVector(vector=torch.ones(4), layer=1).save(tmp_path / "v.safetensors")
+    return str(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "strength", "growth"),
+    [
+        (("--policy", "skipkv", "--budget", 64), AdaptiveSteerer, 1.0, 0.02),
+        (("--policy", "skipkv", "--budget", 64, "--growth", 0), AdditiveSteerer, 1.0, None),
+        (("--policy", "rkv", "--budget", 64, "--strength", 2), AdditiveSteerer, 2.0, None),
+        (("--policy", "seal", "--strength", 2), AdditiveSteerer, 2.0, None),
+        (("--policy", "full", "--growth", 0.5), AdaptiveSteerer, 1.0, 0.5),
+    ],
+)
+def test_generate_steers_with_a_vector(
+    engine: Any, run: Any, file: str, options: Any, kind: type, strength: float, growth: Any
+) -> None:
+    result = run("generate", "--model", "m", *options, "--vector", file, "hi")
+    assert result.exit_code == 0, result.output
+    steerer = engine.loaded["policy"].steerer
+    assert type(steerer) is kind
+    assert steerer.strength == strength
+    assert growth is None or steerer.growth == growth
+
+
+def test_generate_says_that_seal_needs_a_vector(engine: Any, run: Any) -> None:
+    result = run("generate", "--model", "m", "--policy", "seal", "hi")
+    assert result.exit_code == exits.BAD_INPUT
+    assert "--policy seal needs a vector. Add --vector FILE" in result.stderr
