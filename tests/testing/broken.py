@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import attrs
 import torch
 
-from skipkv import Budget, Cut, Needs, Policy, Thought
+from skipkv import Budget, Cut, Policy, Thought
 from skipkv.evictors import SentencePrimary, TopK
-from skipkv.schedulers import Fifo
 from skipkv.scorers import KeyNorm, Recency
 from skipkv.segmenters import Newline
-from skipkv.steerers import NoSteering
 
 
 def scoring(score: Any, needs: Any = None) -> Any:
@@ -65,7 +62,7 @@ class Counting:
         return self.calls
 
 
-# ---- scorers
+# scorers
 
 
 def _overwriting(view: Any) -> Any:
@@ -90,7 +87,7 @@ SCORERS = {
     "precision": scoring(lambda view: (view.keys / 3).float().sum(dim=-1)),
 }
 
-# ---- evictors
+# evictors
 
 
 def _top(scores: Any, view: Any, budget: int) -> Any:
@@ -158,7 +155,7 @@ EVICTORS = {
     "empty slots": keeping(_nan_rules),
 }
 
-# ---- segmenters
+# segmenters
 
 
 def _each_line_twice(stream: Any) -> Any:
@@ -185,7 +182,7 @@ SEGMENTERS = {
     "streaming": cutting(_to_the_end),
 }
 
-# ---- steerers
+# steerers
 
 
 def _allowed(context: Any) -> Any:
@@ -229,7 +226,7 @@ STEERERS = {
     "no waiting": steering(_waiting),
 }
 
-# ---- schedulers
+# schedulers
 
 
 def _taking(waiting: Any, free: int, running: int) -> Any:
@@ -245,13 +242,13 @@ SCHEDULERS = {
     "free": admitting(lambda waiting, free, running: range(len(waiting))),
     "progress": admitting(lambda waiting, free, running: []),
     "deterministic": admitting(
-        lambda waiting, free, running: [0] if _count_admits() % 2 else [len(waiting) - 1]
+        lambda waiting, free, running: [0] if _count_admits() % 3 else [len(waiting) - 1]
     ),
     "pure": admitting(_taking),
     "conservation": admitting(lambda waiting, free, running: [waiting[0].index]),
 }
 
-# ---- policies
+# policies
 
 BUDGET = Budget(tokens=64, window=2, sinks=1)
 
@@ -272,14 +269,10 @@ POLICIES = {
     "budget": Policy(budget=BUDGET, evictor=keeping(_one_more)),
     "protected": Policy(budget=BUDGET, evictor=keeping(_no_sinks)),
     "decodes": Policy(budget=BUDGET, scorer=scoring(lambda view: zeros(view) / 0)),
-    "needs": Policy(
-        budget=BUDGET, scorer=scoring(_scores_by_sentences), evictor=SentencePrimary()
-    ),
+    "needs": Policy(budget=BUDGET, scorer=scoring(_scores_by_sentences), evictor=SentencePrimary()),
     "neighbours": Policy(budget=BUDGET, scorer=scoring(_same_for_all)),
     "deterministic": Policy(budget=BUDGET, scorer=scoring(_moody)),
-    "streaming": Policy(
-        budget=BUDGET, segmenter=cutting(_to_the_end), evictor=SentencePrimary()
-    ),
+    "streaming": Policy(budget=BUDGET, segmenter=cutting(_to_the_end), evictor=SentencePrimary()),
 }
 
 BY_PROTOCOL = {

@@ -37,16 +37,15 @@ class Case:
     """What a check draws, by name, so that the counter-example can be shown."""
 
     _data: Any
-    drawn: dict[str, Any] = attrs.field(factory=dict)
+    drawn: list[str] = attrs.field(factory=list)
 
     def draw(self, name: str, strategy: Any) -> Any:
         """A value of the strategy; `name` is what it is called in the message."""
-        self.drawn[name] = self._data.draw(strategy)
-        return self.drawn[name]
-
-    def shown(self) -> str:
-        """All that was drawn, a line or a few for each."""
-        return "\n".join(f"{name}: {shown(value)}" for name, value in self.drawn.items())
+        value = self._data.draw(strategy)
+        # written down at once: a component that is not pure may change it
+        text = shown(value)
+        self.drawn.append(f"{name}:{text}" if text.startswith("\n") else f"{name}: {text}")
+        return value
 
 
 @attrs.frozen(kw_only=True)
@@ -61,7 +60,7 @@ class Law:
             component and a `Case` to draw from.
 
     Example:
-        >>> from skipkv.testing import check_scorer, laws_of
+        >>> from skipkv.testing import laws_of
         >>> from skipkv.scorers import KeyNorm
         >>> [law.name for law in laws_of(KeyNorm())][:3]
         ['protocol', 'needs', 'answer']
@@ -136,7 +135,7 @@ def search(law: Law, component: Component, *, examples: int) -> CounterExample |
                 CounterExample(
                     law=law,
                     component=repr(component),
-                    case=case.shown(),
+                    case="\n".join(case.drawn),
                     what=f"raised {type(error).__name__}: {error}" if raised else str(error),
                     cause=error if raised else None,
                 )

@@ -12,10 +12,10 @@ from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 from skipkv.testing.streams import request_queues
 
 
-def _asked(scheduler: Any, case: Case) -> tuple[list[Any], Any, int, int]:
-    waiting = case.draw("waiting", request_queues(max_requests=6))
-    free = case.draw("free", st.integers(1, 4))
-    running = case.draw("running", st.integers(0, 3))
+def _asked(scheduler: Any, case: Case, then: str = "") -> tuple[list[Any], Any, int, int]:
+    waiting = case.draw(f"{then}waiting", request_queues(max_requests=6))
+    free = case.draw(f"{then}free", st.integers(1, 4))
+    running = case.draw(f"{then}running", st.integers(0, 3))
     return waiting, scheduler.admit(tuple(waiting), free=free, running=running), free, running
 
 
@@ -50,7 +50,7 @@ def _progress(scheduler: Any, case: Case) -> None:
 def _deterministic(scheduler: Any, case: Case) -> None:
     waiting, before, free, running = _asked(scheduler, case)
     first = list(before)
-    _asked(scheduler, Case(case._data))
+    _asked(scheduler, case, "in between, ")
     again = list(scheduler.admit(tuple(waiting), free=free, running=running))
     if first != again:
         raise Broken(f"admit returned {first}, and when asked again {again}.")
