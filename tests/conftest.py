@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent
 torch.set_num_threads(1)
+# Examples of the documentation set none of their own, and a busy machine is slow at times.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

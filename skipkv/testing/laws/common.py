@@ -99,15 +99,18 @@ def bare(view: CacheView, needs: Needs) -> CacheView:
 
 def rows_of(view: CacheView, rows: Any) -> CacheView:
     """Some rows of a view, in another order."""
-    return attrs.evolve(
-        view, **{name: t[rows] for name, t in tensors(view) if not name.startswith("sentences")}
-    )
+    return attrs.evolve(view, **{name: t[rows] for name, t in _own_tensors(view).items()})
 
 
 def heads_of(view: CacheView, heads: Any) -> CacheView:
     """The heads of a view in another order."""
-    per_head = {name: t for name, t in tensors(view) if t.dim() > 2 and "[" not in name}
+    per_head = {name: t for name, t in _own_tensors(view).items() if t.dim() > 2}
     return attrs.evolve(view, **{name: t[:, heads] for name, t in per_head.items()})
+
+
+def _own_tensors(view: CacheView) -> dict[str, Any]:
+    """Those that have rows, which a sentence table has not."""
+    return {name: tensor for name, tensor in tensors(view) if not name.startswith("sentences")}
 
 
 def with_other_empty_slots(view: CacheView, more: int, size: float | int) -> CacheView:

@@ -77,11 +77,15 @@ def scaled_down(policy: Policy) -> Policy:
     )
 
 
-def _prompts(case: Case, count: int = 3) -> list[Any]:
+def _prompt(least: int = 1, most: int = _PROMPT) -> Any:
     _, tokenizer = _toys()
     known = tokenizer.get_vocab()
     token = st.sampled_from(_WORDS).map(lambda word: known[word])
-    prompt = st.lists(token, min_size=1, max_size=_PROMPT)
+    return st.lists(token, min_size=least, max_size=most)
+
+
+def _prompts(case: Case, count: int = 3) -> list[Any]:
+    prompt = _prompt()
     prompts: list[Any] = case.draw("prompts", st.lists(prompt, min_size=1, max_size=count))
     return prompts
 
@@ -156,7 +160,10 @@ def _needs(part: Any, case: Case) -> None:
 
 
 def _neighbours(part: Any, case: Case) -> None:
-    prompts = _prompts(case)
+    # of one length, so that they come to their events together and are in one view
+    length = case.draw("tokens of each prompt", st.integers(1, _PROMPT))
+    prompt = _prompt(length, length)
+    prompts = case.draw("prompts", st.lists(prompt, min_size=2, max_size=3))
     together = _tokens(part.decode(prompts))
     alone = [_tokens(part.decode([prompt]))[0] for prompt in prompts]
     _check_equal(together, alone, "with each prompt decoded alone")

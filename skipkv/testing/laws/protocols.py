@@ -1,5 +1,6 @@
 """Which laws a component is held to: those of every protocol whose shape it has."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,6 +67,17 @@ def held_to(component: Any) -> list[tuple[Law, Any]]:
 
 def _held_to(component: Any) -> Iterator[tuple[Law, Any]]:
     for kind in _KINDS:
-        if isinstance(component, kind.protocol):
+        if _has_the_methods(component, kind.protocol):
             prepared = kind.prepared(component)
             yield from ((law, prepared) for law in kind.laws)
+
+
+def _has_the_methods(component: Any, protocol: type) -> bool:
+    """Unlike `isinstance`, asks for methods: KeyRedundancy.keep is a string, and no evictor's."""
+    if protocol is Policy:
+        return isinstance(component, Policy)
+    members = {name: m for name, m in vars(protocol).items() if not name.startswith("_")}
+    return all(
+        callable(getattr(component, name, None)) if inspect.isfunction(member) else True
+        for name, member in members.items()
+    )

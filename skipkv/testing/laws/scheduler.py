@@ -67,7 +67,8 @@ def _pure(scheduler: Any, case: Case) -> None:
 def _conservation(scheduler: Any, case: Case) -> None:
     queue: list[Request] = case.draw("queue", request_queues(max_requests=6))
     slots = case.draw("slots", st.integers(1, 4))
-    waiting, finished = list(queue), []
+    waiting = list(queue)
+    finished: list[int] = []
     running: list[tuple[Any, int]] = []  # with the tokens still to decode
     while waiting or running:
         free = slots - len(running)

@@ -122,7 +122,7 @@ def _pure(part: Any, case: Case) -> None:
 
 def _no_waiting(part: Any, case: Case) -> None:
     hidden, context = part.drawn(case)
-    with _NoReads():
+    with _NoReads():  # type: ignore[no-untyped-call]
         part.steerer.delta(hidden, context)
 
 
