@@ -120,7 +120,7 @@ class _Script:
         def hook(module: Any, args: Any, output: Tensor) -> Tensor:
             # the head is asked about the last columns only
             here = self.positions[:, -output.shape[1] :]
-            lines = getattr(self, name)[here]
+            lines: Tensor = getattr(self, name)[here]
             return lines.to(output).expand(output.shape)
 
         return hook

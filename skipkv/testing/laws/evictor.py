@@ -21,7 +21,7 @@ from skipkv.testing.laws.common import (
     with_other_empty_slots,
 )
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
-from skipkv.testing.laws.scorer import some_rows
+from skipkv.testing.laws.scorer import SEVERAL, one_row
 from skipkv.testing.laws.shown import shown
 from skipkv.testing.strategies import budgets, cache_views, scores, views_for
 
@@ -109,15 +109,15 @@ def _pure(evictor: Any, case: Case) -> None:
 
 
 def _rows(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor))
-    rows = case.draw("rows, in this order", some_rows(view.seen.shape[0]))
+    view, values, budget = _drawn(case, views_for(evictor, rows=SEVERAL))
+    rows = case.draw("row", one_row(view.seen.shape[0]))
     alone = evictor.keep(values[rows], rows_of(view, rows), budget)
     expected = evictor.keep(values, view, budget)[rows]
-    check_same(expected, alone, torch.ones_like(alone), "with those rows alone in the view")
+    check_same(expected, alone, torch.ones_like(alone), "with that row alone in the view")
 
 
 def _heads(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor))
+    view, values, budget = _drawn(case, views_for(evictor, heads=SEVERAL))
     heads = case.draw("heads, in this order", st.permutations(range(view.positions.shape[1])))
     permuted = evictor.keep(values[:, heads], heads_of(view, heads), budget)
     expected = evictor.keep(values, view, budget)[:, heads]

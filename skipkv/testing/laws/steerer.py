@@ -20,11 +20,14 @@ from skipkv.testing.laws.common import (
     tensors,
 )
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
+from skipkv.testing.laws.scorer import SEVERAL, one_row
 from skipkv.testing.laws.shown import shown
 from skipkv.testing.strategies import hidden_states, steering_contexts
 
 # What asks the device for a value, or for a shape that depends on values.
 _READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}
+
+_ROWS = st.integers(1, 3)
 
 
 @attrs.frozen
@@ -37,12 +40,12 @@ class Steered:
     def __repr__(self) -> str:
         return repr(self.steerer)
 
-    def drawn(self, case: Case) -> tuple[Tensor, SteeringContext]:
+    def drawn(self, case: Case, rows: Any = _ROWS) -> tuple[Tensor, SteeringContext]:
         """A decode step: hidden states and where their rows stand."""
-        context = case.draw("context", steering_contexts())
+        context = case.draw("context", steering_contexts(rows=rows))
         size = st.integers(1, 4) if self.hidden_size is None else self.hidden_size
-        rows = context.positions.shape[0]
-        return case.draw("hidden", hidden_states(rows=rows, size=size)), context
+        count = context.positions.shape[0]
+        return case.draw("hidden", hidden_states(rows=count, size=size)), context
 
     def delta(self, hidden: Tensor, context: SteeringContext) -> Tensor:
         """What the steerer adds."""
@@ -95,8 +98,8 @@ def _delimiter(part: Any, case: Case) -> None:
 
 
 def _rows(part: Any, case: Case) -> None:
-    hidden, context = part.drawn(case)
-    rows = case.draw("row", st.integers(0, hidden.shape[0] - 1).map(lambda row: [row]))
+    hidden, context = part.drawn(case, rows=SEVERAL)
+    rows = case.draw("row", one_row(hidden.shape[0]))
     one = SteeringContext(**{name: tensor[rows] for name, tensor in tensors(context)})
     alone = part.delta(hidden[rows], one)
     expected = part.delta(hidden, context)[rows]
