@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent
 torch.set_num_threads(1)
-
 # How long an example takes says nothing about the code on a busy machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -1,22 +1,93 @@
-"""Help for testing components: Hypothesis strategies for what the runtime hands to parts.
+"""Help for testing parts of your own: laws to hold them to, strategies that draw what parts see.
 
-A toy model and tokenizer in stock transformers classes; `strategies` and `streams` for Hypothesis,
-which need the extra `skipkv[testing]`. To add a strategy: put it in
-`strategies.py`, let it shrink to a small case one can read, and test that it is consistent.
+Toy and scripted models in stock transformers classes; `strategies`, `streams` and the laws need
+the extra `skipkv[testing]`. To add a strategy: put it in `strategies.py`, let it shrink to a small
+case one can read, and test that it is consistent. To add a law: see `laws`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipkv.testing.fakes import toy_model, toy_tokenizer
+    from skipkv.testing.laws import (
+        ConformanceError,
+        Law,
+        check_evictor,
+        check_policy,
+        check_scheduler,
+        check_scorer,
+        check_segmenter,
+        check_steerer,
+        laws_of,
+    )
+    from skipkv.testing.pytest_face import conformance
+    from skipkv.testing.scripted import scripted_model
+    from skipkv.testing.strategies import (
+        budgets,
+        cache_views,
+        hidden_states,
+        scores,
+        sentence_tables,
+        steering_contexts,
+        views_for,
+    )
+    from skipkv.testing.streams import request_queues, token_streams
 
-__all__ = ["toy_model", "toy_tokenizer"]
+__all__ = [
+    "ConformanceError",
+    "Law",
+    "budgets",
+    "cache_views",
+    "check_evictor",
+    "check_policy",
+    "check_scheduler",
+    "check_scorer",
+    "check_segmenter",
+    "check_steerer",
+    "conformance",
+    "hidden_states",
+    "laws_of",
+    "request_queues",
+    "scores",
+    "scripted_model",
+    "sentence_tables",
+    "steering_contexts",
+    "token_streams",
+    "toy_model",
+    "toy_tokenizer",
+    "views_for",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """The toys, imported when first asked for: they bring in transformers' models."""
-    if name in __all__:
-        from skipkv.testing import fakes
+    """What is asked for, imported then: the toys bring in transformers, the rest Hypothesis."""
+    from importlib import import_module
 
-        return getattr(fakes, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    homes = {
+        "conformance": "pytest_face",
+        "scripted_model": "scripted",
+        **dict.fromkeys(["toy_model", "toy_tokenizer"], "fakes"),
+        **dict.fromkeys(["request_queues", "token_streams"], "streams"),
+        **dict.fromkeys(
+            [
+                *("budgets", "cache_views", "hidden_states", "scores", "sentence_tables"),
+                *("steering_contexts", "views_for"),
+            ],
+            "strategies",
+        ),
+    }
+    try:
+        home = import_module(f"{__name__}.{homes.get(name, 'laws')}")
+    except ModuleNotFoundError as missing:
+        from skipkv.errors import MissingExtraError
+
+        if missing.name not in ("hypothesis", "pytest"):
+            raise
+        remedy = "skipkv[testing]" if missing.name == "hypothesis" else "pytest"
+        raise MissingExtraError(
+            f"skipkv.testing.{name} needs {missing.name}, which is not installed. "
+            f'Install it: pip install "{remedy}".'
+        ) from missing
+    return getattr(home, name)

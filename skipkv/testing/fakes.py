@@ -63,6 +63,7 @@ def toy_model(
     heads: int = 2,
     groups: int = 2,
     dim: int = 16,
+    hidden_size: int | None = None,
     seed: int = 0,
     eos: bool = False,
     sliding_window: int | None = None,
@@ -75,6 +76,7 @@ def toy_model(
         heads: KV heads.
         groups: query heads per KV head.
         dim: head size.
+        hidden_size: of the model; by default that of all its query heads together.
         seed: of the weights.
         eos: whether it may say "<eos>"; by default it decodes for ever.
         sliding_window: gives every second layer a window of so many tokens (Qwen families).
@@ -83,7 +85,7 @@ def toy_model(
         >>> toy_model("qwen3", layers=3).config.num_hidden_layers
         3
     """
-    size = heads * groups * dim
+    size = hidden_size or heads * groups * dim
     options: dict[str, Any] = {
         "vocab_size": len(VOCABULARY),
         "hidden_size": size,

@@ -1,7 +1,8 @@
-"""Hypothesis strategies for cache views, sentence tables, scores and budgets.
+"""Hypothesis strategies for cache views, sentence tables, scores, budgets and decode steps.
 
-Layouts are drawn by Hypothesis and shrink to few short rows; the numbers in tensors come from one
-drawn seed each, which is quick and shrinks to 0. All views are such as the runtime would build:
+Layouts are drawn by Hypothesis and shrink to few short rows. The numbers in tensors come from one
+drawn seed, which is quick, and are eighths up to a drawn bound: they shrink to few and small ones
+that can be read, and bfloat16 holds them exactly. All views are such as the runtime would build:
 occupied slots first, positions strictly increasing, protected entries present, tables no longer
 than the sequence.
 
@@ -22,7 +23,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipkv._types import CacheView, SentenceTable, Thought
+from skipkv._types import CacheView, SentenceTable, SteeringContext, Thought, needs_of
 
 Axis = int | st.SearchStrategy[int]
 Draw = Callable[..., Any]  # hypothesis' own DrawFn cannot be checked while running
@@ -33,6 +34,7 @@ _SOME, _MANY = st.integers(1, 5), st.integers(1, 14)
 _STREAM, _SENTENCES = st.integers(1, 24), st.integers(0, 6)
 _WINDOW, _SINKS = st.integers(0, 3), st.integers(0, 2)
 _SEEDS = st.integers(0, 2**16)
+_EIGHTHS = st.integers(0, 32)
 
 
 @st.composite
@@ -123,22 +125,88 @@ def cache_views(
             for slot, position in enumerate(entries):
                 protected[row, head, slot] = position in always
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random)
+    bound = draw(_EIGHTHS)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randint(-bound, bound + 1, shape, generator=random) / 8
 
     tables: Sequence[SentenceTable] | None = None
     if sentences:
         tables = [draw(sentence_tables(seen=total)) for total in seen]
     return CacheView(
-        keys=_with_copies(normal(r, h, length, d), random),
-        values=normal(r, h, length, d),
+        keys=_with_copies(numbers(r, h, length, d), random),
+        values=numbers(r, h, length, d),
         positions=positions,
         protected=protected,
         seen=torch.tensor([seen[sequence] for sequence in sequences]),
         sequences=torch.tensor(sequences),
-        queries=normal(r, h, g, held, d) if held else None,
-        attention=normal(r, h, length).abs() if attention else None,
+        queries=numbers(r, h, g, held, d) if held else None,
+        attention=numbers(r, h, length).abs() if attention else None,
         sentences=tables,
+    )
+
+
+def views_for(part: object, **axes: Any) -> st.SearchStrategy[CacheView]:
+    """Views as the runtime would build them for a policy with this scorer or evictor.
+
+    They hold what it declares in `needs` and nothing else, and as a policy would have it, the
+    window covers the queries that it reads.
+
+    Args:
+        part: a scorer or an evictor.
+        axes: arguments of `cache_views`, such as `heads=1`.
+
+    Example:
+        >>> from hypothesis import given
+        >>> from skipkv.scorers import WindowAttention
+        >>> @given(view=views_for(WindowAttention(window=2), heads=1))
+        ... def two_queries_are_there(view):
+        ...     assert view.queries.shape[3] == 2
+        >>> two_queries_are_there()
+    """
+    needs = needs_of(part)
+    settings = {
+        "queries": needs.queries,
+        "window": st.integers(needs.queries, needs.queries + 2),
+        "attention": needs.attention,
+        "sentences": needs.sentences,
+    }
+    return cache_views(**(settings | axes))  # type: ignore[arg-type]
+
+
+@st.composite
+def hidden_states(draw: Draw, *, rows: Axis = _FEW, size: Axis = _SOME) -> Tensor:
+    """Hidden states [R, E] as a steerer sees them: small round numbers.
+
+    Args:
+        draw: given by Hypothesis.
+        rows: sequences decoded together.
+        size: hidden size.
+    """
+    shape, bound = (_drawn(draw, rows), _drawn(draw, size)), draw(_EIGHTHS)
+    random = torch.Generator().manual_seed(draw(_SEEDS))
+    return torch.randint(-bound, bound + 1, shape, generator=random) / 8
+
+
+@st.composite
+def steering_contexts(draw: Draw, *, rows: Axis = _FEW) -> SteeringContext:
+    """Where some sequences stand in a decode step; shrinks to one at its first token.
+
+    Args:
+        draw: given by Hypothesis.
+        rows: sequences decoded together.
+    """
+    count = _drawn(draw, rows)
+    row = st.tuples(
+        st.booleans(), st.booleans(), st.tuples(*[st.integers(0, 9)] * 3), st.integers(0, 99)
+    )
+    drawn = draw(st.lists(row, min_size=count, max_size=count))
+    ends, thinking, thoughts, positions = map(list, zip(*drawn, strict=True))
+    return SteeringContext(
+        at_delimiter=torch.tensor(ends),
+        thinking=torch.tensor(thinking),
+        thoughts=torch.tensor(thoughts),
+        positions=torch.tensor(positions),
     )
 
 
@@ -165,5 +233,5 @@ def _with_copies(keys: Tensor, random: torch.Generator) -> Tensor:
     slots = keys.shape[2]
     source = torch.randint(slots, (slots,), generator=random)
     copied = torch.rand(slots, generator=random) < 1 / 3
-    noise = 0.1 * torch.randn(keys.shape, generator=random)
+    noise = torch.randint(-1, 2, keys.shape, generator=random) / 8
     return torch.where(copied[:, None], keys[:, :, source] + noise, keys)

@@ -7,8 +7,18 @@ import torch
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from skipkv._types import CacheView
-from skipkv.testing.strategies import budgets, cache_views, scores, sentence_tables
+from skipkv._types import CacheView, needs_of
+from skipkv.scorers import AccumulatedAttention, SentenceRedundancy, WindowAttention
+from skipkv.testing.strategies import (
+    budgets,
+    cache_views,
+    hidden_states,
+    scores,
+    sentence_tables,
+    steering_contexts,
+    views_for,
+)
+from skipkv.testing.streams import request_queues, token_streams
 
 
 @settings(max_examples=150, deadline=None)
@@ -74,8 +84,56 @@ def _several_rows_of_one_sequence(view: CacheView) -> bool:
 
 @pytest.mark.parametrize("wanted", [_ragged, _forgotten, _repeated, _several_rows_of_one_sequence])
 def test_what_matters_is_found_and_shrinks_to_few_slots(wanted: Any) -> None:
-    view = find(
-        cache_views(sentences=True),
+    assert smallest(cache_views(sentences=True), wanted).positions.numel() <= 12
+
+
+def test_numbers_shrink_to_few_and_round_ones() -> None:
+    view = smallest(
+        cache_views(queries=1, attention=True), lambda view: bool((view.keys > 1).any())
+    )
+    assert view.keys.numel() <= 2
+    for tensor in (view.keys, view.values, view.queries, view.attention):
+        assert torch.equal(tensor * 8, (tensor * 8).round())
+        assert tensor.abs().max() <= 1.25  # the bound, or a near-copy of it
+
+
+def test_what_has_no_shape_to_show_is_one_row_at_its_first_token() -> None:
+    context = smallest(steering_contexts(), lambda context: True)
+    assert context.at_delimiter.tolist() == context.thinking.tolist() == [False]
+    assert context.thoughts.tolist() == [[0, 0, 0]]
+    assert context.positions.tolist() == [0]
+    assert smallest(hidden_states(), lambda hidden: True).tolist() == [[0.0]]
+    view = smallest(cache_views(), lambda view: True)
+    assert view.keys.tolist() == [[[[0.0]]]]
+
+
+def test_streams_and_queues_shrink_to_single_items() -> None:
+    stream = smallest(token_streams(), lambda stream: "\n" in stream.text)
+    assert (list(stream.ids), list(stream.pieces)) == ([0], ["\n"])
+    queue = smallest(request_queues(), lambda queue: len(queue) > 1)
+    assert [(r.prompt_tokens, r.max_new_tokens) for r in queue] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [WindowAttention(window=3), AccumulatedAttention(), SentenceRedundancy(), object()],
+    ids=lambda part: type(part).__name__,
+)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_views_for_a_part_hold_what_it_declares_and_no_more(part: Any, data: Any) -> None:
+    view, needs = data.draw(views_for(part, heads=2)), needs_of(part)
+    assert view.keys.shape[1] == 2
+    assert (0 if view.queries is None else view.queries.shape[3]) == needs.queries
+    assert (view.attention is not None) == needs.attention
+    assert (view.sentences is not None) == needs.sentences
+    # the tokens whose queries are seen are in the window, as Policy asks
+    assert (view.protected | ~view.within_window(needs.queries)).all()
+
+
+def smallest(strategy: Any, wanted: Any) -> Any:
+    return find(
+        strategy,
         wanted,
         settings=settings(
             max_examples=500,
@@ -85,4 +143,3 @@ def test_what_matters_is_found_and_shrinks_to_few_slots(wanted: Any) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert view.positions.numel() <= 12

@@ -33,6 +33,7 @@ from skipkv.scorers import (
 )
 from skipkv.segmenters import Delimiter, FixedLength, Newline, Punkt
 from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, NoSteering
+from skipkv.testing import check_evictor, check_policy, check_scorer, conformance
 
 scorers: list[type[Scorer]] = [
     AccumulatedAttention,
@@ -77,3 +78,19 @@ wrong_part: Policy = Policy(scorer=TopK())  # type: ignore[arg-type]
 no_keywords: Budget = Budget(64)  # type: ignore[call-arg]
 a_preset: Policy = presets.rkv(budget=64)
 a_changed_one: Policy = a_preset.with_(scheduler=Fifo())
+
+# The kit takes what fits the protocol that its check is for.
+check_scorer(ByShape())
+check_scorer(TopK())  # type: ignore[arg-type]
+check_evictor(TopK(), claims={"budget": "a reason"})
+check_evictor(TopK(), claims="budget")  # type: ignore[arg-type]
+check_policy(policy)
+check_policy(ByShape())  # type: ignore[arg-type]
+
+
+@conformance(ByShape())
+class StaysAClass:
+    """What is decorated is what it was."""
+
+
+stays_a_class: type[StaysAClass] = StaysAClass

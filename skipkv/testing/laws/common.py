@@ -1,0 +1,139 @@
+"""What the laws of several protocols check alike."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from skipkv._protocols import require
+from skipkv._types import CacheView, Needs
+from skipkv.errors import ProtocolError
+from skipkv.testing.laws.law import Broken, Case, Law
+from skipkv.testing.laws.shown import shown
+
+
+def protocol_law(protocol: type, field: str) -> Law:
+    """The law that comes first: the component has the shape of its protocol."""
+
+    def check(component: Any, case: Case) -> None:
+        try:
+            require(component, protocol, field)
+        except ProtocolError as error:
+            raise Broken(str(error)) from None
+
+    return Law(
+        name="protocol",
+        says=f"It has the methods of {protocol.__name__} and they take its arguments.",
+        why="a Policy refuses anything else when it is built.",
+        check=check,
+    )
+
+
+def check_tensor(value: Any, shape: Any, dtype: torch.dtype, method: str) -> None:
+    """Raise `Broken` unless `value` is a tensor of this shape and dtype."""
+    if not isinstance(value, Tensor):
+        raise Broken(f"{method} returned no tensor but {value!r}.")
+    if tuple(value.shape) != tuple(shape) or value.dtype != dtype:
+        raise Broken(
+            f"{method} returned {list(value.shape)} of {value.dtype}; wanted: {list(shape)} of "
+            f"{dtype}."
+        )
+
+
+def check_same(before: Tensor, after: Tensor, where: Tensor, changed: str) -> None:
+    """Raise `Broken` unless two tensors agree, up to rounding, wherever `where` is True."""
+    if before.is_floating_point():
+        # a reduction over more slots may round otherwise, and no more than that
+        same = torch.isclose(before, after, atol=1e-5, rtol=1e-4, equal_nan=True)
+    else:
+        same = before == after
+    wrong = where & ~same
+    if wrong.any():
+        place = wrong.nonzero()[0].tolist()
+        raise Broken(
+            f"{changed}, the answer at {place} was {before[tuple(place)].item():g} and became "
+            f"{after[tuple(place)].item():g}.\n  before: {shown(before)}\n  after:  {shown(after)}"
+        )
+
+
+def tensors(value: object) -> Iterator[tuple[str, Tensor]]:
+    """The tensors among the fields of a value, with those of its sentence tables."""
+    for field in attrs.fields(type(value)):  # type: ignore[arg-type]
+        content = getattr(value, field.name)
+        if isinstance(content, Tensor):
+            yield field.name, content
+        elif field.name == "sentences" and content is not None:
+            for number, table in enumerate(content):
+                yield from ((f"sentences[{number}].{n}", t) for n, t in tensors(table))
+
+
+def snapshot(value: object) -> dict[str, Tensor]:
+    """Copies of a value's tensors."""
+    return {name: tensor.clone() for name, tensor in tensors(value)}
+
+
+def check_unchanged(value: object, before: dict[str, Tensor], method: str) -> None:
+    """Raise `Broken` where a tensor of `value` is not what it was."""
+    for name, tensor in tensors(value):
+        if not torch.equal(tensor, before[name]):
+            raise Broken(
+                f"{method} changed {name} in place.\n  before: {shown(before[name])}\n"
+                f"  after:  {shown(tensor)}"
+            )
+
+
+def bare(view: CacheView, needs: Needs) -> CacheView:
+    """The view with nothing in it but what `needs` names."""
+    queries = view.queries
+    return attrs.evolve(
+        view,
+        queries=queries[:, :, :, -needs.queries :]
+        if needs.queries and queries is not None
+        else None,
+        attention=view.attention if needs.attention else None,
+        sentences=view.sentences if needs.sentences else None,
+    )
+
+
+def rows_of(view: CacheView, rows: Any) -> CacheView:
+    """Some rows of a view, in another order."""
+    return attrs.evolve(view, **{name: t[rows] for name, t in _own_tensors(view).items()})
+
+
+def heads_of(view: CacheView, heads: Any) -> CacheView:
+    """The heads of a view in another order."""
+    per_head = {name: t for name, t in _own_tensors(view).items() if t.dim() > 2}
+    return attrs.evolve(view, **{name: t[:, heads] for name, t in per_head.items()})
+
+
+def _own_tensors(view: CacheView) -> dict[str, Any]:
+    """Those that have rows, which a sentence table has not."""
+    return {name: tensor for name, tensor in tensors(view) if not name.startswith("sentences")}
+
+
+def with_other_empty_slots(view: CacheView, more: int, size: float | int) -> CacheView:
+    """The view with `more` empty slots behind, and `size` or its negative in all empty ones."""
+
+    def longer(tensor: Tensor, value: Any) -> Tensor:
+        behind = tensor.new_full((*tensor.shape[:2], more, *tensor.shape[3:]), value)
+        return torch.cat([tensor, behind], dim=2)
+
+    positions = longer(view.positions, -1)
+
+    def noisy(tensor: Tensor) -> Tensor:
+        tensor = longer(tensor, size)
+        sign = torch.ones_like(tensor)
+        sign[..., 1::2] = -1  # along the last axis, so that sums may cancel or overflow
+        empty = (positions < 0).reshape(*positions.shape, *(1,) * (tensor.dim() - 3))
+        return torch.where(empty, sign * size, tensor)
+
+    return attrs.evolve(
+        view,
+        keys=noisy(view.keys),
+        values=noisy(view.values),
+        positions=positions,
+        protected=longer(view.protected, False),
+        attention=None if view.attention is None else noisy(view.attention),
+    )

@@ -1,0 +1,233 @@
+"""The laws of evictors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from skipkv._types import CacheView, needs_of
+from skipkv.evictors import Evictor
+from skipkv.testing.laws.common import (
+    bare,
+    check_same,
+    check_tensor,
+    check_unchanged,
+    heads_of,
+    protocol_law,
+    rows_of,
+    snapshot,
+    with_other_empty_slots,
+)
+from skipkv.testing.laws.law import Broken, Case, Law, hold_all
+from skipkv.testing.laws.scorer import SEVERAL, one_row
+from skipkv.testing.laws.shown import shown
+from skipkv.testing.strategies import budgets, cache_views, scores, views_for
+
+
+def _drawn(case: Case, views: Any) -> tuple[CacheView, Tensor, int]:
+    view = case.draw("view", views)
+    values = case.draw("scores", scores(view))
+    return view, values, case.draw("budget", budgets(view))
+
+
+def _first(wrong: Tensor) -> list[int]:
+    return list(wrong.nonzero()[0].tolist())
+
+
+def _needs(evictor: Any, case: Case) -> None:
+    needs = needs_of(evictor)
+    window = case.draw("window", st.integers(needs.queries + 1, needs.queries + 3))
+    view, values, budget = _drawn(
+        case, cache_views(window=window, queries=window, attention=True, sentences=True)
+    )
+    try:
+        alone = evictor.keep(values, bare(view, needs), budget)
+    except Exception as error:
+        raise Broken(
+            f"shown what it declares ({needs}) and nothing else, keep raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    everywhere = torch.ones_like(view.occupied)
+    again = evictor.keep(values, view, budget)
+    check_same(alone, again, everywhere, "shown more than it declares")
+
+
+def _answer(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor))
+    check_tensor(evictor.keep(values, view, budget), view.positions.shape, torch.bool, "keep")
+
+
+def _budget(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor))
+    kept = (evictor.keep(values, view, budget) & view.occupied).sum(dim=-1)
+    if (kept > budget).any():
+        place = _first(kept > budget)
+        raise Broken(f"{int(kept[tuple(place)])} entries kept in row and head {place}.")
+
+
+def _only_entries(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor))
+    wrong = evictor.keep(values, view, budget) & ~view.occupied
+    if wrong.any():
+        raise Broken(f"the empty slot {_first(wrong)} was kept.")
+
+
+def _protected(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor))
+    keep = evictor.keep(values, view, budget)
+    wrong = view.protected & ~keep
+    if wrong.any():
+        raise Broken(f"the protected entry at {_first(wrong)} was dropped; kept: {shown(keep)}.")
+
+
+def _room(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor))
+    roomy = view.occupied.sum(dim=-1, keepdim=True) <= budget
+    wrong = roomy & view.occupied & ~evictor.keep(values, view, budget)
+    if wrong.any():
+        raise Broken(f"the entry at {_first(wrong)} was dropped, and its head had room for all.")
+
+
+def _deterministic(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor))
+    before = evictor.keep(values, view, budget).clone()
+    other = case.draw("other view, shown in between", views_for(evictor))
+    evictor.keep(torch.zeros(other.positions.shape), other, other.positions.shape[2])
+    again = evictor.keep(values, view, budget)
+    check_same(before, again, torch.ones_like(before), "asked a second time")
+
+
+def _pure(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor))
+    before, given = snapshot(view), values.clone()
+    evictor.keep(values, view, budget)
+    check_unchanged(view, before, "keep")
+    if not torch.equal(values, given):
+        raise Broken(f"keep changed the scores in place to {shown(values)}.")
+
+
+def _rows(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor, rows=SEVERAL))
+    rows = case.draw("row", one_row(view.seen.shape[0]))
+    alone = evictor.keep(values[rows], rows_of(view, rows), budget)
+    expected = evictor.keep(values, view, budget)[rows]
+    check_same(expected, alone, torch.ones_like(alone), "with that row alone in the view")
+
+
+def _heads(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor, heads=SEVERAL))
+    heads = case.draw("heads, in this order", st.permutations(range(view.positions.shape[1])))
+    permuted = evictor.keep(values[:, heads], heads_of(view, heads), budget)
+    expected = evictor.keep(values, view, budget)[:, heads]
+    check_same(expected, permuted, torch.ones_like(permuted), "with the heads in that order")
+
+
+def _empty_slots(evictor: Any, case: Case) -> None:
+    view, values, budget = _drawn(case, views_for(evictor))
+    more = case.draw("more empty slots", st.integers(0, 4))
+    size = case.draw("what empty slots hold", st.sampled_from([100.0, 3e38]))
+    other = with_other_empty_slots(view, more, size)
+    noisy = torch.nn.functional.pad(values, (0, more)).masked_fill(~other.occupied, torch.nan)
+    changed = evictor.keep(noisy, other, budget)[..., : view.positions.shape[2]]
+    expected = evictor.keep(values, view, budget)
+    check_same(expected, changed, view.occupied, "with other empty slots, scored NaN")
+
+
+LAWS = (
+    protocol_law(Evictor, "the evictor"),
+    Law(
+        name="needs",
+        says="An evictor reads nothing that its attribute `needs` does not declare.",
+        why="the runtime records only what is declared; the rest is None, or there by chance "
+        "because another part declared it.",
+        check=_needs,
+    ),
+    Law(
+        name="answer",
+        says="keep returns bool [R, H, L], for every slot whether it stays.",
+        why="the cache is compacted by it, slot by slot.",
+        check=_answer,
+    ),
+    Law(
+        name="budget",
+        says="At most `budget` entries of every row and head are kept.",
+        why="it is what bounds the memory. The runtime ends such a sequence with an error.",
+        check=_budget,
+    ),
+    Law(
+        name="only entries",
+        says="No empty slot is kept.",
+        why="what an empty slot holds would be attended to as a token.",
+        check=_only_entries,
+    ),
+    Law(
+        name="protected",
+        says="Every entry of view.protected is kept.",
+        why="the user asked for window, sinks or prompt; and scorers leave the window unscored.",
+        check=_protected,
+    ),
+    Law(
+        name="room",
+        says="Where there is room for everything, everything is kept.",
+        why="with a budget above the length of a generation its tokens are those of the full "
+        "cache; and rows that hold less than others are shown along with them.",
+        check=_room,
+    ),
+    Law(
+        name="deterministic",
+        says="The same scores and view get the same answer, whatever was asked before.",
+        why="one part serves all sequences, and state in it outlives each of them; a generation "
+        "could not be repeated.",
+        check=_deterministic,
+    ),
+    Law(
+        name="pure",
+        says="keep changes neither the view nor the scores.",
+        why="the tensors of a view may be the cache itself.",
+        check=_pure,
+    ),
+    Law(
+        name="rows",
+        says="What is kept of a row depends on that row alone.",
+        why="rows of a view are other layers and other people's sequences: an answer must not "
+        "depend on who is decoded alongside.",
+        check=_rows,
+    ),
+    Law(
+        name="heads",
+        says="With the heads of a row in another order, the answer is in that order.",
+        why="heads have no order; an evictor that minds it holds for one checkpoint only.",
+        check=_heads,
+    ),
+    Law(
+        name="empty slots",
+        says="Neither what empty slots hold, nor their scores, nor how many there are matters.",
+        why="they hold what evicted entries left behind, and their number depends on the longest "
+        "row of the batch; scorers may give them anything, NaN too.",
+        check=_empty_slots,
+    ),
+)
+
+
+def check_evictor(
+    evictor: Evictor, *, claims: Mapping[str, str] | None = None, examples: int = 50
+) -> None:
+    """Hold an evictor to the laws of its protocol; views are as the runtime would build them.
+
+    Args:
+        evictor: any evictor; what it declares in `needs` is in the views, and nothing else.
+        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        examples: views tried per law.
+
+    Raises:
+        ConformanceError: a law is broken; the message shows the smallest case in which it is.
+        ConfigError: `claims` names what is no law, or gives no reason.
+
+    Example:
+        >>> from skipkv.evictors import KeepAll, TopK
+        >>> check_evictor(TopK(), examples=5)
+        >>> check_evictor(KeepAll(), claims={"budget": "it is the full cache"}, examples=50)
+    """
+    hold_all(LAWS, evictor, claims, examples)

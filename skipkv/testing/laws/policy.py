@@ -1,0 +1,313 @@
+"""The laws of policies: all parts together, on the toy model, from prompt to last token."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from hypothesis import strategies as st
+
+from skipkv._types import CacheView, Cut, Needs, TokenStream, needs_of
+from skipkv.policy import Budget, Policy
+from skipkv.testing.laws.common import bare
+from skipkv.testing.laws.law import Broken, Case, Law, hold_all
+
+if TYPE_CHECKING:
+    from skipkv.runtime import Completion
+
+_PROMPT, _NEW = 12, 16  # tokens at most
+# sentences with and without a marker, so that segmenters have something to name
+_WORDS = ("one", " ", "plus", "wait", ".\n\n", "\n", "is", ".", "two", "again")
+
+
+@cache
+def _toys() -> tuple[Any, Any]:
+    from skipkv.testing.fakes import toy_model, toy_tokenizer
+
+    return toy_model(), toy_tokenizer()
+
+
+@attrs.frozen
+class OnToy:
+    """What the laws take: a policy with a toy's budget, and the model it runs on."""
+
+    policy: Policy
+    model: Any
+
+    def __repr__(self) -> str:
+        return repr(self.policy)
+
+    def decode(
+        self, prompts: Sequence[Any], policy: Policy | None = None, batch_size: int = 3
+    ) -> list["Completion"]:
+        """Completions of the prompts under this policy, or another."""
+        from skipkv.runtime import Engine
+
+        model, tokenizer = _toys()
+        engine = Engine(
+            self.model or model, tokenizer, policy or self.policy, batch_size=batch_size
+        )
+        return list(engine.generate(prompts, max_new_tokens=_NEW, trace=True, progress=False))
+
+
+def scaled_down(policy: Policy) -> Policy:
+    """The policy with so small a budget that events come within few tokens; all else stays.
+
+    Example:
+        >>> from skipkv import presets
+        >>> small = scaled_down(presets.rkv(budget=1024))
+        >>> small.budget.tokens, small.budget.interval, small.budget.window
+        (14, 5, 8)
+    """
+    budget = policy.budget
+    if budget is None:
+        return policy
+    window = max(min(budget.window, 4), policy.needs.queries)
+    sinks = min(budget.sinks, 4)
+    least = window + sinks + 1 + (_PROMPT if budget.prompt else 0)
+    return policy.with_(
+        budget=Budget(
+            tokens=None if budget.tokens is None else min(budget.tokens, least + 5),
+            ratio=budget.ratio,
+            interval=min(budget.interval, 5),
+            window=window,
+            sinks=sinks,
+            prompt=budget.prompt,
+        )
+    )
+
+
+def _prompt(least: int = 1, most: int = _PROMPT) -> Any:
+    _, tokenizer = _toys()
+    known = tokenizer.get_vocab()
+    token = st.sampled_from(_WORDS).map(lambda word: known[word])
+    return st.lists(token, min_size=least, max_size=most)
+
+
+def _prompts(case: Case, count: int = 3) -> list[Any]:
+    prompt = _prompt()
+    prompts: list[Any] = case.draw("prompts", st.lists(prompt, min_size=1, max_size=count))
+    return prompts
+
+
+def _tokens(completions: Sequence[Any]) -> list[Any]:
+    return [list(completion.tokens) for completion in completions]
+
+
+def _check_equal(before: Any, after: Any, changed: str) -> None:
+    if before != after:
+        raise Broken(f"{changed}, the tokens\n  {before}\nbecame\n  {after}")
+
+
+def _held(part: Any, case: Case) -> list[tuple[Any, list[Any], int]]:
+    """Of every event: record, positions kept by each head, prompt length."""
+    return [
+        (record, [[p for p in head.tolist() if p >= 0] for head in record.kept.flatten(0, 1)], n)
+        for completion in part.decode(_prompts(case))
+        for record in completion.trace or ()
+        for n in [completion.prompt_tokens]
+    ]
+
+
+def _budget(part: Any, case: Case) -> None:
+    budget = part.policy.budget
+    for record, heads, prompt in _held(part, case) if budget is not None else ():
+        allowed = budget.allowed(record.seen, prompt)
+        most = max(len(head) for head in heads)
+        if most > allowed:
+            raise Broken(
+                f"after the event at {record.seen} tokens a head held {most} entries, of "
+                f"{allowed} allowed."
+            )
+
+
+def _protected(part: Any, case: Case) -> None:
+    budget = part.policy.budget
+    for record, heads, prompt in _held(part, case) if budget is not None else ():
+        first = max(budget.sinks, prompt if budget.prompt else 0)
+        always = {*range(min(first, record.seen))}
+        always |= {*range(max(0, record.seen - budget.window), record.seen)}
+        for head in heads:
+            if lost := sorted(always - set(head)):
+                raise Broken(
+                    f"after the event at {record.seen} tokens the protected positions {lost} were "
+                    f"gone; a head kept {head}."
+                )
+
+
+def _decodes(part: Any, case: Case) -> None:
+    prompts = _prompts(case)
+    completions = part.decode(prompts, batch_size=2)
+    if [c.index for c in completions] != list(range(len(prompts))):
+        raise Broken(f"{len(prompts)} prompts gave completions {[c.index for c in completions]}.")
+    for completion in completions:
+        if completion.error is not None:
+            raise Broken(f"prompt {completion.index} ended with: {completion.error}")
+
+
+def _needs(part: Any, case: Case) -> None:
+    prompts = _prompts(case)
+    policy = part.policy
+    strict = policy.with_(
+        scorer=_StrictScorer(policy.scorer), evictor=_StrictEvictor(policy.evictor)
+    )
+    as_it_is, shown_less = part.decode(prompts), part.decode(prompts, strict)
+    for completion in shown_less:
+        if completion.error is not None and as_it_is[completion.index].error is None:
+            raise Broken(f"shown only what it declares, a part failed: {completion.error}")
+    changed = "with each part shown only what it declares itself"
+    _check_equal(_tokens(as_it_is), _tokens(shown_less), changed)
+
+
+def _neighbours(part: Any, case: Case) -> None:
+    # of one length, so that they come to their events together and are in one view
+    length = case.draw("tokens of each prompt", st.integers(1, _PROMPT))
+    prompt = _prompt(length, length)
+    prompts = case.draw("prompts", st.lists(prompt, min_size=2, max_size=3))
+    together = _tokens(part.decode(prompts))
+    alone = [_tokens(part.decode([prompt]))[0] for prompt in prompts]
+    _check_equal(together, alone, "with each prompt decoded alone")
+
+
+def _deterministic(part: Any, case: Case) -> None:
+    prompts = _prompts(case, count=2)
+    before, after = _tokens(part.decode(prompts)), _tokens(part.decode(prompts))
+    _check_equal(before, after, "decoded a second time")
+
+
+def _streaming(part: Any, case: Case) -> None:
+    listener = _Listener(part.policy.segmenter)
+    [prompt] = case.draw("prompts", st.just(_prompts(case, count=1)))
+    part.decode([prompt], part.policy.with_(segmenter=listener))
+    whole = list(listener.inner.cut(listener.stream()))
+    if listener.found != [(cut.end, cut.thought) for cut in whole]:
+        raise Broken(
+            f"while decoding {listener.stream().text!r} the sentences found were\n"
+            f"  {listener.found}\nand those of the whole text are\n"
+            f"  {[(cut.end, cut.thought) for cut in whole]}"
+        )
+
+
+@attrs.frozen
+class _StrictScorer:
+    """A scorer that is shown what it declares, whatever other parts need."""
+
+    inner: Any
+
+    @property
+    def needs(self) -> Needs:
+        return needs_of(self.inner)
+
+    def score(self, view: CacheView) -> Any:
+        return self.inner.score(bare(view, self.needs))
+
+
+@attrs.frozen
+class _StrictEvictor:
+    """The same for an evictor."""
+
+    inner: Any
+
+    @property
+    def needs(self) -> Needs:
+        return needs_of(self.inner)
+
+    def keep(self, scores: Any, view: CacheView, budget: int) -> Any:
+        return self.inner.keep(scores, bare(view, self.needs), budget)
+
+
+@attrs.define
+class _Listener:
+    """A segmenter that remembers what one sequence's was shown, and where it cut."""
+
+    inner: Any
+    ids: list[int] = attrs.field(factory=list)
+    pieces: list[str] = attrs.field(factory=list)
+    found: list[tuple[int, Any]] = attrs.field(factory=list)
+
+    def stream(self) -> TokenStream:
+        return TokenStream(ids=self.ids, pieces=self.pieces)
+
+    def cut(self, stream: TokenStream) -> Sequence[Cut]:
+        start = self.found[-1][0] if self.found else 0
+        self.ids[start:], self.pieces[start:] = stream.ids, stream.pieces
+        cuts: Sequence[Cut] = self.inner.cut(stream)
+        self.found += [(start + cut.end, cut.thought) for cut in cuts]
+        return cuts
+
+
+LAWS = (
+    Law(
+        name="budget",
+        says="After a compression event no row and head holds more entries than the budget.",
+        why="it is what bounds the memory.",
+        check=_budget,
+    ),
+    Law(
+        name="protected",
+        says="Window, sinks and, where asked for, the prompt are still there after every event.",
+        why="the user asked for them, and scorers leave the window unscored.",
+        check=_protected,
+    ),
+    Law(
+        name="decodes",
+        says="Every prompt gives a completion, and none ends with an error.",
+        why="who sends a prompt waits for its answer.",
+        check=_decodes,
+    ),
+    Law(
+        name="needs",
+        says="With each part shown only what it declares itself, the tokens are the same.",
+        why="a part that reads what another one happens to need breaks when that one is exchanged.",
+        check=_needs,
+    ),
+    Law(
+        name="neighbours",
+        says="A prompt decoded in a batch gives the tokens that it gives alone.",
+        why="an answer must not depend on who else is asking.",
+        check=_neighbours,
+    ),
+    Law(
+        name="deterministic",
+        says="The same prompts give the same tokens again.",
+        why="parts are shared by all calls, and state in them outlives each one.",
+        check=_deterministic,
+    ),
+    Law(
+        name="streaming",
+        says="The sentences found while decoding are those of the whole text.",
+        why="events come when they come, and where sentences end has nothing to do with that.",
+        check=_streaming,
+    ),
+)
+
+
+def check_policy(
+    policy: Policy,
+    *,
+    model: Any = None,
+    claims: Mapping[str, str] | None = None,
+    examples: int = 5,
+) -> None:
+    """Hold a policy to its laws by decoding with it: all parts together, on a toy model.
+
+    The budget is scaled down so that events come within few tokens; parts, window, sinks and flags
+    stay (a window or sinks above 4 are cut down to what is observed, or 4). To find out
+    which part is at fault, hold it to its own laws.
+
+    Args:
+        policy: any policy.
+        model: the toy to run on, where the policy's steerer needs more layers or another hidden
+            size: `toy_model(layers=21)`. It must speak the toy tokenizer.
+        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        examples: batches of prompts decoded per law.
+
+    Raises:
+        ConformanceError: a law is broken; the message shows the shortest prompts on which it is.
+        ConfigError: `claims` names what is no law, or gives no reason.
+
+    Example:
+        >>> from skipkv import presets
+        >>> check_policy(presets.rkv(budget=1024), examples=1)
+    """
+    hold_all(LAWS, OnToy(scaled_down(policy), model), claims, examples)

@@ -1,0 +1,214 @@
+"""The laws of scorers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from hypothesis import strategies as st
+
+from skipkv._types import needs_of
+from skipkv.scorers import Scorer
+from skipkv.testing.laws.common import (
+    bare,
+    check_same,
+    check_tensor,
+    check_unchanged,
+    heads_of,
+    protocol_law,
+    rows_of,
+    snapshot,
+    with_other_empty_slots,
+)
+from skipkv.testing.laws.law import Broken, Case, Law, hold_all
+from skipkv.testing.laws.shown import shown
+from skipkv.testing.strategies import cache_views, views_for
+
+# Rows or heads, where a law is about there being others.
+SEVERAL = st.integers(2, 3)
+
+
+def _needs(scorer: Any, case: Case) -> None:
+    needs = needs_of(scorer)
+    most = st.integers(needs.queries + 1, needs.queries + 3)
+    window = case.draw("window", most)
+    view = case.draw(
+        "view", cache_views(window=window, queries=window, attention=True, sentences=True)
+    )
+    try:
+        alone = scorer.score(bare(view, needs))
+    except Exception as error:
+        raise Broken(
+            f"shown what it declares ({needs}) and nothing else, score raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    check_same(alone, scorer.score(view), view.occupied, "shown more than it declares")
+
+
+def _answer(scorer: Any, case: Case) -> None:
+    view = case.draw("view", views_for(scorer))
+    check_tensor(scorer.score(view), view.positions.shape, torch.float32, "score")
+
+
+def _finite(scorer: Any, case: Case) -> None:
+    view = case.draw("view", views_for(scorer))
+    scores = scorer.score(view)
+    wrong = view.occupied & ~torch.isfinite(scores)
+    if wrong.any():
+        raise Broken(f"score gave the entry at {wrong.nonzero()[0].tolist()} {shown(scores)}.")
+
+
+def _deterministic(scorer: Any, case: Case) -> None:
+    view = case.draw("view", views_for(scorer))
+    other = case.draw("other view, scored in between", views_for(scorer))
+    before = scorer.score(view).clone()
+    scorer.score(other)
+    check_same(before, scorer.score(view), view.occupied, "scored a second time")
+
+
+def _pure(scorer: Any, case: Case) -> None:
+    view = case.draw("view", views_for(scorer))
+    before = snapshot(view)
+    scorer.score(attrs.evolve(view, keys=view.keys))
+    check_unchanged(view, before, "score")
+
+
+def _rows(scorer: Any, case: Case) -> None:
+    view = case.draw("view", views_for(scorer, rows=SEVERAL))
+    rows = case.draw("row", one_row(view.seen.shape[0]))
+    alone = scorer.score(rows_of(view, rows))
+    check_same(
+        scorer.score(view)[rows], alone, view.occupied[rows], "with that row alone in the view"
+    )
+
+
+def _heads(scorer: Any, case: Case) -> None:
+    view = case.draw("view", views_for(scorer, heads=SEVERAL))
+    heads = case.draw("heads, in this order", st.permutations(range(view.positions.shape[1])))
+    permuted = scorer.score(heads_of(view, heads))
+    check_same(
+        scorer.score(view)[:, heads],
+        permuted,
+        view.occupied[:, heads],
+        "with the heads in that order",
+    )
+
+
+def _empty_slots(scorer: Any, case: Case) -> None:
+    view = case.draw("view", views_for(scorer))
+    more = case.draw("more empty slots", st.integers(0, 4))
+    size = case.draw("what empty slots hold", st.sampled_from([100.0, 3e38]))
+    slots = view.positions.shape[2]
+    changed = scorer.score(with_other_empty_slots(view, more, size))[..., :slots]
+    check_same(scorer.score(view), changed, view.occupied, "with other empty slots")
+
+
+def _precision(scorer: Any, case: Case) -> None:
+    view = case.draw("view", views_for(scorer))
+    half = in_precision(view, torch.bfloat16)
+    single = in_precision(half, torch.float32)
+    scores = scorer.score(half)
+    check_tensor(scores, view.positions.shape, torch.float32, "score, of a bfloat16 view,")
+    check_same(scorer.score(single), scores, view.occupied, "with the same view in bfloat16")
+
+
+def one_row(count: int) -> Any:
+    """One of so many rows, as an index that keeps the axis; shrinks to the first."""
+    return st.integers(0, count - 1).map(lambda row: [row])
+
+
+def in_precision(view: Any, dtype: torch.dtype) -> Any:
+    """The view as a model of this dtype leaves it."""
+    return attrs.evolve(
+        view,
+        keys=view.keys.to(dtype),
+        values=view.values.to(dtype),
+        queries=None if view.queries is None else view.queries.to(dtype),
+    )
+
+
+LAWS = (
+    protocol_law(Scorer, "the scorer"),
+    Law(
+        name="needs",
+        says="A scorer reads nothing that its attribute `needs` does not declare.",
+        why="the runtime records only what is declared; the rest is None, or there by chance "
+        "because another part declared it.",
+        check=_needs,
+    ),
+    Law(
+        name="answer",
+        says="score returns float32 [R, H, L], a value for every slot.",
+        why="scores are added to those of other scorers and ranked by the evictor, slot by slot.",
+        check=_answer,
+    ),
+    Law(
+        name="finite",
+        says="Every entry's score is a finite number.",
+        why="nothing compares with NaN, so that chance would decide what is kept; and infinity "
+        "minus infinity is NaN. The runtime ends such a sequence with an error.",
+        check=_finite,
+    ),
+    Law(
+        name="deterministic",
+        says="The same view gets the same scores, whatever was scored before.",
+        why="one part serves all sequences, and state in it outlives each of them; a generation "
+        "could not be repeated.",
+        check=_deterministic,
+    ),
+    Law(
+        name="pure",
+        says="score changes nothing in the view.",
+        why="the tensors of a view may be the cache itself.",
+        check=_pure,
+    ),
+    Law(
+        name="rows",
+        says="A row's scores depend on that row alone.",
+        why="rows of a view are other layers and other people's sequences: an answer must not "
+        "depend on who is decoded alongside.",
+        check=_rows,
+    ),
+    Law(
+        name="heads",
+        says="With the heads of a row in another order, the scores are in that order.",
+        why="heads have no order; a scorer that minds it holds for one checkpoint only.",
+        check=_heads,
+    ),
+    Law(
+        name="empty slots",
+        says="Neither what empty slots hold nor how many there are matters.",
+        why="they hold what evicted entries left behind, and their number depends on the longest "
+        "row of the batch.",
+        check=_empty_slots,
+    ),
+    Law(
+        name="precision",
+        says="A view in bfloat16 is computed with in float32.",
+        why="models run in bfloat16, which has three digits: sums over many entries come out wrong "
+        "and scores tie.",
+        check=_precision,
+    ),
+)
+
+
+def check_scorer(
+    scorer: Scorer, *, claims: Mapping[str, str] | None = None, examples: int = 50
+) -> None:
+    """Hold a scorer to the laws of its protocol; views are as the runtime would build them.
+
+    Args:
+        scorer: any scorer; what it declares in `needs` is in the views, and nothing else.
+        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        examples: views tried per law.
+
+    Raises:
+        ConformanceError: a law is broken; the message shows the smallest view on which it is.
+        ConfigError: `claims` names what is no law, or gives no reason.
+
+    Example:
+        >>> from skipkv.scorers import KeyNorm, Random
+        >>> check_scorer(KeyNorm(), examples=5)
+        >>> check_scorer(Random(), claims={"heads": "noise differs from head to head"}, examples=5)
+    """
+    hold_all(LAWS, scorer, claims, examples)

@@ -1,0 +1,86 @@
+"""The face that the laws show to pytest: one test per law, named for it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import attrs
+import pytest
+
+from skipkv.errors import ConfigError
+from skipkv.testing.laws.law import Law, check_claims, hold
+from skipkv.testing.laws.protocols import held_to
+
+Decorated = TypeVar("Decorated")
+
+
+@attrs.frozen
+class _Holding:
+    """A law and the component that is held to it."""
+
+    law: Law
+    component: Any
+    claims: Mapping[str, str]
+    examples: int
+
+    def __call__(self) -> None:
+        if hold(self.law, self.component, claims=self.claims, examples=self.examples) is not None:
+            pytest.xfail(self.claims[self.law.name])
+
+
+def conformance(
+    *components: Any, claims: Mapping[str, str] | None = None, examples: int = 50
+) -> Callable[[Decorated], Decorated]:
+    """Make one test per law of a component's protocol out of a test class or function.
+
+    A class gets a method `test_law`, beside the tests it has. A function takes no arguments, and
+    its body, if it has one, runs before each law. A law that is claimed to be broken shows as
+    an expected failure with its reason, and fails when it is kept after all.
+
+    Args:
+        components: scorers, evictors, segmenters, steerers, schedulers or policies; each has the
+            laws of the protocol whose shape it has.
+        claims: laws that all of them mean to break, each with the reason.
+        examples: cases tried per law.
+
+    Raises:
+        ConfigError: a component has the shape of no protocol, or `claims` names what is no law.
+
+    Example:
+        >>> from skipkv.scorers import KeyNorm
+        >>> @conformance(KeyNorm())
+        ... def test_key_norm(): ...
+        >>> @conformance(KeyNorm(), claims={"heads": "it minds their order"})
+        ... class TestKeyNorm: ...
+    """
+    if not components:
+        raise ConfigError("conformance() takes at least one component: conformance(MyScorer()).")
+    parameters = []
+    for component in components:
+        laws = held_to(component)
+        check_claims([law for law, _ in laws], claims)
+        for law, prepared in laws:
+            name = law.name if len(components) == 1 else f"{component!r}-{law.name}"
+            holding = _Holding(law, prepared, claims or {}, examples)
+            parameters.append(pytest.param(holding, id=name))
+    each_law = pytest.mark.parametrize("law", parameters)
+
+    def decorate(stub: Any) -> Any:
+        if isinstance(stub, type):
+
+            def test_law(self: Any, law: Callable[[], None]) -> None:
+                law()
+
+            stub.test_law = each_law(test_law)  # type: ignore[attr-defined]
+            return stub
+        if stub.__code__.co_argcount:
+            raise ConfigError(f"{stub.__name__} must take no arguments: its laws are its cases.")
+
+        def test(law: Callable[[], None]) -> None:
+            stub()
+            law()
+
+        test.__name__, test.__doc__ = stub.__name__, stub.__doc__
+        test.__module__, test.__qualname__ = stub.__module__, stub.__qualname__
+        return each_law(test)
+
+    return decorate

@@ -1,0 +1,125 @@
+"""Every part and preset of the library keeps the laws of its protocol."""
+
+from types import ModuleType
+from typing import Any
+
+import attrs
+import pytest
+
+from skipkv import evictors, presets, schedulers, scorers, segmenters, steerers
+from skipkv.evictors import KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence
+from skipkv.schedulers import Fifo, LengthGrouped
+from skipkv.scorers import (
+    AccumulatedAttention,
+    KeyNorm,
+    KeyRedundancy,
+    LastQueryAttention,
+    Normalized,
+    Random,
+    Recency,
+    SentenceRedundancy,
+    Shared,
+    WindowAttention,
+)
+from skipkv.segmenters import Delimiter, FixedLength, MarkerWords, Newline, Punkt
+from skipkv.steerers import NoSteering
+from skipkv.testing import conformance
+
+SCORERS = [
+    AccumulatedAttention(),
+    KeyNorm(),
+    KeyRedundancy(tile=3),
+    KeyRedundancy(keep="first"),
+    LastQueryAttention(shared=True),
+    LastQueryAttention(shared=False),
+    Normalized(scorer=KeyNorm()),
+    Recency(),
+    SentenceRedundancy(),
+    Shared(scorer=KeyNorm()),
+    WindowAttention(window=2, pool=3),
+    WindowAttention(window=3, pool=1),
+    0.1 * WindowAttention(window=2) - 0.9 * KeyRedundancy() - SentenceRedundancy(),
+]
+EVICTORS = [
+    TopK(),
+    SinkAndRecent(sinks=2),
+    SinkAndRecent(sinks=0),
+    SentencePrimary(whole=True),
+    SentencePrimary(whole=False),
+    WholeSentence(),
+]
+SEGMENTERS = [
+    Newline(),
+    Delimiter(ids={3, 7}),
+    FixedLength(tokens=5),
+    FixedLength(tokens=1),
+    Punkt(),
+    Punkt(abbreviations=["x", "so"], starters=[]),
+]
+STEERERS = [NoSteering()]
+SCHEDULERS = [Fifo(), LengthGrouped(batch_size=1), LengthGrouped(batch_size=3)]
+POLICIES = [presets.full(), *(presets.get(n)(64) for n in presets.NAMES if n != "full")]
+
+
+@conformance(*SCORERS, examples=20)
+def test_scorers() -> None: ...
+
+
+@conformance(Random(seed=7), claims={"heads": "its noise differs from head to head"}, examples=20)
+def test_random() -> None: ...
+
+
+@conformance(*EVICTORS, examples=30)
+def test_evictors() -> None: ...
+
+
+@conformance(KeepAll(), claims={"budget": "it is the full cache"}, examples=30)
+def test_keep_all() -> None: ...
+
+
+@conformance(*SEGMENTERS, examples=80)
+def test_segmenters() -> None: ...
+
+
+@conformance(*STEERERS)
+def test_steerers() -> None: ...
+
+
+@conformance(*SCHEDULERS)
+def test_schedulers() -> None: ...
+
+
+@conformance(*POLICIES, examples=2)
+def test_policies() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("module", "held"),
+    [
+        # a sum of weighted scorers is the last of the list; what marks a thought is no segmenter
+        (scorers, [*SCORERS, Random(), scorers.Weighted(scorer=KeyNorm(), weight=1.0)]),
+        (evictors, [*EVICTORS, KeepAll()]),
+        (segmenters, [*SEGMENTERS, MarkerWords()]),
+        (steerers, STEERERS),
+        (schedulers, SCHEDULERS),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, ModuleType) else "",
+)
+def test_every_exported_part_is_held_to_its_laws(module: ModuleType, held: list[Any]) -> None:
+    exported = {getattr(module, name) for name in module.__all__}
+    assert {kind for kind in exported if attrs.has(kind)} == {type(part) for part in held}
+
+
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [(scorers, part) for part in [*SCORERS, Random(seed=7)]]
+    + [(evictors, part) for part in [*EVICTORS, KeepAll()]]
+    + [(segmenters, part) for part in SEGMENTERS]
+    + [(steerers, part) for part in STEERERS]
+    + [(schedulers, part) for part in SCHEDULERS],
+    ids=lambda value: "" if isinstance(value, ModuleType) else repr(value),
+)
+def test_a_part_is_a_value_whose_repr_can_be_pasted_back(module: ModuleType, part: Any) -> None:
+    again = eval(repr(part), vars(module).copy())
+    assert again == part
+    assert hash(again) == hash(part)
