@@ -12,6 +12,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from skipkv.errors import InputError, MissingExtraError
@@ -54,7 +55,7 @@ def load(
         raise InputError(f"No model at {name_or_path!r}: there is no such file or folder.")
     part = "tokenizer"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        tokenizer = _tokenizer_class(source).from_pretrained(source, **where)
         part = "model"
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where)
     except (ImportError, OSError, ValueError, SafetensorError) as cause:
@@ -64,6 +65,18 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.nn.Module.to(model, device).train(False)
     return model, tokenizer
+
+
+def _tokenizer_class(source: str) -> type[AutoTokenizer] | type[PreTrainedTokenizerFast]:
+    """What reads the tokenizer of a folder or a hub id.
+
+    AutoTokenizer gives some architectures (Qwen2 is one) the tokenizer of their family, whatever
+    the folder says; that would rebuild a tokenizer of one's own wrongly, without a word.
+    """
+    declared = Path(source) / "tokenizer_config.json"
+    if declared.is_file() and '"TokenizersBackend"' in declared.read_text(encoding="utf-8"):
+        return PreTrainedTokenizerFast
+    return AutoTokenizer
 
 
 def _gguf_file(path: Path) -> Path | None:
