@@ -110,7 +110,7 @@ class DataSet:
         Example:
             >>> many = [Problem(id=str(i), question="?", answer="!") for i in range(9)]
             >>> [problem.id for problem in DataSet(name="x", problems=many).limited(3).problems]
-            ['4', '6', '7']
+            ['1', '5', '7']
         """
         if limit is None or limit >= len(self.problems):
             return self
@@ -178,8 +178,9 @@ def _is_file(spec: str) -> bool:
 
 
 def _tiny(limit: int | None, seed: int) -> DataSet:
-    count = limit or DEFAULTS["tiny"].count
-    generated = importlib.import_module("skipkv.tiny").problems(count, seed=seed)
+    from skipkv.tiny import problems
+
+    generated = problems(limit or DEFAULTS["tiny"].count or 100, seed=seed)
     return DataSet(
         name="tiny",
         problems=[

@@ -45,7 +45,7 @@ def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Pa
             ("length", "length (decoded tokens)", _length, None),
         ):
             path = folder / f"{kind}-{data}.{plot_format}"
-            figure = _figure(rows, f"{data}: {summary.model}", label, value, top)
+            figure = _figure(rows, f"{summary.model} on {data}", label, value, top)
             # no date in the file: the same records give the same bytes
             kept = {"Date": None} if plot_format == "svg" else {}
             figure.savefig(path, dpi=150, bbox_inches="tight", metadata=kept)
@@ -111,10 +111,8 @@ def _figure(
     axes.set_xlabel("budget (tokens per KV head)")
     axes.set_ylabel(label)
     axes.set_xticks(budgets)
-    if top is not None:
+    if top is not None:  # lengths differ by little; what they start from is the full cache's
         axes.set_ylim(-2, 1.02 * top)
-    else:
-        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines["right"].set_visible(False)
     if full is not None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipkv import Engine, EventRecord, Sampling, presets
+from skipkv import Engine, EventRecord, presets
 from skipkv.evaluation.held import mean_entries_held
 from skipkv.runtime import Completion, Stats
 from skipkv.testing import toy_model, toy_tokenizer
@@ -41,8 +41,6 @@ def test_a_single_token_is_decoded_from_the_prompt_alone():
 def test_a_policy_holds_between_its_budget_and_an_interval_more():
     model, tokenizer = toy_model(), toy_tokenizer()
     engine = Engine(model, tokenizer, presets.streaming_llm(32, interval=8))
-    [done] = engine.generate(
-        ["one plus two"], max_new_tokens=200, trace=True, sampling=Sampling(temperature=1.0)
-    )
+    [done] = engine.generate(["one plus two"], max_new_tokens=200, trace=True)
     heads = model.config.num_hidden_layers * model.config.num_key_value_heads
     assert 30 < mean_entries_held(done, heads) < 40
