@@ -43,7 +43,8 @@ class Steered:
     def drawn(self, case: Case, rows: Any = _ROWS) -> tuple[Tensor, SteeringContext]:
         """A decode step: hidden states and where their rows stand."""
         context = case.draw("context", steering_contexts(rows=rows))
-        size = st.integers(1, 4) if self.hidden_size is None else self.hidden_size
+        made_for = self.hidden_size or getattr(self.steerer, "width", None)
+        size = st.integers(1, 4) if made_for is None else made_for
         count = context.positions.shape[0]
         return case.draw("hidden", hidden_states(rows=count, size=size)), context
 
@@ -198,7 +199,8 @@ def check_steerer(
 
     Args:
         steerer: any steerer.
-        hidden_size: the size of hidden states it is made for; by default any.
+        hidden_size: the size of hidden states it is made for; by default what its `width` says,
+            or any.
         claims: laws it means to break, each with the reason. One that it keeps is an error too.
         examples: decode steps tried per law.
 
