@@ -5,9 +5,11 @@
 It goes on where an earlier run in the same folder stood. About half an hour on one core.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated
 
+import first_errors
 import torch
 import typer
 from pages import DOCS, insert, picture
@@ -30,8 +32,21 @@ def main(
     summary = sweep.run(*tiny.load(device="cpu"), output, model_name="tiny")
     if page:
         insert(DOCS / "results.md", "sweep", table(summary))
+        insert(DOCS / "results.md", "errors", first_errors.table(traces(output, limit)))
         for kind in ("accuracy", "length"):
             picture(output / f"{kind}-tiny.png", f"results-{kind}.png")
+
+
+def traces(folder: Path, limit: int) -> dict[str, list[tuple[tiny.Problem, str]]]:
+    """What the full cache and every policy at 60 % decoded, problem by problem."""
+    problems = tiny.problems(limit)
+    found: dict[str, list[tuple[tiny.Problem, str]]] = {}
+    for line in (folder / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["asked"] in (None, "60%"):
+            pair = (problems[int(record["problem"])], record["text"])
+            found.setdefault(record["policy"], []).append(pair)
+    return found
 
 
 def table(summary: Summary) -> str:
