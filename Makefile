@@ -35,6 +35,7 @@ lint: .venv/.dev
 
 types: .venv/.dev
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: .venv/.dev
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)

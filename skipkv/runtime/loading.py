@@ -77,7 +77,7 @@ def folder_of(name_or_path: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _tokenizer_class(source: str) -> type[AutoTokenizer] | type[PreTrainedTokenizerFast]:
+def _tokenizer_class(source: str) -> Any:
     """What reads the tokenizer of a folder or a hub id.
 
     AutoTokenizer gives some architectures (Qwen2 is one) the tokenizer of their family, whatever

@@ -48,19 +48,21 @@ def test_what_the_script_attends_to_is_kept(scorer: object) -> None:
 
 def test_sentences_mean_what_the_script_has_in_mind() -> None:
     """The scorer would keep the oldest; where both sentences are on one topic, the older goes."""
-    first = len(toy_tokenizer()("one plus two is three.\n\n")["input_ids"])
+    tokenizer, script = toy_tokenizer(), SCRIPT + "so then"
+    first = len(tokenizer("one plus two is three.\n\n")["input_ids"])
+    tokens = len(tokenizer(script)["input_ids"])
     policy = Policy(
-        budget=Budget(tokens=TOKENS - first, interval=1, window=1),
+        budget=Budget(tokens=tokens - first, interval=1, window=1),
         scorer=-1 * Recency(),
         evictor=SentencePrimary(threshold=0.95),
     )
 
     def kept(hidden: torch.Tensor) -> list[int]:
-        engine = Engine(scripted_model(SCRIPT, hidden=hidden), toy_tokenizer(), policy)
-        [completion] = engine.generate(["one "], max_new_tokens=TOKENS, trace=True)
+        engine = Engine(scripted_model(script, hidden=hidden), tokenizer, policy)
+        [completion] = engine.generate(["one "], max_new_tokens=tokens, trace=True)
         return completion.trace[-1].kept[0, 0].tolist()
 
-    one_topic = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(TOKENS, 1)
+    one_topic = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(tokens, 1)
     two_topics = one_topic.clone()
     two_topics[:first] = torch.tensor([0.0, 1.0, 0.0, 0.0])
     assert set(range(first)) <= set(kept(two_topics))
