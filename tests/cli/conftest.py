@@ -13,7 +13,13 @@ from skipkv.errors import PartError
 from skipkv.runtime import Completion, Stats
 
 STATS = Stats(
-    new_tokens=5, events=2, evicted=7, peak_entries=40, peak_kv_bytes=2_000_000, seconds=0.5
+    new_tokens=5,
+    events=2,
+    evicted=7,
+    peak_entries=40,
+    peak_kv_bytes=2_000_000,
+    seconds=0.5,
+    padding=4,
 )
 
 
