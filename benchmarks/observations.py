@@ -2,8 +2,8 @@
 
     python benchmarks/observations.py
 
-Every experiment's numbers are kept in a file of the output folder when they are done, and traces
-when they are decoded: a run that was stopped goes on. To measure anew, delete the folder.
+Traces of the presets are those of `results.py`, decoded here if they are not there yet. Every experiment's numbers are kept in a file of the output folder when they are done: a run that was
+stopped goes on. To measure anew, delete the folder.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 import typer
 from observed import batch, fragments, length, similar, thoughts
 from observed.setting import Setting
-from page import insert
+from pages import DOCS, insert
 
 from skipkv.evaluation.sweep import check_extras
 
@@ -27,17 +27,20 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "similar": similar,
     "thoughts": thoughts,
 }
-_DOCS = Path(__file__).parents[1] / "docs"
+RUNS = Path("runs")
 
 
 def main(
     output: Annotated[Path, typer.Option(help="Where numbers and traces are kept.")] = (
-        _DOCS / "observations"
+        RUNS / "observations"
     ),
+    sweep: Annotated[
+        Path, typer.Option(help="The folder of results.py, whose traces are used; or any other.")
+    ] = RUNS / "results",
     page: Annotated[Path, typer.Option(help="The page to put tables into.")] = (
-        _DOCS / "observations.md"
+        DOCS / "observations.md"
     ),
-    images: Annotated[Path, typer.Option(help="Where plots go.")] = _DOCS / "images",
+    images: Annotated[Path, typer.Option(help="Where plots go.")] = DOCS / "images",
     problems: int = 500,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="Of the processor.")] = 1,
@@ -45,7 +48,7 @@ def main(
     """Make all numbers that are not there yet, then the tables and plots of all."""
     check_extras()
     torch.set_num_threads(threads)
-    setting = Setting(output=output, problems=problems, seed=seed)
+    setting = Setting(output=output, sweep=sweep, problems=problems, seed=seed)
     output.mkdir(parents=True, exist_ok=True)
     images.mkdir(parents=True, exist_ok=True)
     for name, experiment in EXPERIMENTS.items():

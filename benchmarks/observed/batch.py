@@ -10,7 +10,7 @@ from skipkv.evaluation.intervals import paired, proportion
 from skipkv.schedulers import LengthGrouped
 
 BATCH = 10  # the paper's
-BUDGETS = ("40%", "55%")
+BUDGETS = ("40%", "60%")
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -100,8 +100,16 @@ def draw(found: dict[str, Any], axes: Any) -> None:
         own = [row for row in found["rows"] if row["asked"] == budget]
         triples = [[100 * v for v in row["accuracy"]] for row in own]
         points = [names.index(row["batch"]) + 0.04 * place for row in own]
-        bars(axes, points, triples, marker="os"[place], label=f"budget {own[0]['budget']}")
+        bars(
+            axes,
+            points,
+            triples,
+            marker="os"[place],
+            label=f"budget {own[0]['budget']}",
+            linestyle="",
+        )
     axes.set_xticks(range(len(names)), [f"batch {name}" for name in names])
     axes.set_ylabel("accuracy (%)")
+    axes.set_xlim(-0.4, len(names) - 0.6)
     axes.set_ylim(0, 100)
     axes.legend(frameon=False)

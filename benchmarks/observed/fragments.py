@@ -16,7 +16,7 @@ from skipkv.evaluation.intervals import proportion
 from skipkv.evictors import SentencePrimary
 from skipkv.segmenters import Newline
 
-BUDGET = "55%"
+BUDGET = "50%"
 PROBLEMS = 200
 KINDS = ("whole", "in pieces", "gone")
 

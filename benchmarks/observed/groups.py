@@ -7,8 +7,8 @@ from observed.numbers import bars, difference, mean_of, shown, table
 from observed.setting import Setting
 from skipkv.evaluation import Record
 
-EVICTED, SAMPLED = "R-KV, 55 %", "full cache, temperature 1"
-BUDGET = "55%"
+EVICTED, SAMPLED = "R-KV, 50 %", "full cache, temperature 1"
+BUDGET = "50%"
 
 Values = Mapping[str, float]
 

@@ -19,7 +19,7 @@ SkipKV does better with it than with the papers' 0.95."""
 
 SKIPKV = f"skipkv:threshold={THRESHOLD}"
 POLICIES = ("rkv", SKIPKV, "h2o")
-BUDGETS = ("25%", "40%", "55%")
+BUDGETS = ("20%", "30%", "40%", "50%", "60%", "75%")
 
 
 @attrs.frozen(kw_only=True)
@@ -27,12 +27,15 @@ class Setting:
     """How the observations are made.
 
     Args:
-        output: where numbers go; also records of the sweep, so that a stopped run goes on.
+        output: where numbers go.
+        sweep: where the sweep's records go, so that a stopped run goes on; the folder of
+            `results.py` holds those of the same cells.
         problems: how many.
         seed: of the problems.
     """
 
     output: Path
+    sweep: Path
     problems: int
     seed: int
 
@@ -102,16 +105,16 @@ def _model() -> tuple[Any, Any]:
 @functools.cache
 def _records(setting: Setting) -> list[Record]:
     """The sweep's records: decoded where they are not there yet."""
-    return _swept(setting, "sweep", policies=POLICIES, budgets=BUDGETS)
+    return _swept(setting, setting.sweep, policies=POLICIES, budgets=BUDGETS)
 
 
 @functools.cache
 def _sampled(setting: Setting) -> list[Record]:
-    return _swept(setting, "sampled", policies=(), budgets=(), sampling=Sampling(temperature=1.0))
+    drawn = Sampling(temperature=1.0)
+    return _swept(setting, setting.output / "sampled", policies=(), budgets=(), sampling=drawn)
 
 
-def _swept(setting: Setting, name: str, **options: Any) -> list[Record]:
-    folder = setting.output / name
+def _swept(setting: Setting, folder: Path, **options: Any) -> list[Record]:
     sweep = Sweep(data=setting.data, interval=INTERVAL, max_new_tokens=MAX_NEW_TOKENS, **options)
     sweep.run(*setting.model, folder, model_name="tiny", batch_size=SIDE_BY_SIDE)
     return read_records(folder / "records.jsonl")[0]

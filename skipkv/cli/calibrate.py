@@ -15,6 +15,8 @@ from skipkv.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from skipkv.steerers import Calibration, Separation
 
+TINY_QUESTIONS = 200
+
 
 def calibrate(
     model: Annotated[
@@ -27,7 +29,8 @@ def calibrate(
             "--data",
             "--dataset",
             metavar="FILE",
-            help="Questions: a .jsonl file, or a text file with one per line; - for stdin.",
+            help="Questions: a .jsonl file, a text file with one per line, - for stdin; or a data "
+            "set as in `skipkv eval`: tiny, gsm8k, NAME=FILE.jsonl.",
         ),
     ],
     output: Annotated[
@@ -189,10 +192,22 @@ def calibrate(
 
 
 def read_questions(data: str, *, field: str, limit: int | None) -> list[Prompt]:
-    """The questions named by `--data`.
+    """The questions named by `--data`: a data set's, with its instruction, or those of a file.
 
-    Named data sets belong here: a name that is no file would be looked up among them.
+    The embedded model's come from the problems it was trained on, so that none of those it is
+    evaluated on is among them.
     """
+    from skipkv.evaluation.datasets import DEFAULTS, load_dataset
+
+    name, given, _ = data.partition("=")
+    if data == "tiny":
+        from skipkv import tiny
+
+        return [p.question for p in tiny.problems(limit or TINY_QUESTIONS, split="train")]
+    if given or name in DEFAULTS:
+        found = load_dataset(data, limit=limit)
+        instruction = found.defaults.instruction
+        return [f"{problem.question}\n{instruction}" for problem in found.problems]
     return read_prompts([], source=data, field=field, limit=limit)
 
 

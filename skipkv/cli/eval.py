@@ -40,7 +40,7 @@ def evaluate(
             "-p",
             help="Presets (see `skipkv policies`) or package.module:object, with options as in "
             "skipkv:threshold=0.9; comma-separated or repeated. The full cache always runs. "
-            "Default: streaming_llm,snapkv,rkv,skipkv.",
+            "Default: streaming_llm,snapkv,rkv,skipkv; for tiny with threshold=0.7.",
         ),
     ] = None,
     budgets: Annotated[
@@ -49,7 +49,7 @@ def evaluate(
             "--budgets",
             "-b",
             help="Entries per KV head, in tokens (96) or percent of the full cache's mean trace "
-            "(25%); comma-separated or repeated. Default: 15%,25%,40%.",
+            "(25%); comma-separated or repeated. Default: 25%,50%,75%.",
         ),
     ] = None,
     limit: Annotated[
@@ -139,20 +139,21 @@ def evaluate(
 
         check_placement(dtype, device)
         specs = [spec for text in data or ["tiny"] for spec in text.split(",") if spec]
+        sets = [
+            evaluation.load_dataset(
+                spec,
+                limit=limit,
+                seed=seed,
+                question_field=question_field,
+                answer_field=answer_field,
+                instruction=instruction,
+            )
+            for spec in specs
+        ]
         sweep = evaluation.Sweep(
-            data=[
-                evaluation.load_dataset(
-                    spec,
-                    limit=limit,
-                    seed=seed,
-                    question_field=question_field,
-                    answer_field=answer_field,
-                    instruction=instruction,
-                )
-                for spec in specs
-            ],
-            policies=policies or ["streaming_llm,snapkv,rkv,skipkv"],
-            budgets=budgets or ["15%,25%,40%"],
+            data=sets,
+            policies=policies or [sets[0].defaults.policies],
+            budgets=budgets or ["25%,50%,75%"],
             sampling=Sampling(
                 temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed
             ),

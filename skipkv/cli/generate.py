@@ -47,8 +47,12 @@ def generate(
         ),
     ] = None,
     strength: Annotated[
-        float, typer.Option(help="Of the steering; positive towards execution, 0 for none.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Of the steering; positive towards execution, 0 for none. Default: the model's "
+            "own, or 1."
+        ),
+    ] = None,
     growth: Annotated[
         float | None,
         typer.Option(
@@ -104,12 +108,14 @@ def generate(
     """Decode prompts under a KV-cache policy.
 
     Completions are printed as they finish, in the order of the prompts; statistics go to stderr.
+    What a preset is not told it takes from skipkv.json in the model's folder, where there is one;
+    tiny has one, with a budget, a threshold and a steering vector.
     Exit code: 0, or 1 if a completion failed, or 2 if the input cannot be used.
     """
     with clean_exit(debug=debug):
         # Everything that can be wrong without the model is found before the model is loaded.
         requests = read_prompts(prompts or [], source=source, jsonl=jsonl, field=field, limit=limit)
-        from skipkv.cli.steering import steered_policy
+        from skipkv.cli.steering import model_settings, steered_policy
         from skipkv.runtime import Engine, Sampling
 
         composition = steered_policy(
@@ -119,6 +125,7 @@ def generate(
             vector=vector,
             strength=strength,
             growth=growth,
+            settings=model_settings(model),
         )
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed)
         check_placement(dtype, device)

@@ -25,6 +25,7 @@ def json_line(completion: "Completion") -> str:
         "error": None if completion.error is None else one_line(completion.error),
         "events": stats.events,
         "evicted": stats.evicted,
+        "mean_entries": round(stats.mean_entries, 1),
         "peak_entries": stats.peak_entries,
         "peak_kv_bytes": stats.peak_kv_bytes,
         "seconds": round(stats.seconds, 3),

@@ -30,6 +30,7 @@ class Defaults:
         batch_size: sequences decoded side by side.
         instruction: what follows a question in the prompt; may be empty.
         count: how many problems, for a set that is generated.
+        policies: what `skipkv eval` compares with the full cache.
     """
 
     interval: int = 128
@@ -37,12 +38,21 @@ class Defaults:
     batch_size: int = 8
     instruction: str = INSTRUCTION
     count: int | None = None
+    policies: str = "streaming_llm,snapkv,rkv,skipkv"
 
 
 # Source: SkipKV (arXiv 2512.07993) and R-KV (arXiv 2505.24133), experiments; `tiny` is the embedded
 # reasoner's own, with short traces and a vocabulary that knows no instruction.
 DEFAULTS = {
-    "tiny": Defaults(interval=16, max_new_tokens=640, batch_size=64, instruction="", count=100),
+    "tiny": Defaults(
+        interval=16,
+        max_new_tokens=640,
+        batch_size=64,
+        instruction="",
+        count=100,
+        # the papers choose the threshold per model too; for this one see docs/results.md
+        policies="streaming_llm,snapkv,rkv,skipkv:threshold=0.7",
+    ),
     "gsm8k": Defaults(),
     "math500": Defaults(),
     "aime24": Defaults(max_new_tokens=16384),

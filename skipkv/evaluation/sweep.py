@@ -25,7 +25,6 @@ from skipkv.evaluation.datasets import DataSet
 from skipkv.evaluation.extras import require_extra
 from skipkv.evaluation.folder import RECORDS, check_same, locked, read_run, write_run
 from skipkv.evaluation.grading import grade, require_grader
-from skipkv.evaluation.held import mean_entries_held
 from skipkv.evaluation.prompts import Prompts, encode
 from skipkv.evaluation.records import Record, RecordFile
 from skipkv.evaluation.summary import Summary
@@ -295,7 +294,6 @@ class _Run:
         for cell in sweep.cells({}):
             self._start(cell, self._jobs(cell, done=set()))  # raises what decoding would
         # of a model that was found to be supported
-        self._heads = model.config.num_hidden_layers * model.config.num_key_value_heads
 
     def open(self, model_name: str) -> None:
         """Read what the folder holds and see that this run goes on with it."""
@@ -384,7 +382,6 @@ class _Run:
                 seeds=[self._seed(cell, job) for job in jobs],
                 ordered=False,
                 progress=False,
-                trace=True,
             )
         except InputError as error:
             raise InputError(f"{cell}: {error}") from error
@@ -429,7 +426,7 @@ class _Run:
             transition=thoughts[Thought.TRANSITION],
             events=stats.events,
             evicted=stats.evicted,
-            mean_entries=round(mean_entries_held(completion, self._heads), 3),
+            mean_entries=round(stats.mean_entries, 3),
             peak_entries=stats.peak_entries,
             peak_kv_bytes=stats.peak_kv_bytes,
             seconds=round(stats.seconds, 4),

@@ -18,6 +18,8 @@ class Stats:
         new_tokens: tokens decoded, the one that ended the sequence included.
         events: compression events that dropped something.
         evicted: entries dropped, summed over layers and KV heads.
+        mean_entries: entries per KV head that a decode step attended to, averaged over layers,
+            heads and steps: the budget as it was really used.
         peak_entries: most entries any head of any layer held at once.
         peak_kv_bytes: bytes of keys and values allocated for this sequence at most, as measured:
             the storage of all sequences decoded together, divided by their number.
@@ -30,6 +32,7 @@ class Stats:
     new_tokens: int
     events: int
     evicted: int
+    mean_entries: float
     peak_entries: int
     peak_kv_bytes: int
     seconds: float

@@ -44,7 +44,7 @@ def load(
     source = name_or_path
     path = Path(name_or_path)
     if name_or_path == EMBEDDED:
-        source = str(importlib.resources.files("skipkv") / "tiny" / "weights")
+        source = str(folder_of(EMBEDDED))
     elif path.exists():
         gguf = _gguf_file(path)
         if gguf is not None:
@@ -65,6 +65,16 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.nn.Module.to(model, device).train(False)
     return model, tokenizer
+
+
+def folder_of(name_or_path: str) -> Path | None:
+    """The folder a model's files lie in; None for one on the hub."""
+    if name_or_path == EMBEDDED:
+        return Path(str(importlib.resources.files("skipkv"))) / "tiny" / "weights"
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.parent
+    return path if path.is_dir() else None
 
 
 def _tokenizer_class(source: str) -> type[AutoTokenizer] | type[PreTrainedTokenizerFast]:

@@ -252,6 +252,7 @@ class DecodeLoop:
                 new_tokens=len(decoding.tokens),
                 events=running.events,
                 evicted=running.evicted,
+                mean_entries=running.mean_entries(len(decoding.tokens), self._session.heads),
                 peak_entries=running.peak_entries,
                 peak_kv_bytes=self._session.store.peak_bytes // self._slots,
                 seconds=time.perf_counter() - decoding.started,

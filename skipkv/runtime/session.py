@@ -60,9 +60,32 @@ class Running:
     unread: list[int] = attrs.field(factory=list)  # ids the segmenter has not seen yet
     events: int = 0
     evicted: int = 0
+    evicted_at: int = 0  # the sum of tokens seen when an entry was dropped, over those dropped
     peak_entries: int = 0
     trace: list[EventRecord] | None = None
     error: PartError | None = None  # a part broke on it; it cannot go on
+
+    def drop(self, evicted: int, *, seen: int) -> None:
+        """Count entries that an event dropped, summed over layers and KV heads."""
+        self.evicted += evicted
+        self.evicted_at += evicted * max(seen, self.prompt_tokens)
+
+    def mean_entries(self, new_tokens: int, heads: int) -> float:
+        """Entries per KV head that a decode step attended to, averaged over heads and steps.
+
+        A step that brings the sequence to t tokens attends to t entries less those dropped before;
+        an entry dropped at t is missing from all steps after it.
+
+        Args:
+            new_tokens: decoded so far, of which the last is never fed.
+            heads: KV heads of all layers together.
+        """
+        prompt = self.prompt_tokens
+        steps = new_tokens - 1
+        if steps < 1:
+            return prompt - self.evicted / heads
+        missing = self.evicted * (prompt + steps) - self.evicted_at
+        return prompt + (steps + 1) / 2 - missing / heads / steps
 
 
 class Session:
@@ -88,8 +111,10 @@ class Session:
         self._layers = full_attention_layers(config)
         fixed = None if policy.budget is None else policy.budget.capacity
         self._device = model.device
+        shape = cache_shape(config)
+        self.heads = shape.layers * shape.heads  # KV heads of all layers together
         self.store = SlotStore(
-            cache_shape(config),
+            shape,
             sequences=sequences,
             capacity=fixed or _CHUNK,
             needs=policy.needs,
@@ -297,7 +322,7 @@ class Session:
     def _note(self, number: int, entries: int, outcome: Outcome) -> None:
         running = self.running[number]
         running.events += 1
-        running.evicted += outcome.evicted
+        running.drop(outcome.evicted, seen=self.store.tokens_seen[number])
         running.error = outcome.error
         if running.trace is not None and outcome.kept is not None:
             running.trace.append(

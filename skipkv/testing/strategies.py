@@ -134,7 +134,7 @@ def cache_views(
     if sentences:
         tables = [draw(sentence_tables(seen=total)) for total in seen]
     return CacheView(
-        keys=_with_copies(numbers(r, h, length, d), random),
+        keys=_with_copies(numbers(r, h, length, d), min(bound, 1), random),
         values=numbers(r, h, length, d),
         positions=positions,
         protected=protected,
@@ -228,10 +228,10 @@ def _drawn(draw: Draw, axis: Axis) -> int:
     return axis if isinstance(axis, int) else draw(axis)
 
 
-def _with_copies(keys: Tensor, random: torch.Generator) -> Tensor:
-    """Make about a third of the keys near-copies of another key of their row and head."""
+def _with_copies(keys: Tensor, eighths: int, random: torch.Generator) -> Tensor:
+    """Make about a third of the keys copies, up to `eighths`, of another of their row and head."""
     slots = keys.shape[2]
     source = torch.randint(slots, (slots,), generator=random)
     copied = torch.rand(slots, generator=random) < 1 / 3
-    noise = torch.randint(-1, 2, keys.shape, generator=random) / 8
+    noise = torch.randint(-eighths, eighths + 1, keys.shape, generator=random) / 8
     return torch.where(copied[:, None], keys[:, :, source] + noise, keys)

@@ -42,7 +42,7 @@ class Problem:
         >>> problem = Problem(
         ...     definitions={"a": Definition("7"), "b": Definition("a", "+", "5")},
         ...     listed="ba",
-        ...     asked="ab",
+        ...     asked=("a", "b"),
         ... )
         >>> problem.question
         'b:a+5; a:7. Start at a, find a and b.'
@@ -52,7 +52,7 @@ class Problem:
 
     definitions: dict[str, Definition]
     listed: str
-    asked: str
+    asked: tuple[str, str]
 
     @property
     def question(self) -> str:
@@ -111,11 +111,11 @@ def draw(rng: random.Random, *, least: int = 9, most: int = 13) -> Problem:
         right = rng.choice(others) if others and rng.random() < 0.5 else str(rng.randint(1, 9))
         definitions[name] = Definition(left, rng.choice("+-"), right)
     listed = "".join(rng.sample(names, length))
-    problem = Problem(definitions=definitions, listed=listed, asked=names[0] + names[-1])
+    problem = Problem(definitions=definitions, listed=listed, asked=(names[0], names[-1]))
     values = problem.values
     # no leading zero, so that the code is a number; the first name's digit is never 0
     early = [name for name in names[: (length + 1) // 2] if values[name] != 0]
-    return attrs.evolve(problem, asked=rng.choice(early) + names[-1])
+    return attrs.evolve(problem, asked=(rng.choice(early), names[-1]))
 
 
 def _worked_out(definition: Definition, values: dict[str, int]) -> int:

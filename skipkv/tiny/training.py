@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import attrs
 import numpy as np
@@ -167,7 +167,7 @@ def _attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention [B, H, T, D] in which every KV head of every layer has a mask of its own."""
-    first = module.layer_idx * _KV_HEADS
+    first = cast(int, module.layer_idx) * _KV_HEADS
     own = mask[:, first : first + _KV_HEADS].repeat_interleave(_HEADS // _KV_HEADS, dim=1)
     return sdpa_attention_forward(module, query, key, value, own, **options)
 
@@ -207,7 +207,7 @@ def train(
         return
     meeting = output / "meeting"  # where the processes find each other
     meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+    torch.multiprocessing.spawn(  # type: ignore[no-untyped-call,attr-defined]
         _work, args=(processes, output, recipe, device), nprocs=processes
     )
     meeting.unlink(missing_ok=True)
@@ -221,7 +221,8 @@ def _work(rank: int, processes: int, output: Path, recipe: Recipe, device: str) 
             world_size=processes,
         )  # fmt: skip
     torch.manual_seed(recipe.seed)
-    model = Qwen2ForCausalLM(config()).to(device)
+    model = Qwen2ForCausalLM(config())
+    torch.nn.Module.to(model, device)
     AttentionInterface.register("kv_dropout", _attention)
     model.set_attn_implementation("kv_dropout")
     optimizers = _optimizers(model, recipe)
@@ -258,7 +259,7 @@ def _backward(model: Qwen2ForCausalLM, part: Batch, device: str) -> Tensor:
     weights = part.weights[:, 1:].flatten()
     loss = F.cross_entropy(predicted, target, reduction="none")
     loss = (loss * weights).sum() / weights.sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     sure, lookup = weights >= 1, weights == LOOKUP_WEIGHT
     right = predicted.argmax(-1) == target
     return torch.stack(
@@ -289,7 +290,8 @@ def _optimizers(
     model: Qwen2ForCausalLM, recipe: Recipe
 ) -> list[tuple[torch.optim.Optimizer, float]]:
     """Muon for the layers' matrices, AdamW for embeddings, biases and norms."""
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
     return [

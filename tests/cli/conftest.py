@@ -16,6 +16,7 @@ STATS = Stats(
     new_tokens=5,
     events=2,
     evicted=7,
+    mean_entries=30.5,
     peak_entries=40,
     peak_kv_bytes=2_000_000,
     seconds=0.5,

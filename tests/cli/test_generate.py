@@ -46,6 +46,7 @@ def test_json_prints_one_object_per_completion_and_nothing_else(engine, run):
         "error": None,
         "events": 2,
         "evicted": 7,
+        "mean_entries": 30.5,
         "peak_entries": 40,
         "peak_kv_bytes": 2000000,
         "seconds": 0.5,

@@ -70,7 +70,7 @@ class FakeEngine:
                 stop_reason="error" if broken else "eos",
                 error=broken,
                 stats=Stats(
-                    new_tokens=len(text), events=1, evicted=4, peak_entries=60,
+                    new_tokens=len(text), events=1, evicted=4, mean_entries=20.0, peak_entries=60,
                     peak_kv_bytes=1000, seconds=0.5,
                 ),
                 trace=(),

@@ -78,7 +78,7 @@ def test_sums_are_taken_modulo_ten():
             "c": Definition("b", "-", "a"),
         },
         listed="cab",
-        asked="bc",
+        asked=("b", "c"),
     )
     assert problem.values == {"a": 7, "b": 2, "c": 5}
     assert problem.answer == "25"

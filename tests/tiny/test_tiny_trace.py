@@ -100,7 +100,7 @@ def test_copies_lie_where_they_say(seed):
         if fact == START:
             assert words == first
         elif fact == GOAL:
-            assert words == problem.asked
+            assert words == "".join(problem.asked)
         elif fact[0] == "definition":
             assert words == str(problem.definitions[fact[1]])
         else:

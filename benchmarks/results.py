@@ -1,0 +1,62 @@
+"""The sweep on the embedded model behind docs/results.md: table and plots go into the page.
+
+    python benchmarks/results.py --output runs/results
+
+It goes on where an earlier run in the same folder stood. About half an hour on one core.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from pages import DOCS, insert, picture
+
+from skipkv import tiny
+from skipkv.evaluation import Estimate, Summary, Sweep, load_dataset
+
+POLICIES = "streaming_llm,h2o,tova,snapkv,rkv,skipkv,skipkv:threshold=0.7"
+BUDGETS = "20%,30%,40%,50%,60%,75%"
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder of records, tables and plots.")],
+    limit: Annotated[int, typer.Option(help="How many problems.")] = 500,
+    page: Annotated[bool, typer.Option(help="Write docs/results.md.")] = True,
+) -> None:
+    """Measure every preset at six budgets on the embedded model."""
+    torch.set_num_threads(1)
+    sweep = Sweep(data=load_dataset("tiny", limit=limit), policies=POLICIES, budgets=BUDGETS)
+    summary = sweep.run(*tiny.load(device="cpu"), output, model_name="tiny")
+    if page:
+        insert(DOCS / "results.md", "sweep", table(summary))
+        for kind in ("accuracy", "length"):
+            picture(output / f"{kind}-tiny.png", f"results-{kind}.png")
+
+
+def table(summary: Summary) -> str:
+    """The columns of a summary that differ between policies, in Markdown."""
+    lines = [
+        "| policy | budget | % of trace | accuracy % | difference to full | length "
+        "| reflections and transitions | effective budget | peak KV kB | tokens/s |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in summary.rows:
+        budget = "-" if row.cell.budget is None else str(row.cell.budget)
+        share = "-" if row.cell.asked is None else row.cell.asked.removesuffix("%")
+        accuracy, length = row.accuracy.scaled(100), row.new_tokens
+        gap = "-" if row.difference is None else _interval(row.difference.scaled(100), "+.1f")
+        lines.append(
+            f"| {row.cell.policy} | {budget} | {share} | {_interval(accuracy, '.1f')} | {gap} "
+            f"| {length.value:.0f} | {row.non_execution:.1f} | {row.mean_entries:.0f} "
+            f"| {row.peak_kv_bytes / 1e3:.0f} | {row.tokens_per_second:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _interval(estimate: Estimate, form: str) -> str:
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+if __name__ == "__main__":
+    typer.run(main)
