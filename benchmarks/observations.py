@@ -2,7 +2,8 @@
 
     python benchmarks/observations.py
 
-Traces of the presets are those of `results.py`, decoded here if they are not there yet. Every experiment's numbers are kept in a file of the output folder when they are done: a run that was
+Traces of the presets are those of `results.py`, decoded here where they are not there yet. An
+experiment's numbers are kept in a file of the output folder when they are done: a run that was
 stopped goes on. To measure anew, delete the folder.
 """
 
