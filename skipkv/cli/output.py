@@ -29,6 +29,7 @@ def json_line(completion: "Completion") -> str:
         "peak_entries": stats.peak_entries,
         "peak_kv_bytes": stats.peak_kv_bytes,
         "seconds": round(stats.seconds, 3),
+        "padding": stats.padding,
     }
     return json.dumps(record)
 

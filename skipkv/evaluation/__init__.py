@@ -11,6 +11,7 @@ from skipkv.evaluation.grading import grade
 from skipkv.evaluation.intervals import Estimate
 from skipkv.evaluation.problems import Problem
 from skipkv.evaluation.records import Record
+from skipkv.evaluation.stored_padding import decode_with_stored_padding, stored_padding
 from skipkv.evaluation.summary import Row, Summary
 from skipkv.evaluation.sweep import Sweep, summarize
 
@@ -26,7 +27,9 @@ __all__ = [
     "Row",
     "Summary",
     "Sweep",
+    "decode_with_stored_padding",
     "grade",
     "load_dataset",
+    "stored_padding",
     "summarize",
 ]

@@ -24,6 +24,9 @@ class Stats:
         peak_kv_bytes: bytes of keys and values allocated for this sequence at most, as measured:
             the storage of all sequences decoded together, divided by their number.
         seconds: from the start of the prompt's first pass to the last token, neighbours included.
+        padding: tokens of padding that a padded runtime would have stored with this sequence, its
+            prompt brought to the longest of those that were admitted together with it. Here none
+            is stored. A sequence that takes a freed slot alone needs none.
     """
 
     new_tokens: int
@@ -33,6 +36,7 @@ class Stats:
     peak_entries: int
     peak_kv_bytes: int
     seconds: float
+    padding: int = 0
 
 
 @attrs.frozen(kw_only=True)

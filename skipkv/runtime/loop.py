@@ -43,6 +43,7 @@ class _Decoding:
 
     request: Request
     started: float
+    padding: int  # to the longest prompt admitted with it; never stored
     uniforms: Tensor | None
     tokens: list[int] = attrs.field(factory=list)
     tail: str = ""  # the newest text: the last token, and what a stop string may need before it
@@ -122,13 +123,21 @@ class DecodeLoop:
         # Longest first: those that need more passes lie in front, and a pass takes only them.
         newcomers = sorted(newcomers, key=lambda r: -r.prompt_tokens)
         session, first, started = self._session, len(self._decoding), time.perf_counter()
+        longest = newcomers[0].prompt_tokens
         for request in newcomers:
             session.start(request.prompt_tokens)
             drawn = None
             if not self._sampling.greedy:
                 drawn = uniforms(request.seed, request.sample, request.max_new_tokens)
                 drawn = drawn.to(self._device)
-            self._decoding.append(_Decoding(request=request, started=started, uniforms=drawn))
+            self._decoding.append(
+                _Decoding(
+                    request=request,
+                    started=started,
+                    padding=longest - request.prompt_tokens,
+                    uniforms=drawn,
+                )
+            )
         logits = None
         for ranges in session.passes([r.prompt_tokens for r in newcomers]):
             taking = [r for r in ranges if len(r)]  # a prefix of the newcomers
@@ -247,6 +256,7 @@ class DecodeLoop:
                 peak_entries=running.peak_entries,
                 peak_kv_bytes=self._session.store.peak_bytes // self._slots,
                 seconds=time.perf_counter() - decoding.started,
+                padding=decoding.padding,
             ),
             trace=running.trace,
         )

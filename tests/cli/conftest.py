@@ -20,6 +20,7 @@ STATS = Stats(
     peak_entries=40,
     peak_kv_bytes=2_000_000,
     seconds=0.5,
+    padding=4,
 )
 
 

@@ -50,6 +50,7 @@ def test_json_prints_one_object_per_completion_and_nothing_else(engine, run):
         "peak_entries": 40,
         "peak_kv_bytes": 2000000,
         "seconds": 0.5,
+        "padding": 4,
     }
     assert second["text"] == "answer to wörld"
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets
 from skipkv.errors import ConfigError, InputError, PartError
 from skipkv.runtime import loop
-from skipkv.schedulers import Fifo, LengthGrouped
+from skipkv.schedulers import Fifo, LengthGrouped, padding_tokens
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
 from skipkv.segmenters import Newline
 from skipkv.testing import toy_model, toy_tokenizer
@@ -496,6 +496,20 @@ def test_first_come_first_served_fills_a_freed_slot_at_once(
     decode(presets.full().with_(scheduler=Watched()), ["a"] + ["so"] * 5, batch_size=3, stop=[stop])
     assert running_when_admitted[0] == 0
     assert any(running > 0 for running in running_when_admitted[1:])
+
+
+def test_padding_is_what_batches_filled_to_their_longest_prompt_would_have_stored(
+    decode: Callable[..., list[Completion]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
+    policy = Policy(scheduler=LengthGrouped(batch_size=2))
+    together, grouped, alone = (
+        [completion.stats.padding for completion in decode(*how, max_new_tokens=5)]
+        for how in ((Policy(),), (policy,), (Policy(), PROMPTS[:1]))
+    )
+    assert together == [max(lengths) - length for length in lengths]
+    assert sum(grouped) == padding_tokens(sorted(lengths), batch_size=2) < sum(together)
+    assert alone == [0]
 
 
 def test_a_segmenter_that_breaks_fails_its_sequence_and_no_other(

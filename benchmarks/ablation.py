@@ -1,0 +1,134 @@
+"""SkipKV's ideas alone and together on the embedded model; the ablation of docs/results.md.
+
+    python benchmarks/ablation.py --output runs/ablation
+
+R-KV, with sentences evicted first, with steering, and with both, beside the full cache with and
+without steering. It goes on where an earlier run in the same folder stood. About half an hour on
+one core.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from pages import DOCS, insert, picture
+
+from skipkv import Policy, presets, tiny
+from skipkv.evaluation import Cell, Estimate, Record, Row, Summary, Sweep, load_dataset
+from skipkv.evaluation.intervals import mean, paired
+from skipkv.evaluation.records import read_records
+from skipkv.steerers import AdaptiveSteerer, SteeringVector
+
+BUDGETS = "10%,20%,30%,40%,50%,60%,75%"
+RKV = "rkv"
+_VECTOR = Path(tiny.__file__).parent / "weights" / "steering.safetensors"
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder of records, tables and plots.")],
+    vector: Annotated[Path, typer.Option(help="The steering vector.")] = _VECTOR,
+    strength: Annotated[float, typer.Option(help="Of the steering, at the start.")] = 0.6,
+    growth: Annotated[float, typer.Option(help="Of it, per non-execution thought.")] = 0.02,
+    threshold: Annotated[float, typer.Option(help="Above it a sentence is repeated.")] = 0.7,
+    budgets: Annotated[str, typer.Option(help="Percent of the full trace, or tokens.")] = BUDGETS,
+    limit: Annotated[int, typer.Option(help="How many problems.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the problems.")] = 0,
+    page: Annotated[bool, typer.Option(help="Write docs/results.md.")] = True,
+) -> None:
+    """Measure each of SkipKV's ideas at every budget."""
+    torch.set_num_threads(1)
+    steerer = AdaptiveSteerer(SteeringVector.load(str(vector)), strength=strength, growth=growth)
+    sweep = Sweep(
+        data=load_dataset("tiny", limit=limit, seed=seed),
+        policies=compared(steerer, threshold),
+        budgets=budgets,
+    )
+    summary = sweep.run(*tiny.load(device="cpu"), output, model_name="tiny")
+    text = table(summary, read_records(output / "records.jsonl")[0])
+    if not page:
+        print(text)
+        return
+    insert(DOCS / "results.md", "ablation", text)
+    for kind in ("accuracy", "length"):
+        picture(output / f"{kind}-tiny.png", f"ablation-{kind}.png")
+
+
+def compared(
+    steerer: AdaptiveSteerer, threshold: float
+) -> Mapping[str, Policy | Callable[..., Policy]]:
+    """Every policy under its label; they differ in nothing but what the label says."""
+
+    def sentences(budget: int, interval: int) -> Policy:
+        return presets.skipkv(budget, interval=interval, threshold=threshold)
+
+    def steered(budget: int, interval: int) -> Policy:
+        return presets.rkv(budget, interval=interval).with_(steerer=steerer)
+
+    def both(budget: int, interval: int) -> Policy:
+        return sentences(budget, interval).with_(steerer=steerer)
+
+    return {
+        "full + steering": presets.full().with_(steerer=steerer),
+        RKV: presets.rkv,
+        "rkv + sentences": sentences,
+        "rkv + steering": steered,
+        "skipkv (both)": both,
+    }
+
+
+def table(summary: Summary, records: Sequence[Record]) -> str:
+    """Accuracy and length, each beside the full cache's and R-KV's on the same problems."""
+    by_cell: dict[Cell, dict[str, Record]] = {}
+    for record in records:
+        by_cell.setdefault(record.cell, {})[record.problem] = record
+    full = next(row for row in summary.rows if row.cell.is_full)
+    rivals = {row.cell.asked: by_cell[row.cell] for row in summary.rows if row.cell.policy == RKV}
+    lines = [
+        "| policy | budget | % of trace | accuracy % | difference to full "
+        "| to rkv at this budget | length | to full, % | reflections and transitions |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in summary.rows:
+        cell, own = row.cell, by_cell[row.cell]
+        rival = None if cell.policy == RKV else rivals.get(cell.asked)
+        cells = (
+            cell.policy,
+            "-" if cell.budget is None else str(cell.budget),
+            "-" if cell.asked is None else cell.asked.removesuffix("%"),
+            _interval(row.accuracy.scaled(100), ".1f"),
+            _points(row),
+            "-" if rival is None else _interval(_gap(own, rival).scaled(100), "+.1f"),
+            f"{row.new_tokens.value:.0f}",
+            "-" if row is full else _interval(_longer(own, by_cell[full.cell]), "+.1f"),
+            f"{row.non_execution:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _points(row: Row) -> str:
+    return "-" if row.difference is None else _interval(row.difference.scaled(100), "+.1f")
+
+
+def _gap(own: Mapping[str, Record], rival: Mapping[str, Record]) -> Estimate:
+    """By how much more of the problems that both have are right."""
+    shared = [problem for problem in own if problem in rival]
+    return paired([own[p].correct for p in shared], [rival[p].correct for p in shared])
+
+
+def _longer(own: Mapping[str, Record], full: Mapping[str, Record]) -> Estimate:
+    """By how much longer the traces are than the full cache's, in percent of these."""
+    shared = [problem for problem in own if problem in full]
+    length = sum(full[p].new_tokens for p in shared) / len(shared)
+    more = mean([own[p].new_tokens - full[p].new_tokens for p in shared])
+    return more.scaled(100 / length)
+
+
+def _interval(estimate: Estimate, form: str) -> str:
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+if __name__ == "__main__":
+    typer.run(main)
