@@ -8,6 +8,7 @@ from collections.abc import Callable
 from skipkv.errors import ConfigError
 from skipkv.evictors import SentencePrimary, SinkAndRecent, TopK
 from skipkv.policy import Budget, Policy
+from skipkv.schedulers import BatchScheduler, Fifo, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
     KeyRedundancy,
@@ -79,8 +80,11 @@ def rkv(
     window: int = 8,
     pool: int = 7,
     interval: int = 128,
+    grouped: int | None = None,
 ) -> Policy:
     """R-KV: what recent queries attend to, less what other keys of the row repeat.
+
+    With `grouped`, prompts of like length are decoded in batches of so many.
 
     Source: Cai et al. 2025, arXiv 2505.24133 (lambda is `importance`). Differs: kept entries stay
     in the order of their positions, as in SkipKV's code; R-KV's leaves them in the order of their
@@ -91,6 +95,7 @@ def rkv(
         scorer=importance * WindowAttention(window=window, pool=pool)
         - (1 - importance) * KeyRedundancy(),
         evictor=TopK(),
+        scheduler=_scheduler(grouped),
     )
 
 
@@ -114,6 +119,8 @@ def skipkv(
     *,
     threshold: float = 0.95,
     steering: Steerer | None = None,
+    grouped: int | None = None,
+    prompt_sentences: bool = True,
     importance: float = 0.1,
     window: int = 8,
     pool: int = 7,
@@ -122,20 +129,27 @@ def skipkv(
     """SkipKV: R-KV's score, sentences that a later one repeats go first, and steering if given.
 
     `steering=AdaptiveSteerer(vector)` is the paper's. Vectors belong to one model, so that without
-    one there is none.
+    one there is none. `grouped` is the paper's batch grouping: prompts of like length are decoded
+    in batches of so many. `prompt_sentences=False` spares repeated sentences of the prompt.
 
-    Source: arXiv 2512.07993, section 4. Differs: batch grouping is yet to come; a redundant
-    sentence goes first even when a single entry of it is left (published: two); the sentences of a
-    prompt longer than the budget are known when it is compressed.
+    Source: arXiv 2512.07993, section 4. Differs: a redundant sentence goes first even when a single
+    entry of it is left (published: two); the sentences of a prompt longer than the budget are known
+    when it is compressed.
     """
+    evictor = SentencePrimary(threshold=threshold, whole=False, prompt=prompt_sentences)
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),
         scorer=importance * WindowAttention(window=window, pool=pool)
         - (1 - importance) * KeyRedundancy()
-        - SentenceRedundancy(threshold=threshold),
-        evictor=SentencePrimary(threshold=threshold, whole=False),
+        - SentenceRedundancy(threshold=threshold, prompt=prompt_sentences),
+        evictor=evictor,
         steerer=NoSteering() if steering is None else steering,
+        scheduler=_scheduler(grouped),
     )
+
+
+def _scheduler(grouped: int | None) -> BatchScheduler:
+    return Fifo() if grouped is None else LengthGrouped(batch_size=grouped)
 
 
 _PRESETS: dict[str, Callable[..., Policy]] = {

@@ -11,6 +11,7 @@ import skipkv
 from skipkv import Budget, Needs, Policy, SkipKVError, evictors, presets, scorers
 from skipkv.errors import ConfigError, ProtocolError
 from skipkv.evictors import KeepAll, SentencePrimary, TopK
+from skipkv.schedulers import Fifo, LengthGrouped
 from skipkv.scorers import AccumulatedAttention, KeyNorm, Recency, WindowAttention
 
 
@@ -137,3 +138,15 @@ def test_h2o_keeps_heavy_hitters_and_recent_tokens_half_and_half() -> None:
     budget = presets.h2o(100).budget
     assert budget is not None
     assert budget.window == 50
+
+
+def test_skipkv_can_spare_the_prompts_sentences_in_score_and_eviction() -> None:
+    policy = presets.skipkv(64, threshold=0.9, prompt_sentences=False)
+    assert policy.evictor == SentencePrimary(threshold=0.9, whole=False, prompt=False)
+    assert "SentenceRedundancy(threshold=0.9, prompt=False)" in repr(policy.scorer)
+
+
+@pytest.mark.parametrize("preset", [presets.rkv, presets.skipkv])
+def test_prompts_of_like_length_are_grouped_where_asked_for(preset: Any) -> None:
+    assert preset(64, grouped=8).scheduler == LengthGrouped(batch_size=8)
+    assert preset(64).scheduler == Fifo()

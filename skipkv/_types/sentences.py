@@ -18,6 +18,7 @@ class SentenceTable:
         ends: position after the last token of each sentence; strictly increasing.
         embeddings: unit vectors: the normalised mean of the final-norm hidden states of its tokens.
         thoughts: a `Thought` each.
+        prompt: how many of the sequence's tokens are the prompt.
 
     Example:
         >>> same, other = [1.0, 0.0], [0.0, 1.0]
@@ -37,15 +38,19 @@ class SentenceTable:
     ends: Int[Tensor, "S"]
     embeddings: Float[Tensor, "S E"]
     thoughts: Int[Tensor, "S"]
+    prompt: int = 0
     _known: dict[float, Float[Tensor, "K"]] = attrs.field(factory=dict, repr=False)
 
     @classmethod
-    def empty(cls, hidden_size: int, *, device: torch.device | str = "cpu") -> "SentenceTable":
+    def empty(
+        cls, hidden_size: int, *, device: torch.device | str = "cpu", prompt: int = 0
+    ) -> "SentenceTable":
         """The table of a sequence that has closed no sentence yet."""
         return cls(
             ends=torch.empty(0, dtype=torch.long, device=device),
             embeddings=torch.empty(0, hidden_size, device=device),
             thoughts=torch.empty(0, dtype=torch.long, device=device),
+            prompt=prompt,
         )
 
     def __len__(self) -> int:
@@ -62,6 +67,7 @@ class SentenceTable:
             ends=torch.cat([self.ends, ends]),
             embeddings=torch.cat([self.embeddings, embeddings]),
             thoughts=torch.cat([self.thoughts, thoughts]),
+            prompt=self.prompt,
             known=dict(self._known),
         )
 
@@ -72,7 +78,7 @@ class SentenceTable:
         ids = torch.searchsorted(ends, positions.contiguous(), right=True).to(positions.dtype)
         return ids.masked_fill((ids == len(self)) | (positions < 0), -1)
 
-    def redundancy(self, threshold: float) -> Float[Tensor, "S"]:
+    def redundancy(self, threshold: float, *, prompt: bool = True) -> Float[Tensor, "S"]:
         """Similarity of each sentence to the last later one that repeats it; 0 where none does.
 
         A sentence is repeated by a later one when their cosine similarity exceeds `threshold`.
@@ -82,6 +88,7 @@ class SentenceTable:
 
         Args:
             threshold: cosine similarity above which a later sentence repeats an earlier one.
+            prompt: also sentences that begin in the prompt can be redundant, as published.
 
         Source: SkipKV, section 4.1 (redundant set) and its published code (which similarity
         counts).
@@ -99,4 +106,7 @@ class SentenceTable:
             value = similarity.gather(1, (last - 1).clamp_min(0)[:, None])[:, 0]
             old = torch.where(last > 0, value, torch.nn.functional.pad(old, (0, total - done)))
             self._known[threshold] = old
+        if not prompt:
+            starts = torch.nn.functional.pad(self.ends, (1, 0))[:-1]
+            return old.masked_fill(starts < self.prompt, 0)
         return old.clone()  # what is known stays known, whatever the caller does to its copy

@@ -30,6 +30,7 @@ class SentencePrimary:
     Args:
         threshold: cosine similarity above which a later sentence repeats an earlier one; in (0, 1).
         whole: drop redundant sentences whole; False is the published rule.
+        prompt: sentences of the prompt may be redundant too, as published; False leaves them out.
 
     Raises:
         ConfigError: `threshold` outside its range.
@@ -46,6 +47,7 @@ class SentencePrimary:
 
     threshold: float = attrs.field(default=0.95, validator=is_a(float))
     whole: bool = attrs.field(default=True, validator=is_a(bool))
+    prompt: bool = attrs.field(default=True, validator=is_a(bool))
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -63,7 +65,8 @@ class SentencePrimary:
         self, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
     ) -> Bool[Tensor, "R H L"]:
         """Protected entries, then those of sentences nothing repeats, then redundant ones."""
-        values = [table.redundancy(self.threshold) for table in view.sentences or ()]
+        tables = view.sentences or ()
+        values = [table.redundancy(self.threshold, prompt=self.prompt) for table in tables]
         redundant = (view.per_entry(values) > 0) & ~view.protected
         tier = torch.where(view.protected, 2, (~redundant).int())
         if not self.whole:

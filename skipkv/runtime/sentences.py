@@ -22,8 +22,15 @@ class SentenceTracker:
     history: memory is bounded by closed sentences times hidden size.
     """
 
-    def __init__(self, segmenter: Segmenter, hidden_size: int, device: torch.device | str) -> None:
-        self.table = SentenceTable.empty(hidden_size, device=device)
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        hidden_size: int,
+        device: torch.device | str,
+        *,
+        prompt: int = 0,
+    ) -> None:
+        self.table = SentenceTable.empty(hidden_size, device=device, prompt=prompt)
         self._segmenter = segmenter
         self._ids: list[int] = []
         self._pieces: list[str] = []

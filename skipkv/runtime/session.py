@@ -174,7 +174,10 @@ class Session:
         tracker = None
         if self.policy.needs.sentences:
             tracker = SentenceTracker(
-                self.policy.segmenter, self.model.config.hidden_size, self._device
+                self.policy.segmenter,
+                self.model.config.hidden_size,
+                self._device,
+                prompt=prompt_tokens,
             )
         self.running.append(
             Running(prompt_tokens=prompt_tokens, tracker=tracker, trace=[] if self._trace else None)

@@ -22,6 +22,7 @@ class SentenceRedundancy(ScorerAlgebra):
     Args:
         threshold: cosine similarity above which a later sentence repeats an earlier one; in (0, 1).
             The paper's runs use 0.95 to 0.99, set per model and budget.
+        prompt: sentences of the prompt may be redundant too, as published; False leaves them out.
 
     Raises:
         ConfigError: `threshold` outside its range.
@@ -38,6 +39,7 @@ class SentenceRedundancy(ScorerAlgebra):
     """
 
     threshold: float = attrs.field(default=0.95, validator=is_a(float))
+    prompt: bool = attrs.field(default=True, validator=is_a(bool))
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -54,4 +56,5 @@ class SentenceRedundancy(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """The similarity to the repeating sentence; 0 for sentences that nothing repeats."""
-        return view.per_entry([table.redundancy(self.threshold) for table in view.sentences or ()])
+        tables = view.sentences or ()
+        return view.per_entry([t.redundancy(self.threshold, prompt=self.prompt) for t in tables])

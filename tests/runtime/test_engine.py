@@ -529,3 +529,20 @@ def test_a_segmenter_that_breaks_fails_its_sequence_and_no_other(
     assert "no waiting" in str(broken.error)
     assert first.error is None
     assert {c.stop_reason for c in completions} == {"error", "length"}
+
+
+def test_a_repeated_sentence_of_the_prompt_is_spared_where_asked_for() -> None:
+    """The same line three times: at an event the first two are redundant, unless spared."""
+    line, end = [5, 6, 7, 8, 9], toy_tokenizer()("\n\n")["input_ids"]
+    prompt = (line + end) * 3
+    spared = {}
+    for prompt_sentences in (True, False):
+        policy = presets.skipkv(
+            len(prompt), threshold=0.5, interval=8, prompt_sentences=prompt_sentences
+        )
+        engine = Engine(toy_model(), toy_tokenizer(), policy, eos_token_ids=[])
+        [done] = engine.generate([prompt], max_new_tokens=20, trace=True)
+        assert done.trace is not None
+        kept = done.trace[-1].kept
+        spared[prompt_sentences] = int(((kept >= 0) & (kept < 2 * len(line + end))).sum())
+    assert spared[False] > spared[True]

@@ -220,3 +220,17 @@ def test_extending_keeps_what_was_there_and_adds_behind() -> None:
     assert table.ends.tolist() == [2, 4, 9]
     assert table.embeddings.tolist() == [[1, 0], [0, 1], [1, 1]]
     assert table.thoughts.tolist() == [0, 0, 2]
+
+
+def test_sentences_that_begin_in_the_prompt_can_be_left_out() -> None:
+    same = torch.tensor([1.0, 0.0])
+    table = SentenceTable.empty(hidden_size=2, prompt=5).extended(
+        ends=torch.tensor([3, 6, 8, 9]),
+        embeddings=same.expand(4, 2),
+        thoughts=torch.zeros(4, dtype=torch.long),
+    )
+    assert table.redundancy(0.9).tolist() == [1.0, 1.0, 1.0, 0.0]
+    # the second begins at position 3, the prompt's last token but one
+    assert table.redundancy(0.9, prompt=False).tolist() == [0.0, 0.0, 1.0, 0.0]
+    assert table.redundancy(0.9).tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert table.extended(table.ends[:0], table.embeddings[:0], table.thoughts[:0]).prompt == 5
