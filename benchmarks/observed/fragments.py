@@ -14,6 +14,7 @@ from skipkv.evaluation import grade
 from skipkv.evaluation.answers import final_answer
 from skipkv.evaluation.intervals import proportion
 from skipkv.evictors import SentencePrimary
+from skipkv.runtime.text import TokenText
 from skipkv.segmenters import Newline
 
 BUDGET = "50%"
@@ -44,7 +45,7 @@ def _row(setting: Setting, name: str, policy: Policy, places: Sequence[int]) -> 
     model, tokenizer = setting.model
     engine = Engine(model, tokenizer, policy, batch_size=SIDE_BY_SIDE)
     prompts = [setting.prompts[place] for place in places]
-    shares, right = [], 0
+    pieces, shares, right = TokenText(tokenizer), [], 0
     completions = engine.generate(
         prompts, max_new_tokens=MAX_NEW_TOKENS, trace=True, progress=False
     )
@@ -52,21 +53,21 @@ def _row(setting: Setting, name: str, policy: Policy, places: Sequence[int]) -> 
         text = tokenizer.decode(list(completion.tokens), skip_special_tokens=False)
         right += grade(final_answer(text), setting.data.problems[place].answer)
         assert policy.budget is not None
-        share = left_behind(completion, tokenizer, window=policy.budget.window)
+        share = left_behind(completion, pieces, window=policy.budget.window)
         if share is not None:
             shares.append(share.tolist())
-    pieces = [b / (a + b) for a, b, _ in shares]
+    broken = [b / (a + b) for a, b, _ in shares]
     return {
         "policy": name,
         "traces": len(shares),
         "accuracy": kept(proportion(right, len(places))),
         **{kind: mean_of(share[i] for share in shares) for i, kind in enumerate(KINDS)},
-        "pieces_of_survivors": mean_of(pieces),
+        "pieces_of_survivors": mean_of(broken),
     }
 
 
 def left_behind(
-    completion: Completion, tokenizer: Any, *, window: int
+    completion: Completion, text: TokenText, *, window: int
 ) -> Float[Tensor, "3"] | None:
     """Shares of sentences that are whole, in pieces and gone behind the last event.
 
@@ -76,8 +77,7 @@ def left_behind(
     if not completion.trace:
         return None
     event, first = completion.trace[-1], completion.prompt_tokens
-    pieces = [tokenizer.decode([token]) for token in completion.tokens]
-    cuts = Newline().cut(TokenStream.from_pieces(pieces))
+    cuts = Newline().cut(TokenStream.from_pieces(text.pieces(completion.tokens)))
     ends = [first + cut.end for cut in cuts if first + cut.end <= event.seen - window]
     return fates(event.kept, [first, *ends]) if ends else None
 

@@ -9,6 +9,8 @@ from skipkv.evaluation import Record
 
 EVICTED, SAMPLED = "R-KV, 50 %", "full cache, temperature 1"
 BUDGET = "50%"
+ENOUGH = 10
+"""Fewer wrong traces than these say nothing of a difference, and none is shown."""
 
 Values = Mapping[str, float]
 
@@ -81,6 +83,11 @@ def show(found: dict[str, Any], columns: Mapping[str, tuple[str, bool]]) -> str:
         found: what `measure` gave.
         columns: key -> what it is called, and whether it is a share.
     """
+    few = {
+        row["source"]
+        for row in found["rows"]
+        if row["traces"] < ENOUGH and row["group"] != "cut off"
+    }
     groups = table(
         ("traces", "", "number", *_names(columns)),
         [
@@ -100,6 +107,7 @@ def show(found: dict[str, Any], columns: Mapping[str, tuple[str, bool]]) -> str:
             (gap["source"], what, *(shown(gap[kind][k], 1, percent=p, sign="+") for k, (_, p) in
              columns.items()))
             for gap in found["gaps"]
+            if gap["source"] not in few
             for kind, what in (
                 ("plain", "as they are"),
                 ("beyond_problems", "beyond the full cache's on the same problems"),
@@ -111,13 +119,17 @@ def show(found: dict[str, Any], columns: Mapping[str, tuple[str, bool]]) -> str:
 
 
 def draw(found: dict[str, Any], axes: Any, key: str, label: str, *, percent: bool = False) -> None:
-    """One measure of each group."""
-    rows = found["rows"]
+    """One measure of each group, and hollow the full cache's mean on the same problems."""
+    rows = [row for row in found["rows"] if row["traces"] >= ENOUGH]
     factor = 100 if percent else 1
     colours = {"right": "#0072B2", "wrong": "#D55E00", "cut off": "#777777"}
     for place, row in enumerate(rows):
         triple = [factor * v for v in row["value"][key]]
         bars(axes, [place], [triple], marker="o", linestyle="", color=colours[row["group"]])
+        same = factor * (row["value"][key][0] - row["more"][key][0])
+        label = None if place else "full cache, greedy, same problems"
+        axes.plot(place + 0.12, same, "o", color="black", fillstyle="none", label=label)
+    axes.legend(frameon=False, loc="lower right")
     names = [f"{r['source']}\n{r['group']} ({r['traces']})".replace(", ", "\n") for r in rows]
     axes.set_xticks(range(len(rows)), names, fontsize=7)
     axes.set_xlim(-0.5, len(rows) - 0.5)

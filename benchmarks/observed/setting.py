@@ -53,7 +53,7 @@ class Setting:
     @property
     def data(self) -> DataSet:
         """The problems."""
-        return load_dataset("tiny", limit=self.problems, seed=self.seed)
+        return _data(self)
 
     @property
     def model(self) -> tuple[Any, Any]:
@@ -63,7 +63,7 @@ class Setting:
     @property
     def prompts(self) -> tuple[tuple[int, ...], ...]:
         """Token ids of each problem's prompt."""
-        return encode(self.data, self.model[1]).ids
+        return _prompts(self)
 
     def records(self, policy: str, budget: str | None = None) -> list[Record]:
         """What a policy gave for each problem, in their order."""
@@ -100,6 +100,16 @@ def skipkv(budget: int) -> Policy:
 @functools.cache
 def _model() -> tuple[Any, Any]:
     return tiny.load()
+
+
+@functools.cache
+def _data(setting: Setting) -> DataSet:
+    return load_dataset("tiny", limit=setting.problems, seed=setting.seed)
+
+
+@functools.cache
+def _prompts(setting: Setting) -> tuple[tuple[int, ...], ...]:
+    return encode(setting.data, setting.model[1]).ids
 
 
 @functools.cache

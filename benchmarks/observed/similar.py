@@ -9,6 +9,7 @@ from observed.setting import SIDE_BY_SIDE, THRESHOLD, Setting
 from skipkv import SentenceTable
 from skipkv.evaluation import Record
 from skipkv.runtime.sentences import SentenceTracker
+from skipkv.runtime.text import TokenText
 from skipkv.segmenters import Newline
 
 COLUMNS = {
@@ -25,6 +26,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 def _measured(setting: Setting, records: list[Record]) -> list[groups.Values]:
     model, tokenizer = setting.model
+    text = TokenText(tokenizer)
     end_think = tokenizer.convert_tokens_to_ids("</think>")
     found: list[groups.Values] = []
     for start in range(0, len(records), SIDE_BY_SIDE):
@@ -37,8 +39,7 @@ def _measured(setting: Setting, records: list[Record]) -> list[groups.Values]:
         for row, prompt, states in zip(rows, prompts, hidden, strict=True):
             tracker = SentenceTracker(Newline(), states.shape[1], "cpu")
             own = row[len(prompt) :]
-            pieces = [tokenizer.decode([token]) for token in own]
-            tracker.feed(own, pieces, states[len(prompt) : len(row)])
+            tracker.feed(own, text.pieces(own), states[len(prompt) : len(row)])
             found.append(counted(tracker.table))
     return found
 
