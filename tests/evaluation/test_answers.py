@@ -20,6 +20,7 @@ from skipkv.evaluation.thoughts import count_thoughts
         (r"\boxed{\frac{1}{2}}<eos>", r"\frac{1}{2}"),
         (r"\boxed { 47 }", "47"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
         (r"\boxed{1} cut off: \boxed{\frac{1}{", "1"),
         ("no box", None),
         ("", None),
