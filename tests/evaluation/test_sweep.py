@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from fake_runs import Fakes, fake_model, sums
+from tqdm.auto import tqdm
 
 from skipkv import Budget, Policy, Sampling, presets
 from skipkv.errors import ConfigError, InputError, MissingExtraError
@@ -83,6 +84,8 @@ def test_samples_have_seeds_of_their_own_which_all_policies_share(fakes, tmp_pat
     assert full == rkv
     assert len(set(full.values())) == 6
     assert {d["sampling"].n for d in fakes.decoded} == {1}
+    # as they finish: none waits in memory for one before it
+    assert {d["ordered"] for d in fakes.decoded} == {False}
     seeds = {(d["question"], d["seed"]) for d in fakes.decoded}
     assert ("1+2", full["1", 0]) in seeds
 
@@ -218,13 +221,23 @@ def test_texts_may_be_left_out(fakes, tmp_path):
     assert all(r.text is None for r in records(tmp_path / "b"))
 
 
-def test_the_bar_counts_all_samples_and_starts_where_the_run_stood(fakes, tmp_path, capsys):
+def test_the_bar_counts_all_samples_and_starts_where_the_run_stood(
+    fakes, tmp_path, capsys, monkeypatch
+):
+    class Bar(tqdm):
+        def close(self):
+            closed.append(self.initial)  # what rate and ETA leave out
+            super().close()
+
+    closed = []
+    monkeypatch.setattr("skipkv.evaluation.sweep.tqdm", Bar)
     run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
+    assert capsys.readouterr().err == ""
     sweep = Sweep(data=sums(), policies="rkv", budgets="20,30")
     sweep.run(fakes.model, fakes.tokenizer, tmp_path, progress=True)
     counts = re.findall(r"(\d+)/12 ", capsys.readouterr().err)
-    assert counts[-1] == "12"
-    assert "8" in counts
+    assert ("8" in counts, counts[-1]) == (True, "12")
+    assert closed[-1] == 8
 
 
 def test_a_real_engine_gives_what_its_records_say(tmp_path):
