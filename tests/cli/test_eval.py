@@ -102,7 +102,7 @@ def test_ctrl_c_says_how_to_go_on(toy, run, monkeypatch):
 
 
 def test_a_broken_part_ends_in_another_exit_code(toy, run):
-    Path("broken.py").write_text(
+    Path("scores_nan.py").write_text(
         "import torch\nfrom skipkv import Budget, Policy\n"
         "class Nan:\n"
         "    def score(self, view):\n"
@@ -111,7 +111,7 @@ def test_a_broken_part_ends_in_another_exit_code(toy, run):
         "    return Policy(budget=Budget(tokens=budget, interval=interval), scorer=Nan())\n"
     )
     result = run(
-        *COMMAND, "--model", toy, "--policies", "broken:policy", "--budgets", "12", "-o", "out"
+        *COMMAND, "--model", toy, "--policies", "scores_nan:policy", "--budgets", "12", "-o", "out"
     )
     assert result.exit_code == exits.FAILED
     assert "a part of the policy broke" in result.stdout
