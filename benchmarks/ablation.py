@@ -21,7 +21,7 @@ from skipkv.evaluation.intervals import mean, paired
 from skipkv.evaluation.records import read_records
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
 
-BUDGETS = "10%,20%,30%,40%,50%,60%,75%"
+BUDGETS = "10%,20%,30%,40%,50%,60%,75%,85%"
 RKV = "rkv"
 _VECTOR = Path(tiny.__file__).parent / "weights" / "steering.safetensors"
 
