@@ -61,7 +61,7 @@ SCHEDULERS = [Fifo(), LengthGrouped(batch_size=1), LengthGrouped(batch_size=3)]
 POLICIES = [presets.full(), *(presets.get(n)(64) for n in presets.NAMES if n != "full")]
 
 
-@conformance(*SCORERS, examples=20)
+@conformance(*SCORERS, examples=12)
 def test_scorers() -> None: ...
 
 
@@ -69,7 +69,7 @@ def test_scorers() -> None: ...
 def test_random() -> None: ...
 
 
-@conformance(*EVICTORS, examples=30)
+@conformance(*EVICTORS, examples=20)
 def test_evictors() -> None: ...
 
 
@@ -77,7 +77,7 @@ def test_evictors() -> None: ...
 def test_keep_all() -> None: ...
 
 
-@conformance(*SEGMENTERS, examples=80)
+@conformance(*SEGMENTERS, examples=40)
 def test_segmenters() -> None: ...
 
 
