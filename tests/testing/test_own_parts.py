@@ -85,7 +85,7 @@ NO_PARTS = {
 }
 
 
-@conformance(*SCORERS, examples=20)
+@conformance(*SCORERS, examples=12)
 def test_scorers() -> None: ...
 
 
@@ -93,7 +93,7 @@ def test_scorers() -> None: ...
 def test_random() -> None: ...
 
 
-@conformance(*EVICTORS, examples=30)
+@conformance(*EVICTORS, examples=20)
 def test_evictors() -> None: ...
 
 
@@ -101,7 +101,7 @@ def test_evictors() -> None: ...
 def test_keep_all() -> None: ...
 
 
-@conformance(*SEGMENTERS, examples=80)
+@conformance(*SEGMENTERS, examples=40)
 def test_segmenters() -> None: ...
 
 
