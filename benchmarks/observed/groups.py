@@ -127,8 +127,8 @@ def draw(found: dict[str, Any], axes: Any, key: str, label: str, *, percent: boo
         triple = [factor * v for v in row["value"][key]]
         bars(axes, [place], [triple], marker="o", linestyle="", color=colours[row["group"]])
         same = factor * (row["value"][key][0] - row["more"][key][0])
-        label = None if place else "full cache, greedy, same problems"
-        axes.plot(place + 0.12, same, "o", color="black", fillstyle="none", label=label)
+        name = None if place else "full cache, greedy, same problems"
+        axes.plot(place + 0.12, same, "o", color="black", fillstyle="none", label=name)
     axes.legend(frameon=False, loc="lower right")
     names = [f"{r['source']}\n{r['group']} ({r['traces']})".replace(", ", "\n") for r in rows]
     axes.set_xticks(range(len(rows)), names, fontsize=7)
