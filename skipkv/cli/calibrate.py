@@ -208,6 +208,11 @@ def read_questions(data: str, *, field: str, limit: int | None) -> list[Prompt]:
         found = load_dataset(data, limit=limit)
         instruction = found.defaults.instruction
         return [f"{problem.question}\n{instruction}" for problem in found.problems]
+    if data != "-" and not Path(data).exists():
+        raise InputError(
+            f"--data {data}: there is no such file, and no data set of that name. Known are "
+            f"{', '.join(DEFAULTS)}."
+        )
     return read_prompts([], source=data, field=field, limit=limit)
 
 

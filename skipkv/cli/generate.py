@@ -132,6 +132,7 @@ def generate(
         engine = Engine.from_pretrained(
             model, policy=composition, batch_size=batch_size, dtype=dtype, device=device
         )
+        _check_known(requests, engine)
         failed = False
         for completion in engine.generate(
             as_chats(requests, chat, engine),
@@ -147,6 +148,21 @@ def generate(
         if failed:
             sys.stdout.flush()
             raise typer.Exit(FAILED)
+
+
+def _check_known(prompts: list[Prompt], engine: "Engine") -> None:
+    """Raise `InputError` for a prompt that the model cannot read, as prose for `tiny`."""
+    from skipkv.evaluation.prompts import LOST, lost_share
+
+    for index, prompt in enumerate(prompts):
+        texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt]
+        lost = max(lost_share(engine.tokenizer, text) for text in texts)
+        if lost > LOST:
+            raise InputError(
+                f"Prompt {index}: the model's tokenizer does not know {lost:.0%} of its "
+                "characters. The model was made for other texts; tiny's are shown in "
+                "skipkv/tiny/weights/README.md."
+            )
 
 
 def as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:

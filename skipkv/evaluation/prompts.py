@@ -8,9 +8,9 @@ from skipkv.errors import InputError
 from skipkv.evaluation.answers import THINK
 from skipkv.evaluation.datasets import DataSet
 
-# A byte-level vocabulary loses nothing; one of words that loses more than this was made for
-# something else.
-_LOST = 0.1
+LOST = 0.1
+"""A share of a prompt: a byte-level vocabulary loses nothing, and one of words that loses more than
+this was made for something else."""
 
 
 @attrs.frozen(kw_only=True)
@@ -40,11 +40,11 @@ def encode(data: DataSet, tokenizer: Any) -> Prompts:
     texts = []
     for problem in data.problems:
         content = _content(problem.question, data.defaults.instruction)
-        lost = _lost(tokenizer, content)
-        if lost > _LOST:
+        lost = lost_share(tokenizer, content)
+        if lost > LOST:
             raise InputError(
                 f"Problem {problem.id} of {data.name}: the model's tokenizer does not know "
-                f"{lost:.0%} of its letters and digits. The model was made for other texts; choose "
+                f"{lost:.0%} of its characters. The model was made for other texts; choose "
                 "another --data or another --model."
             )
         texts.append(_as_chat(tokenizer, content) if chat else content)
@@ -66,10 +66,13 @@ def _as_chat(tokenizer: Any, content: str) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def _lost(tokenizer: Any, text: str) -> float:
-    """The share of a text's letters and digits that its tokens do not hold."""
+def lost_share(tokenizer: Any, text: str) -> float:
+    """The share of a text's characters that its tokens do not hold; 0 without unknown tokens."""
     unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or not text:
+        return 0.0
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if unknown not in tokens:
+        return 0.0
     held = str(tokenizer.decode([token for token in tokens if token != unknown]))
-    total = sum(map(str.isalnum, text))
-    return 1 - sum(map(str.isalnum, held)) / total if total else 0.0
+    return max(0.0, 1 - len(held) / len(text))

@@ -78,3 +78,10 @@ def test_a_broken_file_is_named(tmp_path, text):
     (tmp_path / "skipkv.json").write_text(text)
     with pytest.raises(InputError, match=r"skipkv\.json"):
         model_settings(str(tmp_path))
+
+
+def test_tiny_refuses_prose_before_decoding(run):
+    result = run("generate", "--model", "tiny", "--policy", "full", "Why is the sky blue?")
+    assert result.exit_code == 2
+    assert "does not know" in result.stderr
+    assert result.stdout == ""
