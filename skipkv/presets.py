@@ -136,13 +136,12 @@ def skipkv(
     entry of it is left (published: two); the sentences of a prompt longer than the budget are known
     when it is compressed.
     """
-    evictor = SentencePrimary(threshold=threshold, whole=False, prompt=prompt_sentences)
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),
         scorer=importance * WindowAttention(window=window, pool=pool)
         - (1 - importance) * KeyRedundancy()
         - SentenceRedundancy(threshold=threshold, prompt=prompt_sentences),
-        evictor=evictor,
+        evictor=SentencePrimary(threshold=threshold, whole=False, prompt=prompt_sentences),
         steerer=NoSteering() if steering is None else steering,
         scheduler=_scheduler(grouped),
     )
@@ -157,6 +156,8 @@ _PRESETS: dict[str, Callable[..., Policy]] = {
     for preset in (full, streaming_llm, h2o, tova, snapkv, rkv, seal, skipkv)
 }
 NAMES = tuple(_PRESETS)
+BUDGETED = tuple(name for name in NAMES if name not in ("full", "seal"))
+"""Those that need a budget and nothing more."""
 
 
 def get(name: str) -> Callable[..., Policy]:

@@ -121,7 +121,7 @@ def test_without_a_budget_everything_is_kept() -> None:
     assert Policy(budget=Budget(tokens=9)).evictor == TopK()
 
 
-@pytest.mark.parametrize("name", [n for n in presets.NAMES if n != "seal"])  # has a vector
+@pytest.mark.parametrize("name", ["full", *presets.BUDGETED])
 def test_a_presets_repr_can_be_pasted_back(name: str) -> None:
     policy = presets.full() if name == "full" else presets.get(name)(512)
     scope = {**vars(skipkv), **vars(scorers), **vars(evictors)}

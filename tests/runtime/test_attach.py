@@ -15,7 +15,6 @@ from skipkv.scorers import KeyNorm
 from skipkv.testing import toy_model, toy_tokenizer
 
 PROMPTS = ["one plus two", "let me check seven times nine.\n\n", "a"]
-BUDGETED = [name for name in presets.NAMES if name not in ("full", "seal")]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def decoded(output: Tensor, batch: dict[str, Tensor]) -> list[tuple[int, ...]]:
     return [tuple(row) for row in output[:, batch["input_ids"].shape[1] :].tolist()]
 
 
-@pytest.mark.parametrize("name", BUDGETED)
+@pytest.mark.parametrize("name", presets.BUDGETED)
 def test_a_left_padded_batch_decodes_as_the_engine_does(
     name: str,
     model: PreTrainedModel,

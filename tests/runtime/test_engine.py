@@ -19,7 +19,6 @@ from skipkv.segmenters import Newline
 from skipkv.testing import toy_model, toy_tokenizer
 
 PROMPTS = ["one plus two", "let me check seven times nine.\n\n", "a", "wait. so b is the sum of c"]
-BUDGETED = [name for name in presets.NAMES if name not in ("full", "seal")]
 FAMILIES = ["llama", "qwen2", "qwen3"]
 
 
@@ -69,7 +68,7 @@ def test_room_for_everything_gives_the_tokens_of_transformers(
             assert completion.stats.evicted == 0
 
 
-@pytest.mark.parametrize("name", BUDGETED)
+@pytest.mark.parametrize("name", presets.BUDGETED)
 def test_no_head_ever_holds_more_than_budget_and_interval(
     name: str, decode: Callable[..., list[Completion]]
 ) -> None:
@@ -138,7 +137,7 @@ def test_the_allocation_does_not_grow_with_the_generation(
     assert short.peak_kv_bytes == long.peak_kv_bytes
 
 
-@pytest.mark.parametrize("name", ["full", *BUDGETED])
+@pytest.mark.parametrize("name", ["full", *presets.BUDGETED])
 def test_tokens_do_not_depend_on_neighbours_order_or_used_slots(
     name: str, decode: Callable[..., list[Completion]]
 ) -> None:

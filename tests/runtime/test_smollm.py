@@ -70,7 +70,7 @@ def test_room_for_everything_gives_the_tokens_of_transformers(
     assert [tuple(row) for row in output[:, width:].tolist()] == expected
 
 
-@pytest.mark.parametrize("name", [n for n in presets.NAMES if n != "seal"])
+@pytest.mark.parametrize("name", ["full", *presets.BUDGETED])
 def test_every_preset_answers_within_its_budget(
     name: str, smollm: tuple[PreTrainedModel, PreTrainedTokenizerBase], prompts: list[str]
 ) -> None:

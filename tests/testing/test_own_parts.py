@@ -71,7 +71,7 @@ POLICIES = [
     presets.seal(VECTOR),
     presets.seal(VECTOR, budget=64),
     presets.skipkv(64, steering=AdaptiveSteerer(VECTOR)),
-    *(presets.get(n)(64) for n in presets.NAMES if n not in ("full", "seal")),
+    *(presets.get(n)(64) for n in presets.BUDGETED),
 ]
 
 # What names a thought, and what makes a steering vector.
