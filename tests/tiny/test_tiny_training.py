@@ -109,3 +109,11 @@ def test_a_drill_asks_for_facts_it_told():
     assert {part.strip() for part in asked.replace(";", ",").split(",")} <= {
         part.strip() for part in told.replace(";", ",").split(",")
     }
+
+
+@pytest.mark.parametrize(("total", "mean"), [([0.6, 0.8], [0.3, 0.4]), ([6.0, 8.0], [0.6, 0.8])])
+def test_the_gradient_is_the_mean_of_the_shards_and_at_most_one_long(total, mean):
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor(total)  # of two shards, added up
+    training._average([parameter], torch.zeros(4), processes=1, shards=2)
+    torch.testing.assert_close(parameter.grad, torch.tensor(mean), rtol=1e-4, atol=1e-4)
