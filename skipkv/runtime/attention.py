@@ -13,7 +13,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from skipkv.runtime.forward import Forward
+from skipkv.runtime.decode import DecodeForward
+from skipkv.runtime.forward import Forward, PromptForward
 
 NAME = "skipkv"
 # The key of the forward pass among the keyword arguments that models hand down to attention.
@@ -55,6 +56,9 @@ def attention_forward(
     grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
     forward.observe(layer, grouped)
     scale = size**-0.5 if scaling is None else scaling
+    if isinstance(forward, DecodeForward):
+        output = _decode_attention(forward, layer, grouped, key, value, scale)
+        return output.reshape(batch, 1, -1, size), None
     if forward.store.attention is not None:
         output = _seen_attention(forward, layer, grouped, key, value, scale)
     else:
@@ -63,8 +67,29 @@ def attention_forward(
     return output.reshape(batch, -1, columns, size).transpose(1, 2).contiguous(), None
 
 
+def _decode_attention(
+    forward: DecodeForward,
+    layer: int,
+    query: Float[Tensor, "B H G 1 D"],
+    key: Float[Tensor, "B H L D"],
+    value: Float[Tensor, "B H L D"],
+    scale: float,
+) -> Float[Tensor, "B H G D"]:
+    """One query per row: the `G` query heads of a KV head are its queries."""
+    bias = forward.bias(layer)
+    if forward.store.attention is None:
+        return torch.nn.functional.scaled_dot_product_attention(
+            query.squeeze(3), key, value, attn_mask=bias, scale=scale
+        )
+    logits = (query.squeeze(3) @ key.mT).float() * scale  # [B H G L]
+    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+    forward.add_attention(layer, weights)
+    output: Tensor = weights.to(value.dtype) @ value
+    return output
+
+
 def _fused_attention(
-    forward: Forward,
+    forward: PromptForward,
     layer: int,
     query: Float[Tensor, "B H G T D"],
     key: Float[Tensor, "B H L D"],
@@ -72,20 +97,16 @@ def _fused_attention(
     scale: float,
 ) -> Float[Tensor, "B H G T D"]:
     groups, columns = query.shape[2:4]
-    if forward.decoding:
-        mask = forward.decode_bias(layer)
-    else:
-        seen = forward.mask(layer)[:, :, None]  # [B #H 1 T L]
-        mask = seen.expand(-1, -1, groups, -1, -1).flatten(2, 3)
+    seen = forward.mask(layer)[:, :, None]  # [B #H 1 T L]
+    mask = seen.expand(-1, -1, groups, -1, -1).flatten(2, 3)
     output = torch.nn.functional.scaled_dot_product_attention(
         query.flatten(2, 3), key, value, attn_mask=mask, scale=scale
     )
-    batch, heads, _, size = output.shape
-    return output.view(batch, heads, groups, columns, size)
+    return output.unflatten(2, (groups, columns))
 
 
 def _seen_attention(
-    forward: Forward,
+    forward: PromptForward,
     layer: int,
     query: Float[Tensor, "B H G T D"],
     key: Float[Tensor, "B H L D"],

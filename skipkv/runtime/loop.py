@@ -11,6 +11,7 @@ from torch import Tensor
 from skipkv._types import Request
 from skipkv.errors import PartError
 from skipkv.runtime.completion import Stats, StopReason
+from skipkv.runtime.forward import Forward
 from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
@@ -149,7 +150,7 @@ class DecodeLoop:
                 ],
                 device=self._device,
             )
-            logits = self._forward(first, [len(r) for r in taking], ids, prompt=True)
+            logits = self._forward(session.begin_prompt(first, [len(r) for r in taking], ids), ids)
             self._compress(range(first, first + len(taking)))
         assert logits is not None
         numbers = range(first, len(self._decoding))
@@ -166,7 +167,7 @@ class DecodeLoop:
         drawn = self._drawn(numbers, steps)
         chosen = []
         for step in range(steps):
-            logits = self._forward(0, [1] * len(numbers), self._last[:, None], prompt=False)
+            logits = self._step()
             self._last = choose(logits, self._processors, None if drawn is None else drawn[:, step])
             chosen.append(self._last)
         fed = [d.tokens[-1] for d in self._decoding]
@@ -175,11 +176,14 @@ class DecodeLoop:
         for number in numbers:
             self._session.decoded(number, [fed[number], *read[number][:-1]])
 
-    def _forward(
-        self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"], *, prompt: bool
-    ) -> Float[Tensor, "B V"]:
+    def _step(self) -> Float[Tensor, "n V"]:
+        """Feed every sequence its newest token; the logits of what follows."""
+        ids = self._last[:, None]
+        forward = self._session.begin_step(0, len(self._decoding), ids)
+        return self._forward(forward, ids)
+
+    def _forward(self, forward: Forward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         """Logits of the last column."""
-        forward = self._session.begin(first, counts, ids, prompt=prompt)
         output = self._model(input_ids=ids, logits_to_keep=1, **self._session.arguments(forward))
         self._session.end(forward, ids)
         return output.logits[:, -1]  # type: ignore[no-any-return]
@@ -253,7 +257,7 @@ class DecodeLoop:
                 events=running.events,
                 evicted=running.evicted,
                 mean_entries=running.mean_entries(len(decoding.tokens), self._session.heads),
-                peak_entries=running.peak_entries,
+                peak_entries=self._session.peak_entries(number),
                 peak_kv_bytes=self._session.store.peak_bytes // self._slots,
                 seconds=time.perf_counter() - decoding.started,
                 padding=decoding.padding,

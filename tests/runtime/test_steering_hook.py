@@ -13,6 +13,7 @@ from torch import Tensor
 from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
 from skipkv.errors import ConfigError, PartError
+from skipkv.runtime.forward import Forward
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.text import TokenText
@@ -239,7 +240,10 @@ def test_one_layer_is_hooked_and_only_while_decoding() -> None:
 
 
 def run(state: Session, ids: Tensor, *, prompt: bool) -> Tensor:
-    forward = state.begin(0, [ids.shape[1]] * len(ids), ids, prompt=prompt)
+    if prompt:
+        forward: Forward = state.begin_prompt(0, [ids.shape[1]] * len(ids), ids)
+    else:
+        forward = state.begin_step(0, len(ids), ids)
     logits = state.model(input_ids=ids, **state.arguments(forward)).logits
     state.end(forward, ids)
     return logits[:, -1]
