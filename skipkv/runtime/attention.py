@@ -78,9 +78,10 @@ def _decode_attention(
     """One query per row: the `G` query heads of a KV head are its queries."""
     bias = forward.bias(layer)
     if forward.store.attention is None:
-        return torch.nn.functional.scaled_dot_product_attention(
+        fused: Tensor = torch.nn.functional.scaled_dot_product_attention(
             query.squeeze(3), key, value, attn_mask=bias, scale=scale
         )
+        return fused
     logits = (query.squeeze(3) @ key.mT).float() * scale  # [B H G L]
     weights = (logits if bias is None else logits + bias).softmax(dim=-1)
     forward.add_attention(layer, weights)
@@ -102,7 +103,8 @@ def _fused_attention(
     output = torch.nn.functional.scaled_dot_product_attention(
         query.flatten(2, 3), key, value, attn_mask=mask, scale=scale
     )
-    return output.unflatten(2, (groups, columns))
+    batch, heads, _, size = output.shape
+    return output.view(batch, heads, groups, columns, size)
 
 
 def _seen_attention(

@@ -62,14 +62,9 @@ class DecodeForward:
             self._keys = list(store.keys[:, first:last].unbind())
             self._values = list(store.values[:, first:last].unbind())
         else:
-            shape = store.shape
-            starts = torch.arange(
-                shape.layers * store.sequences * shape.heads, device=store.keys.device
-            )
-            starts = starts.view(shape.layers, store.sequences, shape.heads) * store.capacity
-            self._starts = starts[:, first:last].contiguous()  # of each head's slots
-            self._all_keys = store.keys.view(-1, shape.dim)
-            self._all_values = store.values.view(-1, shape.dim)
+            self._starts = store.starts[:, first:last]
+            self._all_keys = store.keys.view(-1, store.shape.dim)
+            self._all_values = store.values.view(-1, store.shape.dim)
         self._slots: tuple[Int[Tensor, "N"], ...] = ()
 
     @property

@@ -17,12 +17,14 @@ from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
 
 
-def _steps_unread(device: torch.device) -> int:
-    """Decode steps between two looks at the tokens.
+# Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
+# finished sequence decodes until then is thrown away.
+_STEPS_UNREAD = 16
 
-    A look makes an accelerator wait; what a finished sequence decodes until then is thrown away.
-    """
-    return 1 if device.type == "cpu" else 16
+
+def _can_ask(device: torch.device) -> bool:
+    """Whether a look at the newest tokens costs no wait."""
+    return device.type == "cpu"
 
 
 @attrs.define(kw_only=True)
@@ -80,7 +82,8 @@ class DecodeLoop:
         self._text = text
         self._decoding: list[_Decoding] = []
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
-        self._burst = _steps_unread(self._device)
+        self._asks = _can_ask(self._device)
+        self._burst = 1 if self._asks and stop else _STEPS_UNREAD
 
     def run(self, requests: Sequence[Request]) -> Iterator[Finished]:
         """Decode all requests; each comes out as it finishes."""
@@ -170,6 +173,8 @@ class DecodeLoop:
             logits = self._step()
             self._last = choose(logits, self._processors, None if drawn is None else drawn[:, step])
             chosen.append(self._last)
+            if self._asks and not self._eos.isdisjoint(self._last.tolist()):
+                break
         fed = [d.tokens[-1] for d in self._decoding]
         tokens = torch.stack(chosen, dim=1)  # [n steps]
         read = self._read(tokens, numbers)

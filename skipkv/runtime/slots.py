@@ -108,6 +108,13 @@ class SlotStore:
         self._steps = 0  # decode steps nobody has been told of
 
     @property
+    def starts(self) -> Int[Tensor, "layers S H"]:
+        """Each head's first slot, as an index into all slots of the store."""
+        layers, sequences, heads, capacity, _ = self.keys.shape
+        numbers = torch.arange(layers * sequences * heads, device=self.keys.device)
+        return numbers.view(layers, sequences, heads) * capacity
+
+    @property
     def positions(self) -> Int[Tensor, "layers S H capacity"]:
         """The position of the entry in each slot; -1 in an empty one."""
         self._catch_up()
@@ -297,14 +304,13 @@ class SlotStore:
         at = span(sequences)
         kept = keep.sum(dim=-1)  # [R H]
         most = int(kept.amax()) if kept.numel() else 0
-        order = keep.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
-        order = order.reshape(depth, count, heads, most)  # [l n H K]
+        order = _in_order(keep, most).reshape(depth, count, heads, most)  # [l n H K]
         empty = torch.arange(most, device=keep.device) >= kept.reshape(depth, count, heads, 1)
 
+        moving = (self.starts[layers, at, :, None] + order).flatten()
         for tensor in (self.keys, self.values):
-            stored = tensor[layers, at, :, :width]
-            index = order[..., None].expand(*order.shape, stored.shape[-1])
-            tensor[layers, at, :, :most] = stored.gather(3, index)
+            moved = tensor.view(-1, self.shape.dim).index_select(0, moving)
+            tensor[layers, at, :, :most] = moved.view(depth, count, heads, most, self.shape.dim)
         if self.attention is not None:
             mass = self.attention[layers, at, :, :width].gather(3, order)
             self.attention[layers, at, :, :width] = 0
@@ -369,3 +375,11 @@ class SlotStore:
         """All tensors whose axis 1 is the sequence."""
         tensors = [self.keys, self.values, self._positions, self._bias, self._lengths]
         return tensors + [t for t in (self.attention, self.queries) if t is not None]
+
+
+def _in_order(keep: Bool[Tensor, "R H L"], most: int) -> Int[Tensor, "R H K"]:
+    """The slots that are kept, in order, first; 0 behind them. No head keeps over `most`."""
+    slots = torch.arange(keep.shape[-1], device=keep.device).expand(keep.shape)
+    places = keep.cumsum(dim=-1).sub_(1).masked_fill_(~keep, most)  # those dropped share the last
+    order = places.new_zeros(*keep.shape[:2], most + 1).scatter_(-1, places, slots)
+    return order[..., :most]

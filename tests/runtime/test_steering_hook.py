@@ -56,13 +56,16 @@ class WithoutMarks:
         return "".join("think" if "think>" in piece else piece for piece in pieces)
 
 
-def steering(steerer: Any = None, *, marked: bool = True, sequences: int = 3) -> Steering:
+def steering(
+    steerer: Any = None, *, marked: bool = True, sequences: int = 3, asks: bool = True
+) -> Steering:
     return Steering(
         steerer or Nudge(),
         sequences=sequences,
         vocabulary=len(VOCABULARY) + 2,  # models round up
         text=TEXT if marked else TokenText(WithoutMarks()),
         device="cpu",
+        asks=asks,
     )
 
 
@@ -70,8 +73,11 @@ def step(state: Steering, first: int, ids: list[int]) -> Tensor:
     """One decode step; what was added to each row's hidden state."""
     hidden = torch.randn(len(ids), 1, SIZE)
     state.begin(first, torch.tensor(ids), torch.arange(len(ids)))
-    (steered, *rest), kwargs = state.hook(torch.nn.Module(), (hidden, "mask"), {"more": 1})
+    answer = state.hook(torch.nn.Module(), (hidden, "mask"), {"more": 1})
     state.end()
+    if answer is None:
+        return torch.zeros(len(ids))
+    (steered, *rest), kwargs = answer
     assert rest == ["mask"]
     assert kwargs == {"more": 1}
     added = (steered - hidden)[:, 0]
@@ -87,11 +93,11 @@ def thinks(tokens: list[int], before: bool) -> bool:
 
 
 @modest
-@given(prompt=ROWS, cuts=st.lists(st.integers(0, 8), max_size=2), decoded=ROWS)
+@given(prompt=ROWS, cuts=st.lists(st.integers(0, 8), max_size=2), decoded=ROWS, asks=st.booleans())
 def test_deltas_fall_on_paragraph_ends_inside_the_think_block_alone(
-    prompt: list[int], cuts: list[int], decoded: list[int]
+    prompt: list[int], cuts: list[int], decoded: list[int], asks: bool
 ) -> None:
-    state = steering()
+    state = steering(asks=asks)
     state.start(1)
     bounds = [0, *sorted(cuts), len(prompt)]
     for start, end in pairwise(bounds):
@@ -113,10 +119,10 @@ def test_without_think_marks_all_that_is_decoded_counts_as_thinking(decoded: lis
 
 
 @modest
-@given(rows=st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=3))
-def test_rows_follow_their_own_sequence(rows: list[tuple[int, ...]]) -> None:
+@given(rows=st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=3), asks=st.booleans())
+def test_rows_follow_their_own_sequence(rows: list[tuple[int, ...]], asks: bool) -> None:
     """Steps for a part of the sequences leave the state of the others alone."""
-    state, alone = steering(), [steering(sequences=1) for _ in rows]
+    state, alone = steering(asks=asks), [steering(sequences=1) for _ in rows]
     for number, prompt in enumerate(rows):
         state.start(number)
         state.read_prompt(number, prompt[:1])
@@ -204,7 +210,7 @@ def test_a_delta_of_another_shape_or_dtype_names_the_steerer(value: Any) -> None
     """It would otherwise reach the other rows, or change the dtype of all that follows."""
     state = steering(Fixed(value))
     state.start(0)
-    state.begin(0, torch.tensor([X]), torch.tensor([0]))
+    state.begin(0, torch.tensor([PARAGRAPH]), torch.tensor([0]))
     with pytest.raises(PartError, match=r"Fixed\([\s\S]*\.delta must return \[R, E\] = \[1, 4\]"):
         state.hook(torch.nn.Module(), (torch.zeros(1, 1, SIZE),), {})
 
@@ -325,7 +331,7 @@ def test_counts_of_thoughts_are_refreshed_at_events() -> None:
     state.start(4)
     with state.hooked():
         run(state, torch.full((1, 4), X), prompt=True)
-        for token in [X] * 5:
+        for token in [PARAGRAPH] * 5:
             run(state, torch.tensor([[token]]), prompt=False)
             state.decoded(0, [token])
             state.events(state.due())
