@@ -57,7 +57,7 @@ def attention_forward(
     forward.observe(layer, grouped)
     scale = size**-0.5 if scaling is None else scaling
     if isinstance(forward, DecodeForward):
-        output = _decode_attention(forward, layer, grouped, key, value, scale)
+        output = forward.attend(layer, grouped.squeeze(3), key, value, scale)
         return output.reshape(batch, 1, -1, size), None
     if forward.store.attention is not None:
         output = _seen_attention(forward, layer, grouped, key, value, scale)
@@ -65,28 +65,6 @@ def attention_forward(
         output = _fused_attention(forward, layer, grouped, key, value, scale)
     # [B H G T D] -> [B T Q D]
     return output.reshape(batch, -1, columns, size).transpose(1, 2).contiguous(), None
-
-
-def _decode_attention(
-    forward: DecodeForward,
-    layer: int,
-    query: Float[Tensor, "B H G 1 D"],
-    key: Float[Tensor, "B H L D"],
-    value: Float[Tensor, "B H L D"],
-    scale: float,
-) -> Float[Tensor, "B H G D"]:
-    """One query per row: the `G` query heads of a KV head are its queries."""
-    bias = forward.bias(layer)
-    if forward.store.attention is None:
-        fused: Tensor = torch.nn.functional.scaled_dot_product_attention(
-            query.squeeze(3), key, value, attn_mask=bias, scale=scale
-        )
-        return fused
-    logits = (query.squeeze(3) @ key.mT).float() * scale  # [B H G L]
-    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
-    forward.add_attention(layer, weights)
-    output: Tensor = weights.to(value.dtype) @ value
-    return output
 
 
 def _fused_attention(

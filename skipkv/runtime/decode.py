@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.slots import SlotStore
 
 
@@ -25,8 +26,8 @@ class DecodeForward:
         last: behind the last sequence.
         interval: decode steps between two events; the queries of the window before an event are
             recorded, others are not. None records all.
-        fixed: look slots up on the device, attend to the whole capacity and observe every step, so
-            that a step is the same operations on the same tensors as any other.
+        kernel: look slots up on the device, attend to the whole capacity with this and record all
+            queries, so that a step is the same operations on the same tensors as any other.
     """
 
     decoding = True
@@ -40,22 +41,23 @@ class DecodeForward:
         first: int,
         last: int,
         interval: int | None = None,
-        fixed: bool = False,
+        kernel: Kernel | None = None,
     ) -> None:
         self.store = store
         self.layers = layers
         self.first, self.last = first, last
-        self._fixed = fixed
+        self._kernel = kernel
+        self._fixed = kernel is not None
         self._interval = interval
         widths, seen = store.widths[first:last], store.tokens_seen[first:last]
-        self.even = not fixed and all(store.even[first:last]) and len(set(widths)) == 1
-        self.width = store.capacity if fixed else max(widths)
-        self.newest = seen[0] - 1 if len(set(seen)) == 1 else None
-        """The position now fed to every row, where it is one."""
+        self.even = kernel is None and all(store.even[first:last]) and len(set(widths)) == 1
+        self.width = store.capacity if self._fixed else max(widths)
+        self.newest = seen[0] - 1 if len(set(seen)) == 1 and not self._fixed else None
+        """The position now fed to every row, where it is one and the host may say so."""
         self.positions: Int[Tensor, "B 1"] = store.seen[first:last, None] - 1
         self._phases = {tokens - 1 for tokens in seen}
         self._step = 0
-        self._observes = False
+        self._observes = self._in_window()
         self._changes = store.changes
         self.rows = torch.arange(last - first, device=store.keys.device)
         if self.even:
@@ -73,6 +75,11 @@ class DecodeForward:
         return self._changes == self.store.changes and (
             self._fixed or self.width < self.store.capacity
         )
+
+    def refresh(self) -> None:
+        """Follow what else has changed the store, on the same tensors, where they are fixed."""
+        self.positions.copy_(self.store.seen[self.first : self.last, None] - 1)
+        self._changes = self.store.changes
 
     def begin(self) -> None:
         """Make ready for the next step, on the device and on the host."""
@@ -138,6 +145,31 @@ class DecodeForward:
         assert self.store.attention is not None
         mass = self.store.attention[layer, self.first : self.last, :, : self.width]
         mass += weights.sum(dim=2)
+
+    def attend(
+        self,
+        layer: int,
+        query: Float[Tensor, "B H G D"],
+        key: Float[Tensor, "B H L D"],
+        value: Float[Tensor, "B H L D"],
+        scale: float,
+    ) -> Float[Tensor, "B H G D"]:
+        """One query per row: the `G` query heads of a KV head are its queries."""
+        bias = self.bias(layer)
+        if self.store.attention is not None:
+            logits = (query @ key.mT).float() * scale  # [B H G L]
+            weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+            self.add_attention(layer, weights)
+            seen: Tensor = weights.to(value.dtype) @ value
+            return seen
+        if self._kernel is not None:
+            assert bias is not None
+            lengths = self.store.lengths[layer, self.first : self.last]
+            return self._kernel(query, key, value, bias, lengths, scale)
+        fused: Tensor = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, scale=scale
+        )
+        return fused
 
     def bias(self, layer: int) -> Float[Tensor, "B H 1 L"] | None:
         """What to add to the logits of one query per row; None where every slot holds an entry."""

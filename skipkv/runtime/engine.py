@@ -36,6 +36,8 @@ class Engine:
         batch_size: sequences decoded side by side.
         eos_token_ids: tokens that end a sequence; by default those of the model's generation config
             and the tokenizer. An empty list decodes every sequence to its full length.
+        graphs: on CUDA, under a budget in tokens, replay decode steps as one recorded graph; where
+            that fails, a warning says why and steps are launched one by one.
 
     Raises:
         UnsupportedModelError: an architecture or a kind of layer the engine does not decode.
@@ -59,6 +61,7 @@ class Engine:
         *,
         batch_size: int = 8,
         eos_token_ids: Sequence[int] | None = None,
+        graphs: bool = True,
     ) -> None:
         check_family(model)
         check_all_full(model.config)
@@ -72,6 +75,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.policy = policy
         self.batch_size = batch_size
+        self._graphs = graphs
         self._eos = _eos(model, tokenizer) if eos_token_ids is None else frozenset(eos_token_ids)
         self._text = TokenText(tokenizer)
 
@@ -181,7 +185,14 @@ class Engine:
                 text=self._text,
                 trace=trace,
             )
-        loop = DecodeLoop(session, sampling=sampling, eos=self._eos, stop=stop, text=self._text)
+        loop = DecodeLoop(
+            session,
+            sampling=sampling,
+            eos=self._eos,
+            stop=stop,
+            text=self._text,
+            graphs=self._graphs,
+        )
         show = sys.stderr.isatty() if progress is None else progress
         early: dict[int, Completion] = {}  # done before one that comes first
         following = 0

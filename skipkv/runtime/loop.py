@@ -12,10 +12,10 @@ from skipkv._types import Request
 from skipkv.errors import PartError
 from skipkv.runtime.completion import Stats, StopReason
 from skipkv.runtime.forward import Forward
+from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
-
 
 # Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
 # finished sequence decodes until then is thrown away.
@@ -69,6 +69,7 @@ class DecodeLoop:
         eos: frozenset[int],
         stop: Sequence[str],
         text: TokenText,
+        graphs: bool = True,
     ) -> None:
         self._session = session
         self._model = session.model
@@ -80,6 +81,14 @@ class DecodeLoop:
         self._eos = eos
         self._stop = tuple(stop)
         self._text = text
+        record = recorder(self._device) if graphs and session.room is not None else None
+        self._recorded = (
+            None
+            if record is None
+            else RecordedSteps(
+                session, self._processors, sampled=not sampling.greedy, record=record
+            )
+        )
         self._decoding: list[_Decoding] = []
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
         self._asks = _can_ask(self._device)
@@ -170,8 +179,7 @@ class DecodeLoop:
         drawn = self._drawn(numbers, steps)
         chosen = []
         for step in range(steps):
-            logits = self._step()
-            self._last = choose(logits, self._processors, None if drawn is None else drawn[:, step])
+            self._last = self._step(None if drawn is None else drawn[:, step])
             chosen.append(self._last)
             if self._asks and not self._eos.isdisjoint(self._last.tolist()):
                 break
@@ -181,11 +189,13 @@ class DecodeLoop:
         for number in numbers:
             self._session.decoded(number, [fed[number], *read[number][:-1]])
 
-    def _step(self) -> Float[Tensor, "n V"]:
-        """Feed every sequence its newest token; the logits of what follows."""
+    def _step(self, drawn: Float[Tensor, "n"] | None) -> Int[Tensor, "n"]:
+        """Feed every sequence its newest token; the tokens that follow."""
+        if self._recorded is not None and not self._recorded.failed:
+            return self._recorded.step(self._last, drawn)
         ids = self._last[:, None]
         forward = self._session.begin_step(0, len(self._decoding), ids)
-        return self._forward(forward, ids)
+        return choose(self._forward(forward, ids), self._processors, drawn)
 
     def _forward(self, forward: Forward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         """Logits of the last column."""

@@ -22,6 +22,7 @@ from skipkv.runtime.cache import SlotCache
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, compress
 from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.prefill import plan
 from skipkv.runtime.sentences import SentenceTracker
 from skipkv.runtime.slots import SlotStore
@@ -243,8 +244,25 @@ class Session:
         forward.begin()
         self.cache.begin(forward)
         if self._steering is not None:
-            self._steering.begin(first, ids[:, 0], forward.positions[:, 0])
+            asks = self._device.type == "cpu"
+            self._steering.begin(first, ids[:, 0], forward.positions[:, 0], asks=asks)
         return forward
+
+    def fixed_forward(self, count: int, kernel: Kernel) -> DecodeForward:
+        """Decode steps of the first `count` sequences that are the same operations every time."""
+        return DecodeForward(self.store, self._layers, first=0, last=count, kernel=kernel)
+
+    def place_fixed(self, forward: DecodeForward, ids: Int[Tensor, "B 1"]) -> None:
+        """What `begin_step` does on the device, for a forward pass of fixed operations."""
+        forward.place()
+        self.cache.begin(forward)
+        if self._steering is not None:
+            self._steering.begin(forward.first, ids[:, 0], forward.positions[:, 0], asks=False)
+
+    def end_fixed(self, forward: DecodeForward) -> None:
+        """What `end` does on the device."""
+        self.cache.end(0)
+        self._end_step(forward)
 
     def arguments(self, forward: Forward) -> dict[str, Any]:
         """What the model must be called with beside its tokens."""
@@ -259,13 +277,20 @@ class Session:
     def end(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
         """A forward pass is over: note what it left behind."""
         self.cache.end(forward.columns)
+        if isinstance(forward, DecodeForward):
+            self._end_step(forward)
+            return
         if self._steering is not None:
             self._steering.end()
-        if self._hidden is not None and self._last_hidden is not None:
-            if isinstance(forward, PromptForward):
-                self._read_prompt(forward, ids)
-            else:
-                self._keep_hidden(forward, self._last_hidden[:, 0])
+        if self._last_hidden is not None:
+            self._read_prompt(forward, ids)
+        self._last_hidden = None
+
+    def _end_step(self, forward: DecodeForward) -> None:
+        if self._steering is not None:
+            self._steering.end()
+        if self._last_hidden is not None:
+            self._keep_hidden(forward, self._last_hidden[:, 0])
         self._last_hidden = None
 
     def _keep_hidden(self, forward: DecodeForward, hidden: Float[Tensor, "B E"]) -> None:

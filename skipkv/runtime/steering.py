@@ -21,9 +21,6 @@ class Steering:
     Where the tokenizer has no think tokens, all that is generated counts as thinking. A prompt that
     ends a paragraph inside an open think block is steered at its last token, as in the published
     code: what is decoded next opens a thought like any other.
-
-    With `asks`, a step looks first whether anybody is at a delimiter, where alone steerers act: by
-    default on a CPU, where the answer costs no wait.
     """
 
     def __init__(
@@ -34,7 +31,6 @@ class Steering:
         vocabulary: int,
         text: TokenText,
         device: torch.device | str,
-        asks: bool | None = None,
     ) -> None:
         self._steerer = steerer
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
@@ -42,7 +38,6 @@ class Steering:
         self._marks = Marks(text, vocabulary)
         self._table = self._marks.table.to(device)
         self._ends, self._opens, self._closes = self._table.unbind(dim=1)
-        self._asks = self._table.device.type == "cpu" if asks is None else asks
         self._marked = self._marks.thinks
         self._context: SteeringContext | None = None
         self._rows = slice(0, 0)
@@ -101,9 +96,19 @@ class Steering:
             positions=positions,
         )
 
-    def begin(self, first: int, ids: Int[Tensor, "B"], positions: Int[Tensor, "B"]) -> None:
-        """A decode step for the sequences from `first` on begins with these tokens."""
-        if self._asks and not self._table[ids].any():
+    def begin(
+        self, first: int, ids: Int[Tensor, "B"], positions: Int[Tensor, "B"], *, asks: bool
+    ) -> None:
+        """A decode step for the sequences from `first` on begins.
+
+        Args:
+            first: the sequence of the first row.
+            ids: the tokens.
+            positions: of the tokens.
+            asks: look whether anybody is at a delimiter and be done if not; an accelerator would
+                wait for the answer.
+        """
+        if asks and not self._table[ids].any():
             return  # nobody is at a delimiter, where alone a steerer acts
         rows = slice(first, first + ids.shape[0])
         if self._marked:

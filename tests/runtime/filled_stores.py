@@ -8,6 +8,7 @@ from torch import Tensor
 from skipkv._types import Needs
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.kernels import sdpa
 from skipkv.runtime.slots import CacheShape, SlotStore
 
 SHAPE = CacheShape(layers=2, heads=2, groups=2, dim=3)
@@ -94,7 +95,8 @@ def decode(
     fixed: bool = False,
 ) -> DecodeForward:
     """Decode steps of one object, nothing read in between."""
-    forward = DecodeForward(store, LAYERS, first=first, last=last, fixed=fixed)
+    kernel = sdpa if fixed else None
+    forward = DecodeForward(store, LAYERS, first=first, last=last, kernel=kernel)
     starts = store.tokens_seen[first:last]
     for step in range(steps):
         forward.begin()

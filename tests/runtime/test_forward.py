@@ -16,6 +16,7 @@ from skipkv._types import Needs
 from skipkv.runtime import attention
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.forward import Forward
+from skipkv.runtime.kernels import sdpa
 from skipkv.runtime.slots import SlotStore
 
 modest = settings(max_examples=50, deadline=None)
@@ -330,7 +331,8 @@ def test_a_decode_pass_waits_for_nothing(kind: str, seen: bool, fixed: bool) -> 
     keys = [torch.randn(2, SHAPE.heads, 1, SHAPE.dim) for _ in LAYERS]
     query = torch.randn(2, SHAPE.heads * SHAPE.groups, 1, SHAPE.dim)
     with _Waiting() as waiting:
-        forward = DecodeForward(store, LAYERS, first=0, last=2, fixed=fixed)
+        kernel = sdpa if fixed else None
+        forward = DecodeForward(store, LAYERS, first=0, last=2, kernel=kernel)
         forward.begin()
         for model_layer, layer in LAYERS.items():
             held_keys, held_values = forward.write(layer, keys[layer], keys[layer])

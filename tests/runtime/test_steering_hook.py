@@ -56,23 +56,20 @@ class WithoutMarks:
         return "".join("think" if "think>" in piece else piece for piece in pieces)
 
 
-def steering(
-    steerer: Any = None, *, marked: bool = True, sequences: int = 3, asks: bool = True
-) -> Steering:
+def steering(steerer: Any = None, *, marked: bool = True, sequences: int = 3) -> Steering:
     return Steering(
         steerer or Nudge(),
         sequences=sequences,
         vocabulary=len(VOCABULARY) + 2,  # models round up
         text=TEXT if marked else TokenText(WithoutMarks()),
         device="cpu",
-        asks=asks,
     )
 
 
-def step(state: Steering, first: int, ids: list[int]) -> Tensor:
+def step(state: Steering, first: int, ids: list[int], *, asks: bool = True) -> Tensor:
     """One decode step; what was added to each row's hidden state."""
     hidden = torch.randn(len(ids), 1, SIZE)
-    state.begin(first, torch.tensor(ids), torch.arange(len(ids)))
+    state.begin(first, torch.tensor(ids), torch.arange(len(ids)), asks=asks)
     answer = state.hook(torch.nn.Module(), (hidden, "mask"), {"more": 1})
     state.end()
     if answer is None:
@@ -97,7 +94,7 @@ def thinks(tokens: list[int], before: bool) -> bool:
 def test_deltas_fall_on_paragraph_ends_inside_the_think_block_alone(
     prompt: list[int], cuts: list[int], decoded: list[int], asks: bool
 ) -> None:
-    state = steering(asks=asks)
+    state = steering()
     state.start(1)
     bounds = [0, *sorted(cuts), len(prompt)]
     for start, end in pairwise(bounds):
@@ -105,7 +102,7 @@ def test_deltas_fall_on_paragraph_ends_inside_the_think_block_alone(
     for i, token in enumerate(decoded):
         thinking = thinks(prompt + decoded[: i + 1], before=False)
         expected = thinking and "\n\n" in VOCABULARY[token]
-        assert step(state, 1, [token]).tolist() == [float(expected)]
+        assert step(state, 1, [token], asks=asks).tolist() == [float(expected)]
 
 
 @modest
@@ -122,15 +119,15 @@ def test_without_think_marks_all_that_is_decoded_counts_as_thinking(decoded: lis
 @given(rows=st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=3), asks=st.booleans())
 def test_rows_follow_their_own_sequence(rows: list[tuple[int, ...]], asks: bool) -> None:
     """Steps for a part of the sequences leave the state of the others alone."""
-    state, alone = steering(asks=asks), [steering(sequences=1) for _ in rows]
+    state, alone = steering(), [steering(sequences=1) for _ in rows]
     for number, prompt in enumerate(rows):
         state.start(number)
         state.read_prompt(number, prompt[:1])
         alone[number].start(0)
         alone[number].read_prompt(0, prompt[:1])
-    together = [step(state, 0, [row[1] for row in rows]).tolist()]
+    together = [step(state, 0, [row[1] for row in rows], asks=asks).tolist()]
     first = len(rows) // 2
-    together.append(step(state, first, [row[2] for row in rows[first:]]).tolist())
+    together.append(step(state, first, [row[2] for row in rows[first:]], asks=asks).tolist())
     for number, row in enumerate(rows):
         assert step(alone[number], 0, [row[1]]).tolist() == [together[0][number]]
         if number >= first:
@@ -181,7 +178,7 @@ def test_hidden_states_given_by_name_are_steered_too() -> None:
     state = steering()
     state.start(0)
     state.read_prompt(0, [OPEN])
-    state.begin(0, torch.tensor([PARAGRAPH]), torch.tensor([3]))
+    state.begin(0, torch.tensor([PARAGRAPH]), torch.tensor([3]), asks=True)
     given_ = {"hidden_states": torch.zeros(1, 1, SIZE), "other": 1}
     args, kwargs = state.hook(torch.nn.Module(), (), given_)
     assert args == ()
@@ -210,7 +207,7 @@ def test_a_delta_of_another_shape_or_dtype_names_the_steerer(value: Any) -> None
     """It would otherwise reach the other rows, or change the dtype of all that follows."""
     state = steering(Fixed(value))
     state.start(0)
-    state.begin(0, torch.tensor([PARAGRAPH]), torch.tensor([0]))
+    state.begin(0, torch.tensor([PARAGRAPH]), torch.tensor([0]), asks=True)
     with pytest.raises(PartError, match=r"Fixed\([\s\S]*\.delta must return \[R, E\] = \[1, 4\]"):
         state.hook(torch.nn.Module(), (torch.zeros(1, 1, SIZE),), {})
 
