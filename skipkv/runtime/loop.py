@@ -14,6 +14,7 @@ from skipkv.runtime.completion import Stats, StopReason
 from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.timing import Timings
 
 
 def _steps_unread(device: torch.device) -> int:
@@ -81,20 +82,31 @@ class DecodeLoop:
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
         self._burst = _steps_unread(self._device)
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Finished]:
-        """Decode all requests; each comes out as it finishes."""
+    def run(
+        self, requests: Sequence[Request], timings: Timings | None = None
+    ) -> Iterator[Finished]:
+        """Decode all requests; each comes out as it finishes. `timings` gets what it took."""
         waiting = list(requests)
         done: list[Finished] = []
         while waiting or self._decoding:
             # Whoever takes a result may do with the model what they like: it is hooked only here.
             with self._session.hooked(), torch.inference_mode():
+                if timings is not None:
+                    timings.resume()
                 while not done and (waiting or self._decoding):
                     if waiting and len(self._decoding) < self._slots:
                         self._admit(waiting)
                         done += self._release()
+                        if timings is not None:
+                            timings.lap("prefill")
                     if self._decoding:
-                        self._steps()
-                        self._compress(self._session.due())
+                        steps = self._steps()
+                        if timings is not None:
+                            timings.lap("step", steps=steps)
+                        if due := self._session.due():
+                            self._compress(due)
+                            if timings is not None:
+                                timings.lap("event")
                         done += self._release()
             yield from done
             done = []
@@ -158,8 +170,11 @@ class DecodeLoop:
         self._last = torch.cat([self._last, chosen])
         self._read(chosen[:, None], numbers)
 
-    def _steps(self) -> None:
-        """Decode until somebody must look: a finished sequence, an event, or the burst's end."""
+    def _steps(self) -> int:
+        """Decode until somebody must look: a finished sequence, an event, or the burst's end.
+
+        Returns how many steps that took.
+        """
         numbers = range(len(self._decoding))
         left = min(d.request.max_new_tokens - len(d.tokens) for d in self._decoding)
         steps = min(self._burst, left, self._session.steps_to_event() or left)
@@ -174,6 +189,7 @@ class DecodeLoop:
         read = self._read(tokens, numbers)
         for number in numbers:
             self._session.decoded(number, [fed[number], *read[number][:-1]])
+        return steps
 
     def _forward(
         self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"], *, prompt: bool
