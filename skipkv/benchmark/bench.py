@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,11 @@ from skipkv.runtime.support import cache_shape
 _POINTS, _APART = 128, 16
 
 
-def _ints(values: Sequence[int]) -> tuple[int, ...]:
+def _ints(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
+
+
+def _subjects(values: Iterable[Subject]) -> tuple[Subject, ...]:
     return tuple(values)
 
 
@@ -58,7 +62,7 @@ class Bench:
         ConfigError: a part of it cannot work; nothing was decoded then.
     """
 
-    subjects: tuple[Subject, ...] = attrs.field(converter=tuple)
+    subjects: tuple[Subject, ...] = attrs.field(converter=_subjects)
     batch_sizes: tuple[int, ...] = attrs.field(converter=_ints)
     budgets: tuple[int, ...] = attrs.field(converter=_ints)
     interval: int = attrs.field(default=128, validator=is_a(int, least=1))

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from skipkv.benchmark.recorder import Recorder
-from skipkv.benchmark.schedule import most, widths
+from skipkv.benchmark.schedule import widths
 
 NAME = "skipkv_floor"
 # Steps between two looks at the tokens on an accelerator, as the engine has it.
@@ -28,11 +28,9 @@ class FloorLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(
-        self, keys: Float[Tensor, "B H L D"], values: Float[Tensor, "B H L D"]
-    ) -> None:
+    def __init__(self, keys: Float[Tensor, "B H L D"], values: Float[Tensor, "B H L D"]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.keys, self.values = keys, values
+        self._keys, self._values = keys, values
         self.width = 0
         self.is_initialized = True
 
@@ -41,9 +39,9 @@ class FloorLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Write the newest entry to the last slot of `width`; return all up to it."""
         width = self.width
-        self.keys[:, :, width - 1 : width] = key_states
-        self.values[:, :, width - 1 : width] = value_states
-        return self.keys[:, :, :width], self.values[:, :, :width]
+        self._keys[:, :, width - 1 : width] = key_states
+        self._values[:, :, width - 1 : width] = value_states
+        return self._keys[:, :, :width], self._values[:, :, :width]
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do."""
@@ -66,22 +64,19 @@ class FloorLayer(CacheLayerMixin):
 class FloorCache(Cache):
     """Keys and values of all layers, `[layers, B, H, capacity, D]`, allocated once."""
 
-    def __init__(
-        self, past: Sequence[tuple[Tensor, Tensor]], *, capacity: int, held: int
-    ) -> None:
+    def __init__(self, past: Sequence[tuple[Tensor, Tensor]], *, capacity: int, held: int) -> None:
         batch, heads, _, dim = past[0][0].shape
         shape = (len(past), batch, heads, capacity, dim)
         self.keys, self.values = past[0][0].new_zeros(shape), past[0][1].new_zeros(shape)
         for layer, (keys, values) in enumerate(past):
             self.keys[layer, :, :, :held] = keys[:, :, -held:]
             self.values[layer, :, :, :held] = values[:, :, -held:]
-        super().__init__(
-            layers=[FloorLayer(k, v) for k, v in zip(self.keys, self.values, strict=True)]
-        )
+        self._own = [FloorLayer(k, v) for k, v in zip(self.keys, self.values, strict=True)]
+        super().__init__(layers=list(self._own))
 
     def attend_to(self, width: int) -> None:
         """The next step writes to the last of `width` slots and reads them all."""
-        for layer in self.layers:
+        for layer in self._own:
             layer.width = width
 
 
@@ -140,12 +135,12 @@ def run_floor(
         recorder: gets what it took.
     """
     length = prompts.shape[1]
-    schedule = {"budget": budget, "interval": interval}
+    schedule = list(widths(length, new_tokens - 1, budget=budget, interval=interval))
     prefilled = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
     last = prefilled.logits[:, -1].argmax(dim=-1)
     past = [(layer.keys, layer.values) for layer in prefilled.past_key_values.layers]
-    capacity = most(length, new_tokens - 1, **schedule)
-    cache = FloorCache(past, capacity=capacity, held=min(length, budget))
+    held = min(length, budget)
+    cache = FloorCache(past, capacity=max([held, *schedule]), held=held)
     del prefilled, past
     read: list[list[int]] = last[:, None].tolist()
     recorder.lap("prefill")
@@ -153,7 +148,7 @@ def run_floor(
     unread: list[Tensor] = []
     position = torch.full_like(last[:, None], length)
     with floor_attention(model):
-        for width in widths(length, new_tokens - 1, **schedule):
+        for width in schedule:
             cache.attend_to(width)
             output = model(
                 input_ids=last[:, None],

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ def can_fork(device: torch.device) -> bool:
 def in_child(work: Callable[[], Answer]) -> Answer:
     """What `work` returns, done in a child process that ends with it.
 
-    Every run begins with the memory as the model's loading left it, and one that runs out of it takes
-    nobody along. The parent must not have computed with more than one thread: OpenMP's threads do not
-    outlive a fork, and whoever waits for them waits for ever.
+    Every run begins with the memory as the model's loading left it, and one that runs out of it
+    takes nobody along. The parent must not have computed with more than one thread: OpenMP's
+    threads do not outlive a fork, and whoever waits for them waits for ever.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -82,10 +83,8 @@ def _be_child(work: Callable[[], Answer], write: int) -> None:
     """Work, answer and go: nothing of the parent's may run here on the way out."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        try:  # if the machine runs out of memory, this process is the one to end
+        with suppress(OSError):  # if the machine runs out of memory, this process is to end
             Path("/proc/self/oom_score_adj").write_text("1000")
-        except OSError:
-            pass
         with os.fdopen(write, "wb") as pipe:
             pipe.write(json.dumps(guarded(work)).encode())
     finally:

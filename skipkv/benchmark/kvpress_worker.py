@@ -1,7 +1,8 @@
-"""Decodes one job under kvpress' DecodingPress(SnapKVPress); run by an interpreter that has kvpress.
+"""Decodes a job under kvpress' DecodingPress(SnapKVPress); run by an interpreter that has it.
 
-It imports nothing of skipkv: kvpress wants an older transformers, in an environment of its own. The
-job comes as a line of JSON on stdin, the answer goes as one to stdout; `kvpress.py` is the other end.
+It imports nothing of skipkv: kvpress wants an older transformers, in an environment of its own.
+The job comes as JSON on stdin, the answer goes as a line of it to stdout; `kvpress.py` is the other
+end.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from kvpress import DecodingPress, SnapKVPress
@@ -18,7 +20,7 @@ from transformers import AutoModelForCausalLM
 _STATUS = Path("/proc/self/status")
 
 
-def _kilobytes(field):
+def _kilobytes(field: str) -> int | None:
     try:
         found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
     except OSError:
@@ -29,10 +31,11 @@ def _kilobytes(field):
 class _Memory:
     """The same counts as `skipkv.benchmark.memory` makes."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device) -> None:
+        self.base, self.most, self.marks = 0, 0, False
         self.cuda = device.type == "cuda"
 
-    def start(self):
+    def start(self) -> None:
         if self.cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -48,7 +51,7 @@ class _Memory:
             self.marks = False
         self.base, self.most = _kilobytes("VmRSS") or 0, 0
 
-    def now(self):
+    def now(self) -> int | None:
         if self.cuda:
             return torch.cuda.memory_allocated() - self.base
         found = _kilobytes("VmRSS")
@@ -57,7 +60,7 @@ class _Memory:
         self.most = max(self.most, 1024 * (found - self.base))
         return 1024 * (found - self.base)
 
-    def peak(self):
+    def peak(self) -> int | None:
         if self.cuda:
             return torch.cuda.max_memory_allocated() - self.base
         if self.now() is None:
@@ -72,13 +75,15 @@ class _Laps:
     Compression happens inside a step, in hooks on its layers, so there are no events to book.
     """
 
-    def __init__(self, memory, every):
+    def __init__(self, memory: _Memory, every: int) -> None:
         self.memory, self.every = memory, every
-        self.puts, self.steps, self.samples, self.widths = 0, [], [], []
-        self.elapsed = self.begun = time.perf_counter()
-        self.cpu = 0.0
+        self.puts, self.first, self.seconds = 0, 0.0, 0.0
+        self.steps: list[float] = []
+        self.samples: list[tuple[int, float, int | None]] = []
+        self.cpu = self.cpu_begun = 0.0
+        self.begun = self.since = time.perf_counter()
 
-    def put(self, tokens):
+    def put(self, tokens: torch.Tensor) -> None:
         now = time.perf_counter()
         self.puts += 1
         if self.puts == 1:  # the prompt
@@ -97,21 +102,22 @@ class _Laps:
         else:
             self.since = now
 
-    def look(self, tokens):
+    def look(self, tokens: int) -> None:
         self.samples.append((tokens, self.seconds, self.memory.now()))
         self.since = time.perf_counter()
 
-    def end(self):
+    def end(self) -> None:
         self.cpu = time.process_time() - self.cpu_begun
-        self.look(len(self.steps) + 1)
+        if len(self.steps) % self.every:  # by now the cache may be gone: no look at the memory
+            self.samples.append((len(self.steps) + 1, self.seconds, None))
 
 
-def main():
+def main() -> dict[str, Any]:
     """One job."""
     job = json.loads(sys.stdin.read())
     torch.set_num_threads(job["threads"])
     device = torch.device(job["device"])
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         job["model"], dtype=getattr(torch, job["dtype"])
     )
     model.to(device).eval()
@@ -121,13 +127,13 @@ def main():
         compression_interval=job["interval"],
         target_size=job["budget"],
     )
-    widths = []
+    widths: list[int] = []
 
-    def see(module, args, kwargs):
+    def see(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         cache = kwargs.get("past_key_values")
         widths.append(0 if cache is None else cache.get_seq_length())
 
-    def decode(new_tokens, streamer):
+    def decode(new_tokens: int, streamer: _Laps | None) -> None:
         with torch.inference_mode(), press(model):
             model.generate(
                 prompts,

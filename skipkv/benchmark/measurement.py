@@ -96,9 +96,10 @@ class Measurement:
             "held_bytes": held_bytes,
             "note": note,
         }
-        for status in (OOM, ERROR):
-            if status in answer:
-                return cls(**named, status=status, reason=answer[status])
+        if OOM in answer:
+            return cls(**named, status="oom", reason=answer[OOM])
+        if ERROR in answer:
+            return cls(**named, status="error", reason=answer[ERROR])
         steps, events = sorted(answer["steps"]), answer["events"]
         return cls(
             **named,

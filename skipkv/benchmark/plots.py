@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skipkv.benchmark.crossover import crossover
 from skipkv.benchmark.subjects import DYNAMIC, FLOOR, KVPRESS, STATIC
 from skipkv.benchmark.summary import Row, Summary
 from skipkv.evaluation.cells import FULL
@@ -105,8 +106,8 @@ def _crossover(summary: Summary) -> Any:
             continue
         own = np.interp(tokens, [p[0] for p in row.curve], [p[1] for p in row.curve])
         axes.plot(tokens, own / seconds, label=name, linewidth=1.6, **_line(style))
-        at = row.crossover.get(base.case.subject)
-        if at is not None and tokens[0] < at <= tokens[-1]:
+        at = crossover(row.curve, base.curve)
+        if at is not None and tokens[0] < at:
             axes.plot([at], [1], color=style["color"], marker="o", markersize=6)
     _legend(axes)
     return figure

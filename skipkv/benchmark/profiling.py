@@ -1,7 +1,7 @@
 """Where a policy's time goes: clocks around the phases of a step and of an event.
 
-The phases' functions are wrapped from outside while a profile is taken; the runtime knows nothing of
-it. A phase's time is its own: what it spends inside another phase counts there.
+The phases' functions are wrapped from outside while a profile is taken; the runtime knows nothing
+of it. A phase's time is its own: what it spends inside another phase counts there.
 """
 
 import importlib

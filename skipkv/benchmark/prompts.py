@@ -7,25 +7,28 @@ from skipkv.errors import InputError
 from skipkv.evaluation.prompts import LOST, lost_share
 
 _PROSE = """\
-A farmer has seven fields. Three of them lie by the river and are flooded every spring, two are on the
-hill, and the rest border the road to the mill. He wants to sow wheat on every field that is dry by
-the first week of April, and barley on the others, but he has seed for only four fields of wheat.
+A farmer has seven fields. Three of them lie by the river and are flooded every spring, two are on
+the hill, and the rest border the road to the mill. He wants to sow wheat on every field that is
+dry by the first week of April, and barley on the others, but he has seed for only four fields of
+wheat.
 
-Let me think about this step by step. First, I count the dry fields. The fields on the hill are dry,
-and so are those by the road, which makes four. The seed is enough for four fields of wheat. Wait, is
-the road lower than the river? Nothing is said about that, so I take the fields there to be dry.
+Let me think about this step by step. First, I count the dry fields. The fields on the hill are
+dry, and so are those by the road, which makes four. The seed is enough for four fields of wheat.
+Wait, is the road lower than the river? Nothing is said about that, so I take the fields there to
+be dry.
 
-Alternatively, I could start from the flooded ones. Three of seven are flooded, and seven less three
-is four, which agrees with the count above. So the farmer sows four fields of wheat and three of
-barley, and no seed of wheat is left over. Let me check that again with the numbers given.
+Alternatively, I could start from the flooded ones. Three of seven are flooded, and seven less
+three is four, which agrees with the count above. So the farmer sows four fields of wheat and
+three of barley, and no seed of wheat is left over. Let me check that again with the numbers
+given.
 """
 
 
 def prompts(tokenizer: Any, *, count: int, tokens: int, seed: int) -> tuple[tuple[int, ...], ...]:
     """`count` different prompts of exactly `tokens` tokens, the same for the same arguments.
 
-    Prose about a small problem, from another word on in every prompt; problems of the embedded model
-    for a tokenizer that knows nothing but those.
+    Prose about a small problem, from another word on in every prompt; problems of the embedded
+    model for a tokenizer that knows nothing but those.
 
     Args:
         tokenizer: the model's.

@@ -65,7 +65,8 @@ class PolicySubject:
     Args:
         candidate: the policy, without its budget.
         vector: what a `skipkv` that is given no steering is steered with.
-        options: further ones of its own for that, from the model's settings.
+        strength: of that steering.
+        growth: of the strength with every thought that was not execution.
         note: says where the vector comes from.
     """
 
@@ -245,46 +246,51 @@ def recorded(job: Job, decode: Callable[[int, Recorder], None]) -> Answer:
 
 def policies_of(
     texts: Sequence[str],
-    model: Any,
     *,
     settings: Mapping[str, Mapping[str, Any]],
+    config: Any = None,
     seed: int = 0,
 ) -> list[PolicySubject]:
-    """The policies named, steering on where that belongs to them.
+    """The policies named; `skipkv` and `seal` steer.
 
-    A `skipkv` without a steerer of its own is steered with the vector that the model's settings
-    name; a model that has none gets a random direction in its middle layer. That costs the same and
-    means nothing.
+    What they are not given they take from the model's settings, but for budget and interval. A
+    model whose settings name no vector is steered in a random direction in its middle layer, which
+    costs the same and means nothing.
 
     Args:
         texts: as `skipkv eval --policies` has them.
-        model: to be steered.
         settings: preset -> options, as in a model's skipkv.json.
+        config: of the model to be steered; None to see whether all could be built.
         seed: of a random vector.
     """
-    found = []
-    for candidate in parse_candidates(texts):
-        if candidate.source is not presets.skipkv or "steering" in candidate.options:
-            found.append(PolicySubject(candidate=candidate))
-            continue
-        own = dict(settings.get("skipkv", {}))
-        file, strength, growth = (own.pop(k, None) for k in ("vector", "strength", "growth"))
-        chosen = {k: v for k, v in own.items() if k not in ("budget", "interval")}
-        options = {**chosen, **candidate.options}
-        if file is not None:
-            vector, note = SteeringVector.load(file), f"steered with {Path(file).name}"
-        else:
-            vector, note = _random_vector(model, seed), "steered with a random vector"
-        found.append(
-            PolicySubject(
-                candidate=attrs.evolve(candidate, options=options),
-                vector=vector,
-                strength=1.0 if strength is None else strength,
-                growth=0.02 if growth is None else growth,
-                note=note,
-            )
-        )
-    return found
+    return [_policy_subject(c, settings, config, seed) for c in parse_candidates(texts)]
+
+
+def _policy_subject(
+    candidate: Candidate, settings: Mapping[str, Mapping[str, Any]], config: Any, seed: int
+) -> PolicySubject:
+    source = candidate.source
+    name = {id(presets.skipkv): "skipkv", id(presets.seal): "seal"}.get(id(source))
+    if name is None or "steering" in candidate.options:
+        return PolicySubject(candidate=candidate)
+    own = {k: v for k, v in settings.get(name, {}).items() if k not in ("budget", "interval")}
+    file, strength, growth = (own.pop(k, None) for k in ("vector", "strength", "growth"))
+    options = {**own, **candidate.options}
+    if file is not None:
+        vector, note = SteeringVector.load(file), f"steered with {Path(file).name}"
+    else:
+        vector, note = _random_vector(config, seed), "steered with a random vector"
+    if name == "seal":
+        options = {"vector": vector, **({} if strength is None else {"strength": strength})}
+        options |= candidate.options
+        return PolicySubject(candidate=attrs.evolve(candidate, options=options), note=note)
+    return PolicySubject(
+        candidate=attrs.evolve(candidate, options=options),
+        vector=vector,
+        strength=1.0 if strength is None else strength,
+        growth=0.02 if growth is None else growth,
+        note=note,
+    )
 
 
 def baselines_of(names: Sequence[str], *, kvpress: Subject | None) -> list[Subject]:
@@ -311,13 +317,11 @@ def baselines_of(names: Sequence[str], *, kvpress: Subject | None) -> list[Subje
                 "environment where kvpress is installed. docs/performance.md says how to make one."
             )
         else:
-            raise ConfigError(
-                f"No baseline is called {name!r}. Known are: {', '.join(BASELINES)}."
-            )
+            raise ConfigError(f"No baseline is called {name!r}. Known are: {', '.join(BASELINES)}.")
     return found
 
 
-def _random_vector(model: Any, seed: int) -> SteeringVector:
-    width, layers = model.config.hidden_size, model.config.num_hidden_layers
+def _random_vector(config: Any, seed: int) -> SteeringVector:
+    width, layers = (1, 1) if config is None else (config.hidden_size, config.num_hidden_layers)
     direction = torch.randn(width, generator=torch.Generator().manual_seed(seed))
     return SteeringVector(vector=direction / direction.norm(), layer=layers // 2, made="random")

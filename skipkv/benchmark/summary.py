@@ -1,6 +1,7 @@
 """From measurements to tables: medians over rounds, and ratios taken within a round."""
 
 import json
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Row:
         speedup: rival -> tokens per second over the rival's.
         crossover: rival -> generated length from which on it took less time in all; None where that
             never happened, and no rival where there was none.
-        curve: of the first round.
+        curve: (tokens, seconds, bytes), medians over the rounds.
         note: what a reader should know.
     """
 
@@ -121,9 +122,7 @@ class Summary:
             fields = attrs.asdict(row)
             fields.pop("curve")
             rows.append({**fields.pop("case"), **fields})
-        return json.dumps(
-            {"model": self.model, "settings": self.settings, "rows": rows}, indent=2
-        )
+        return json.dumps({"model": self.model, "settings": self.settings, "rows": rows}, indent=2)
 
     def markdown(self) -> str:
         """The tables, in Markdown."""
@@ -214,9 +213,8 @@ class Summary:
             for rival in rivals:
                 at = row.crossover.get(rival)
                 never = f"never within {self.settings['new_tokens']}"
-                cells.append(
-                    "-" if rival not in row.crossover else never if at is None else f"{at} tokens"
-                )
+                said = never if at is None else "the first" if at == 1 else f"token {at}"
+                cells.append(said if rival in row.crossover else "-")
             case = row.case
             lines.append(
                 f"| {case.subject} | {case.budget or '-'} | {case.batch_size} "
@@ -281,7 +279,7 @@ def _row(case: Case, measurements: Sequence[Measurement]) -> Row:
         cost_cpu=cost["cpu"],
         speedup=speedup,
         crossover=crossings,
-        curve=good[0].curve if good else (),
+        curve=_median_curve([m.curve for m in good]),
         note=own[0].note,
     )
 
@@ -301,6 +299,18 @@ def _beside(
             and other.budget in (None, measurement.budget)
         ),
         None,
+    )
+
+
+def _median_curve(curves: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
+    """Point by point; all rounds look at the same lengths."""
+    return tuple(
+        (
+            points[0][0],
+            statistics.median(point[1] for point in points),
+            None if points[0][2] is None else statistics.median(point[2] for point in points),
+        )
+        for points in zip(*curves, strict=False)
     )
 
 

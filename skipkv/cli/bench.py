@@ -1,6 +1,8 @@
 """`skipkv bench`: what decoding under a policy costs, beside the model itself and full caches."""
 
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,7 @@ from skipkv.cli.placement import check_placement
 from skipkv.errors import InputError
 
 if TYPE_CHECKING:
-    from skipkv.benchmark import Summary
+    from skipkv.benchmark import Subject, Summary
 
 POLICIES = "full,streaming_llm,snapkv,rkv,skipkv"
 _PLOTS = ("png", "svg", "none")
@@ -99,7 +101,6 @@ def bench(
         from skipkv.benchmark.kvpress import KvpressSubject, check_interpreter, saved
         from skipkv.benchmark.profiling import profile_table
         from skipkv.cli.steering import model_settings
-        from skipkv.evaluation.candidates import parse_candidates
         from skipkv.evaluation.extras import require_extra
         from skipkv.runtime.loading import folder_of, load
 
@@ -116,39 +117,39 @@ def bench(
             if baselines is None:
                 chosen.append("kvpress")
         cores = threads or torch.get_num_threads()
-        shape = {
-            "batch_sizes": _numbers("--batch-sizes", batch_sizes),
-            "budgets": _numbers("--budgets", budgets),
-            "interval": interval,
-            "new_tokens": new_tokens,
-            "prompt_tokens": prompt_tokens,
-            "repeats": repeats,
-            "seed": seed,
-            "threads": cores,
-        }
-        # One thread until a run is forked: OpenMP's others would not outlive that.
-        torch.set_num_threads(1)
         settings = model_settings(model)
-        kvpress = None
-        if kvpress_python is not None:
-            kvpress = KvpressSubject(python=kvpress_python, folder=Path())
-        parse_candidates(named)
-        draft = Bench(subjects=baselines_of(chosen, kvpress=kvpress), **shape)  # type: ignore[arg-type]
-        draft.check_folder(output)
-        weights, tokenizer = load(model, dtype=dtype, device=device)
-        subjects = policies_of(named, weights, settings=settings, seed=seed)
-        if profile:
-            torch.set_num_threads(cores)
-            typer.echo(profile_table(subjects, weights, tokenizer, Bench(subjects=subjects, **shape)))
-            return
-        with saved(weights, folder_of(model) if kvpress else Path()) as folder:
+
+        def asked(policies: "Sequence[Subject]", folder: Path) -> Bench:
+            kvpress = None
             if kvpress_python is not None:
                 kvpress = KvpressSubject(python=kvpress_python, folder=folder)
-            benchmark = Bench(
-                subjects=[*baselines_of(chosen, kvpress=kvpress), *subjects], **shape
+            return Bench(
+                subjects=[*baselines_of(chosen, kvpress=kvpress), *policies],
+                batch_sizes=_numbers("--batch-sizes", batch_sizes),
+                budgets=_numbers("--budgets", budgets),
+                interval=interval,
+                new_tokens=new_tokens,
+                prompt_tokens=prompt_tokens,
+                repeats=repeats,
+                seed=seed,
+                threads=cores,
             )
+
+        asked(policies_of(named, settings=settings), Path()).check_folder(output)
+        # One thread until a run is forked: OpenMP's others would not outlive that.
+        torch.set_num_threads(1)
+        weights, tokenizer = load(model, dtype=dtype, device=device)
+        subjects = policies_of(named, settings=settings, config=weights.config, seed=seed)
+        if profile:
+            torch.set_num_threads(cores)
+            typer.echo(profile_table(subjects, weights, tokenizer, asked(subjects, Path())))
+            return
+        with ExitStack() as stack:
+            folder = Path()
+            if "kvpress" in chosen:
+                folder = stack.enter_context(saved(weights, folder_of(model)))
             try:
-                summary = benchmark.run(weights, tokenizer, output, model_name=model)
+                summary = asked(subjects, folder).run(weights, tokenizer, output, model_name=model)
             except KeyboardInterrupt:
                 typer.echo(
                     f"\nskipkv: interrupted; what is done is in {output}. The same command goes on "

@@ -70,7 +70,7 @@ class LineFile(Generic[R]):
 
     def add(self, record: R) -> None:
         """Write one more."""
-        line = json.dumps(attrs.asdict(record)) + "\n"  # type: ignore[call-overload]
+        line = json.dumps(attrs.asdict(record)) + "\n"  # type: ignore[arg-type]
         self._file.write(line.encode())
         self._file.flush()
         self.records.append(record)

@@ -26,11 +26,11 @@ _SENTENCE, _PARAGRAPH = 16, 2
 def random_model(
     path: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model of the architecture in a `config.json`, its weights drawn at random; and a tokenizer.
+    """A model of the architecture in a `config.json`, with random weights; and a tokenizer.
 
-    The weights are drawn on the device itself, so that seven billion take seconds. They are the same
-    for the same device and version of torch. What such a model says means nothing; what it costs is
-    what the architecture costs.
+    The weights are drawn on the device itself, so that seven billion take seconds. They are the
+    same for the same device and version of torch. What such a model says means nothing; what it
+    costs is what the architecture costs.
 
     Args:
         path: a transformers config.json.
@@ -107,7 +107,7 @@ def _config(path: Path) -> PretrainedConfig:
     if not path.is_file():
         raise InputError(f"No model config at {str(path)!r}: there is no such file.")
     try:
-        config = AutoConfig.from_pretrained(path)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError) as cause:
         reason = " ".join(str(cause).split())
         raise InputError(f"Cannot read the model config {str(path)!r}: {reason}") from cause
