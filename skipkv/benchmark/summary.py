@@ -46,6 +46,7 @@ class Row:
         cost_total: of the whole decoding over the floor's.
         cost_cpu: of the processor time over the floor's.
         speedup: rival -> tokens per second over the rival's.
+        speedup_cpu: rival -> the same of decoding, in processor time.
         crossover: rival -> generated length from which on it took less time in all; None where that
             never happened, and no rival where there was none.
         curve: (tokens, seconds, bytes), medians over the rounds.
@@ -71,6 +72,7 @@ class Row:
     cost_total: Spread | None
     cost_cpu: Spread | None
     speedup: dict[str, Spread]
+    speedup_cpu: dict[str, Spread]
     crossover: dict[str, int | None]
     curve: tuple[tuple[Any, ...], ...] = attrs.field(repr=False)
     note: str | None
@@ -126,14 +128,22 @@ class Summary:
 
     def markdown(self) -> str:
         """The tables, in Markdown."""
-        parts = [self.heading(), self.throughput(), self.steps(), self.memory(), self.crossings()]
+        parts = [
+            self.heading(),
+            self.throughput(),
+            self.steps(),
+            self.costs(),
+            self.speedups(),
+            self.memory(),
+            self.crossings(),
+        ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def heading(self) -> str:
         """What was measured, in a sentence."""
         s = self.settings
         rounds = max((row.rounds for row in self.rows), default=0)
-        threads = f", {s['threads']} threads" if s.get("device") == "cpu" else ""
+        threads = f", threads: {s['threads']}" if s.get("device") == "cpu" else ""
         return (
             f"{self.model} ({s['model']['dtype']}) on {s['device']}{threads}: {s['new_tokens']} "
             f"new tokens after {s['prompt_tokens']}, an event every {s['interval']} steps; medians "
@@ -159,66 +169,92 @@ class Summary:
 
     def steps(self) -> str:
         """Steps, events, and what they cost over the floor and the full caches."""
-        lines = [
-            "| subject | budget | batch | ms/step | p95 | ms/event | events % | first token ms "
-            "| cost / floor | in all | in CPU time | x dynamic | x static | x full | x kvpress |",
-            "|---|--:|--:|" + "--:|" * 12,
-        ]
-        for row in self.rows:
-            case = row.case
-            start = f"| {case.subject} | {case.budget or '-'} | {case.batch_size} |"
-            if row.status != "ok":
-                lines.append(f"{start} {' | '.join([_missing(row)] * 12)} |")
-                continue
-            cells = [
+
+        def cells(row: Row) -> list[str]:
+            events = row.event is not None and row.event.median > 0
+            return [
                 _number(row.step, ".2f", 1e3),
                 _number(row.step_p95, ".2f", 1e3),
-                _number(row.event, ".2f", 1e3) if row.event and row.event.median else "-",
-                _number(row.event_share, ".1f", 1e2) if row.event and row.event.median else "-",
+                _number(row.event, ".2f", 1e3) if events else "-",
+                _number(row.event_share, ".1f", 1e2) if events else "-",
+                _number(row.cpu_step, ".2f", 1e3),
                 _number(row.first_token, ".0f", 1e3),
-                *(_spread(cost, ".2f") for cost in (row.cost, row.cost_total, row.cost_cpu)),
-                *(_spread(row.speedup.get(rival), ".2f") for rival in RIVALS),
             ]
-            lines.append(f"{start} {' | '.join(cells)} |")
-        return "\n".join(lines)
+
+        heads = ["ms/step", "p95", "ms/event", "events %", "CPU ms/step", "first token ms"]
+        return self._table(heads, self.rows, cells)
+
+    def costs(self) -> str:
+        """A step, events' share included, over the floor's of the same round.
+
+        "median" takes medians of steps and events, "mean" all of their time, "CPU" the processor's.
+        """
+        rows = [row for row in self.rows if row.cost is not None or row.status != "ok"]
+        if not any(row.cost for row in rows):
+            return ""
+
+        def cells(row: Row) -> list[str]:
+            return [_spread(cost, ".2f") for cost in (row.cost, row.cost_total, row.cost_cpu)]
+
+        return self._table(["cost / floor: median", "mean", "CPU"], rows, cells)
+
+    def speedups(self) -> str:
+        """Tokens per second over those of full caches and of kvpress, in wall and CPU time."""
+        rivals = [r for r in RIVALS if any(r in row.speedup for row in self.rows)]
+        if not rivals:
+            return ""
+
+        def cells(row: Row) -> list[str]:
+            wall = [_spread(row.speedup.get(rival), ".2f") for rival in rivals]
+            return wall + [_spread(row.speedup_cpu.get(rival), ".2f") for rival in rivals]
+
+        heads = [f"x {rival}" for rival in rivals] + [f"x {rival}, CPU" for rival in rivals]
+        return self._table(heads, self.rows, cells)
 
     def memory(self) -> str:
         """Memory measured beside the bytes that keys and values should take."""
-        lines = [
-            "| subject | budget | batch | peak MB | keys and values MB: due | allocated |",
-            "|---|--:|--:|--:|--:|--:|",
-        ]
-        for row in self.rows:
-            case = row.case
-            peak = _number(row.memory, ".1f", 1e-6) if row.status == "ok" else _missing(row)
-            held = "-" if row.held is None else f"{row.held / 1e6:.1f}"
-            kv = "-" if row.kv is None else f"{row.kv / 1e6:.1f}"
-            lines.append(
-                f"| {case.subject} | {case.budget or '-'} | {case.batch_size} | {peak} | {held} "
-                f"| {kv} |"
+
+        def cells(row: Row) -> list[str]:
+            due, allocated = (
+                "-" if size is None else f"{size / 1e6:.1f}" for size in (row.held, row.kv)
             )
-        return "\n".join(lines)
+            return [_number(row.memory, ".1f", 1e-6), due, allocated]
+
+        heads = ["peak MB", "keys and values MB: due", "allocated"]
+        return self._table(heads, self.rows, cells)
 
     def crossings(self) -> str:
         """From which length on each subject has taken less time than the full caches."""
         rivals = [r for r in RIVALS if any(r in row.crossover for row in self.rows)]
         if not rivals:
             return ""
-        head = "".join(f" ahead of {rival} from |" for rival in rivals)
-        lines = [f"| subject | budget | batch |{head}", "|---|--:|--:|" + "--:|" * len(rivals)]
-        for row in self.rows:
-            if not row.crossover:
-                continue
-            cells = []
+        never = f"never within {self.settings['new_tokens']}"
+
+        def cells(row: Row) -> list[str]:
+            said = []
             for rival in rivals:
                 at = row.crossover.get(rival)
-                never = f"never within {self.settings['new_tokens']}"
-                said = never if at is None else "the first" if at == 1 else f"token {at}"
-                cells.append(said if rival in row.crossover else "-")
+                words = never if at is None else "the first" if at == 1 else f"token {at}"
+                said.append(words if rival in row.crossover else "-")
+            return said
+
+        rows = [row for row in self.rows if row.crossover]
+        return self._table([f"ahead of {rival} from" for rival in rivals], rows, cells)
+
+    def _table(
+        self, heads: Sequence[str], rows: Iterable[Row], cells: Callable[[Row], list[str]]
+    ) -> str:
+        """A row per case; one without numbers says why."""
+        lines = [
+            f"| subject | budget | batch | {' | '.join(heads)} |",
+            "|---|--:|--:|" + "--:|" * len(heads),
+        ]
+        for row in rows:
             case = row.case
+            found = cells(row) if row.status == "ok" else [_missing(row)] * len(heads)
             lines.append(
                 f"| {case.subject} | {case.budget or '-'} | {case.batch_size} "
-                f"| {' | '.join(cells)} |"
+                f"| {' | '.join(found)} |"
             )
         return "\n".join(lines)
 
@@ -240,7 +276,9 @@ def _row(case: Case, measurements: Sequence[Measurement]) -> Row:
         return Spread.of(
             value(m) / value(other)
             for m in good
-            if (other := _beside(m, rival, measurements)) is not None and value(other)
+            if (other := _beside(m, rival, measurements)) is not None
+            and value(m) is not None
+            and value(other)
         )
 
     cost: dict[str, Spread | None] = dict.fromkeys(("typical", "total", "cpu"))
@@ -248,13 +286,16 @@ def _row(case: Case, measurements: Sequence[Measurement]) -> Row:
         cost["typical"] = against(FLOOR, lambda m: m.typical_step)
         cost["total"] = against(FLOOR, lambda m: m.decode_step)
         cost["cpu"] = against(FLOOR, lambda m: m.cpu_step)
-    speedup, crossings = {}, {}
+    speedup, speedup_cpu, crossings = {}, {}, {}
     for rival in RIVALS:
         if rival == case.subject:
             continue
         ratio = against(rival, lambda m: m.tokens_per_second)
         if ratio is not None:
             speedup[rival] = ratio
+        work = against(rival, lambda m: 1 / m.cpu_step if m.cpu_step else None)
+        if work is not None:
+            speedup_cpu[rival] = work
         pairs = [(m, other) for m in good if (other := _beside(m, rival, measurements))]
         if pairs and case.subject != FLOOR and rival != KVPRESS:
             crossings[rival] = _median_length(crossover(m.curve, o.curve) for m, o in pairs)
@@ -278,6 +319,7 @@ def _row(case: Case, measurements: Sequence[Measurement]) -> Row:
         cost_total=cost["total"],
         cost_cpu=cost["cpu"],
         speedup=speedup,
+        speedup_cpu=speedup_cpu,
         crossover=crossings,
         curve=_median_curve([m.curve for m in good]),
         note=own[0].note,
