@@ -6,6 +6,7 @@ Weights are random, so none are needed. `benchmarks/gpu.sh` runs this behind the
 CPU as well (`--device cpu`), with a small config, to see that it works.
 """
 
+import itertools
 import json
 import statistics
 import time
@@ -195,12 +196,12 @@ def integral(known: dict[int, float], first: int, last: int) -> float:
     points = sorted(known.items())
 
     def at(length: float) -> float:
-        pairs = list(zip(points, points[1:], strict=False))
+        pairs = list(itertools.pairwise(points))
         (a, va), (b, vb) = next((p for p in pairs if length <= p[1][0]), pairs[-1])
         return va + (vb - va) * (length - a) / (b - a)
 
     knots = sorted({first, last, *(n for n, _ in points if first < n < last)})
-    return sum((b - a) * (at(a) + at(b)) / 2 for a, b in zip(knots, knots[1:], strict=False))
+    return sum((b - a) * (at(a) + at(b)) / 2 for a, b in itertools.pairwise(knots))
 
 
 def room_for(job: Job, tokens: int, trials: int) -> dict[str, Any]:

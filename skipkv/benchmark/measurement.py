@@ -1,5 +1,6 @@
 """What one run of one case gave; the arithmetic of its numbers is here."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -107,11 +108,11 @@ class Measurement:
             seconds=answer["seconds"],
             cpu_seconds=answer["cpu_seconds"],
             steps=len(steps),
-            step_seconds=sum(steps),
+            step_seconds=math.fsum(steps),
             step_median=statistics.median(steps) if steps else None,
-            step_p95=steps[int(0.95 * (len(steps) - 1))] if steps else None,
+            step_p95=steps[math.ceil(0.95 * len(steps)) - 1] if steps else None,
             events=len(events),
-            event_seconds=sum(events),
+            event_seconds=math.fsum(events),
             event_median=statistics.median(events) if events else 0.0,
             peak_bytes=answer["peak_bytes"],
             kv_bytes=answer.get("kv_bytes"),
