@@ -19,6 +19,7 @@ from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer
 from skipkv.runtime.support import check_all_full, check_family, check_prompt
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.timing import Timings
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 
@@ -112,6 +113,7 @@ class Engine:
         ordered: bool = True,
         progress: bool | None = None,
         trace: bool = False,
+        timings: Timings | None = None,
     ) -> Iterator[Completion]:
         """Decode prompts; every input error is raised here, before any decoding.
 
@@ -126,6 +128,7 @@ class Engine:
                 are done; otherwise as they finish.
             progress: show a progress bar on stderr; by default if that is a terminal.
             trace: record every compression event, with the positions kept.
+            timings: gets the seconds of every prefill, step and event.
 
         Returns:
             An iterator of `Completion`, `sampling.n` per prompt. A sequence on which a part of the
@@ -164,7 +167,7 @@ class Engine:
             for index, (ids, seed) in enumerate(zip(encoded, seeds, strict=True))
             for sample in range(sampling.n)
         ]
-        return self._decode(requests, sampling, tuple(stop), ordered, progress, trace)
+        return self._decode(requests, sampling, tuple(stop), ordered, progress, trace, timings)
 
     def _decode(
         self,
@@ -174,6 +177,7 @@ class Engine:
         ordered: bool,
         progress: bool | None,
         trace: bool,
+        timings: Timings | None,
     ) -> Iterator[Completion]:
         if not requests:
             return
@@ -197,7 +201,7 @@ class Engine:
         early: dict[int, Completion] = {}  # done before one that comes first
         following = 0
         with tqdm(total=len(requests), unit="seq", disable=not show, file=sys.stderr) as bar:
-            for finished in loop.run(requests):
+            for finished in loop.run(requests, timings):
                 bar.update()
                 completion = self._completion(finished, sampling.n)
                 if not ordered:

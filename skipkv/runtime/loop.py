@@ -16,6 +16,7 @@ from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.timing import Timings
 
 # Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
 # finished sequence decodes until then is thrown away.
@@ -94,20 +95,31 @@ class DecodeLoop:
         self._asks = _can_ask(self._device)
         self._burst = 1 if self._asks and stop else _STEPS_UNREAD
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Finished]:
-        """Decode all requests; each comes out as it finishes."""
+    def run(
+        self, requests: Sequence[Request], timings: Timings | None = None
+    ) -> Iterator[Finished]:
+        """Decode all requests; each comes out as it finishes. `timings` gets what it took."""
         waiting = list(requests)
         done: list[Finished] = []
         while waiting or self._decoding:
             # Whoever takes a result may do with the model what they like: it is hooked only here.
             with self._session.hooked(), torch.inference_mode():
+                if timings is not None:
+                    timings.resume()
                 while not done and (waiting or self._decoding):
                     if waiting and len(self._decoding) < self._slots:
                         self._admit(waiting)
                         done += self._release()
+                        if timings is not None:
+                            timings.lap("prefill")
                     if self._decoding:
-                        self._steps()
-                        self._compress(self._session.due())
+                        steps = self._steps()
+                        if timings is not None:
+                            timings.lap("step", steps=steps)
+                        if due := self._session.due():
+                            self._compress(due)
+                            if timings is not None:
+                                timings.lap("event")
                         done += self._release()
             yield from done
             done = []
@@ -171,8 +183,11 @@ class DecodeLoop:
         self._last = torch.cat([self._last, chosen])
         self._read(chosen[:, None], numbers)
 
-    def _steps(self) -> None:
-        """Decode until somebody must look: a finished sequence, an event, or the burst's end."""
+    def _steps(self) -> int:
+        """Decode until somebody must look: a finished sequence, an event, or the burst's end.
+
+        Returns how many steps that took.
+        """
         numbers = range(len(self._decoding))
         left = min(d.request.max_new_tokens - len(d.tokens) for d in self._decoding)
         steps = min(self._burst, left, self._session.steps_to_event() or left)
@@ -188,6 +203,7 @@ class DecodeLoop:
         read = self._read(tokens, numbers)
         for number in numbers:
             self._session.decoded(number, [fed[number], *read[number][:-1]])
+        return steps
 
     def _step(self, drawn: Float[Tensor, "n"] | None) -> Int[Tensor, "n"]:
         """Feed every sequence its newest token; the tokens that follow."""
