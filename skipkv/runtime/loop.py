@@ -203,7 +203,7 @@ class DecodeLoop:
         read = self._read(tokens, numbers)
         for number in numbers:
             self._session.decoded(number, [fed[number], *read[number][:-1]])
-        return steps
+        return len(chosen)
 
     def _step(self, drawn: Float[Tensor, "n"] | None) -> Int[Tensor, "n"]:
         """Feed every sequence its newest token; the tokens that follow."""
