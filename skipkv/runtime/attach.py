@@ -182,7 +182,8 @@ class Attachment:
         if prompt:
             forward: Forward = session.begin_prompt(0, counts, ids)
         else:
-            forward = session.begin_step(0, len(ids), ids)
+            known = ids[:, 0].tolist() if ids.device.type == "cpu" else None
+            forward = session.begin_step(0, len(ids), ids, known=known)
         self._pass = (forward, ids)
         arguments = {**kwargs, **session.arguments(forward), "input_ids": ids}
         arguments.pop("cache_position", None)  # transformers < 5.4 works it out from the cache

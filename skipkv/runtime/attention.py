@@ -52,13 +52,13 @@ def attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     batch, heads, _, size = key.shape
+    scale = size**-0.5 if scaling is None else scaling
+    if isinstance(forward, DecodeForward):
+        one = forward.attend(layer, query.view(batch, heads, -1, size), key, value, scale)
+        return one.reshape(batch, 1, -1, size), None
     columns = query.shape[2]
     grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
     forward.observe(layer, grouped)
-    scale = size**-0.5 if scaling is None else scaling
-    if isinstance(forward, DecodeForward):
-        output = forward.attend(layer, grouped.squeeze(3), key, value, scale)
-        return output.reshape(batch, 1, -1, size), None
     if forward.store.attention is not None:
         output = _seen_attention(forward, layer, grouped, key, value, scale)
     else:

@@ -131,14 +131,12 @@ class DecodeForward:
         store = self.store
         return store.keys[layer, rows, :, :width], store.values[layer, rows, :, :width]
 
-    def observe(self, layer: int, queries: Float[Tensor, "B H G 1 D"]) -> None:
-        """Remember a layer's queries, if an event will read them."""
-        if not self._observes:
-            return
+    def observe(self, layer: int, queries: Float[Tensor, "B H G D"]) -> None:
+        """Remember a layer's queries for the next event."""
         assert self.store.queries is not None
         ring = self.store.queries[layer, self.first : self.last]
         at = self.positions[:, 0] % self.store.needs.queries
-        ring[self.rows, :, :, at] = queries.squeeze(3)
+        ring[self.rows, :, :, at] = queries
 
     def add_attention(self, layer: int, weights: Float[Tensor, "B H G L"]) -> None:
         """Add what each entry received, over query heads."""
@@ -155,7 +153,9 @@ class DecodeForward:
         scale: float,
     ) -> Float[Tensor, "B H G D"]:
         """One query per row: the `G` query heads of a KV head are its queries."""
-        bias = self.bias(layer)
+        if self._observes:
+            self.observe(layer, query)
+        bias = None if self.even else self.bias(layer)
         if self.store.attention is not None:
             logits = (query @ key.mT).float() * scale  # [B H G L]
             weights = (logits if bias is None else logits + bias).softmax(dim=-1)

@@ -93,6 +93,7 @@ class DecodeLoop:
         self._decoding: list[_Decoding] = []
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
         self._asks = _can_ask(self._device)
+        self._known: list[int] | None = None  # the newest tokens, where they were asked for
         self._burst = 1 if self._asks and stop else _STEPS_UNREAD
 
     def run(
@@ -193,11 +194,15 @@ class DecodeLoop:
         steps = min(self._burst, left, self._session.steps_to_event() or left)
         drawn = self._drawn(numbers, steps)
         chosen = []
+        if self._asks:
+            self._known = self._last.tolist()
         for step in range(steps):
             self._last = self._step(None if drawn is None else drawn[:, step])
             chosen.append(self._last)
-            if self._asks and not self._eos.isdisjoint(self._last.tolist()):
-                break
+            if self._asks:
+                self._known = self._last.tolist()
+                if not self._eos.isdisjoint(self._known):
+                    break
         fed = [d.tokens[-1] for d in self._decoding]
         tokens = torch.stack(chosen, dim=1)  # [n steps]
         read = self._read(tokens, numbers)
@@ -210,7 +215,7 @@ class DecodeLoop:
         if self._recorded is not None and not self._recorded.failed:
             return self._recorded.step(self._last, drawn)
         ids = self._last[:, None]
-        forward = self._session.begin_step(0, len(self._decoding), ids)
+        forward = self._session.begin_step(0, len(self._decoding), ids, known=self._known)
         return choose(self._forward(forward, ids), self._processors, drawn)
 
     def _forward(self, forward: Forward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:

@@ -233,8 +233,22 @@ class Session:
             )
         return forward
 
-    def begin_step(self, first: int, last: int, ids: Int[Tensor, "B 1"]) -> Forward:
-        """Prepare a decode step that feeds `ids` to the sequences `first .. last`."""
+    def begin_step(
+        self,
+        first: int,
+        last: int,
+        ids: Int[Tensor, "B 1"],
+        *,
+        known: Sequence[int] | None = None,
+    ) -> Forward:
+        """Prepare a decode step that feeds `ids` to the sequences `first .. last`.
+
+        Args:
+            first: the first sequence.
+            last: behind the last one.
+            ids: a token for each.
+            known: the tokens again, where the host has them.
+        """
         forward = self._decode
         if forward is None or (forward.first, forward.last) != (first, last) or not forward.current:
             self.store.reserve(max(self.store.widths[first:last]) + 1)
@@ -244,8 +258,7 @@ class Session:
         forward.begin()
         self.cache.begin(forward)
         if self._steering is not None:
-            asks = self._device.type == "cpu"
-            self._steering.begin(first, ids[:, 0], forward.positions[:, 0], asks=asks)
+            self._steering.begin(first, ids, forward.positions, known=known)
         return forward
 
     def fixed_forward(self, count: int, kernel: Kernel) -> DecodeForward:
@@ -257,7 +270,7 @@ class Session:
         forward.place()
         self.cache.begin(forward)
         if self._steering is not None:
-            self._steering.begin(forward.first, ids[:, 0], forward.positions[:, 0], asks=False)
+            self._steering.begin(forward.first, ids, forward.positions, known=None)
 
     def end_fixed(self, forward: DecodeForward) -> None:
         """What `end` does on the device."""

@@ -36,8 +36,7 @@ class Steering:
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
         self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
         self._marks = Marks(text, vocabulary)
-        self._table = self._marks.table.to(device)
-        self._ends, self._opens, self._closes = self._table.unbind(dim=1)
+        self._ends, self._opens, self._closes = self._marks.table.to(device).unbind(dim=1)
         self._marked = self._marks.thinks
         self._context: SteeringContext | None = None
         self._rows = slice(0, 0)
@@ -97,7 +96,12 @@ class Steering:
         )
 
     def begin(
-        self, first: int, ids: Int[Tensor, "B"], positions: Int[Tensor, "B"], *, asks: bool
+        self,
+        first: int,
+        ids: Int[Tensor, "B 1"],
+        positions: Int[Tensor, "B 1"],
+        *,
+        known: Sequence[int] | None,
     ) -> None:
         """A decode step for the sequences from `first` on begins.
 
@@ -105,11 +109,12 @@ class Steering:
             first: the sequence of the first row.
             ids: the tokens.
             positions: of the tokens.
-            asks: look whether anybody is at a delimiter and be done if not; an accelerator would
-                wait for the answer.
+            known: the tokens again, where the host has them: if none of them is a mark, nobody is
+                at a delimiter, where alone a steerer acts.
         """
-        if asks and not self._table[ids].any():
-            return  # nobody is at a delimiter, where alone a steerer acts
+        if known is not None and self._marks.none_in(known):
+            return
+        ids, positions = ids[:, 0], positions[:, 0]
         rows = slice(first, first + ids.shape[0])
         if self._marked:
             self._thinking[rows] = (self._thinking[rows] | self._opens[ids]) & ~self._closes[ids]

@@ -81,7 +81,10 @@ def feed(
     queries = [batch("queries", layer, 1.0) for layer in range(store.shape.layers)]
     for layer in range(store.shape.layers):
         forward.write(layer, batch("keys", layer, torch.nan), batch("values", layer, torch.nan))
-        forward.observe(layer, queries[layer])
+        if isinstance(forward, PromptForward):
+            forward.observe(layer, queries[layer])
+        elif store.needs.queries:
+            forward.observe(layer, queries[layer].squeeze(3))
     return forward, torch.stack(queries)
 
 
@@ -111,7 +114,8 @@ def decode(
                 return torch.stack(rows).unsqueeze(-2)
 
             forward.write(layer, batch("keys"), batch("values"))
-            forward.observe(layer, batch("queries"))
+            if store.needs.queries:
+                forward.observe(layer, batch("queries").squeeze(3))
     return forward
 
 

@@ -69,7 +69,8 @@ def steering(steerer: Any = None, *, marked: bool = True, sequences: int = 3) ->
 def step(state: Steering, first: int, ids: list[int], *, asks: bool = True) -> Tensor:
     """One decode step; what was added to each row's hidden state."""
     hidden = torch.randn(len(ids), 1, SIZE)
-    state.begin(first, torch.tensor(ids), torch.arange(len(ids)), asks=asks)
+    positions = torch.arange(len(ids))[:, None]
+    state.begin(first, torch.tensor(ids)[:, None], positions, known=ids if asks else None)
     answer = state.hook(torch.nn.Module(), (hidden, "mask"), {"more": 1})
     state.end()
     if answer is None:
@@ -178,7 +179,7 @@ def test_hidden_states_given_by_name_are_steered_too() -> None:
     state = steering()
     state.start(0)
     state.read_prompt(0, [OPEN])
-    state.begin(0, torch.tensor([PARAGRAPH]), torch.tensor([3]), asks=True)
+    state.begin(0, torch.tensor([[PARAGRAPH]]), torch.tensor([[3]]), known=[PARAGRAPH])
     given_ = {"hidden_states": torch.zeros(1, 1, SIZE), "other": 1}
     args, kwargs = state.hook(torch.nn.Module(), (), given_)
     assert args == ()
@@ -207,7 +208,7 @@ def test_a_delta_of_another_shape_or_dtype_names_the_steerer(value: Any) -> None
     """It would otherwise reach the other rows, or change the dtype of all that follows."""
     state = steering(Fixed(value))
     state.start(0)
-    state.begin(0, torch.tensor([PARAGRAPH]), torch.tensor([0]), asks=True)
+    state.begin(0, torch.tensor([[PARAGRAPH]]), torch.tensor([[0]]), known=None)
     with pytest.raises(PartError, match=r"Fixed\([\s\S]*\.delta must return \[R, E\] = \[1, 4\]"):
         state.hook(torch.nn.Module(), (torch.zeros(1, 1, SIZE),), {})
 
