@@ -1,16 +1,20 @@
 """What the documentation shows works: README.md, the other pages, and every docstring."""
 
 import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from unittest import SkipTest
 
 import pytest
 import typer
-from sybil import Sybil
+from sybil import Example, Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.doctest import DocTestParser
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from skipkv.cli.app import app
 from skipkv.presets import NAMES
@@ -19,7 +23,38 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 MODULES = sorted(p for p in (ROOT / "skipkv").rglob("*.py") if ">>>" in p.read_text())
 
-pages = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
+IMAGE_LINK = r"!\[[^\]]*\]\(([^)\s]+)|<img[^>]+src=\"([^\"]+)"
+# Environments are not set up again: what a reader installs is what the tests run with.
+PREAMBLE = """set -euo pipefail
+pip() { :; }
+make() { :; }
+python() { [[ " $* " =~ " -m pip "|" -m venv " ]] || "$PYTHON" "$@"; }
+pytest() { python -m pytest "$@"; }
+skipkv() { python -m skipkv "$@"; }
+"""
+
+
+def _run_shell(example: Example) -> None:
+    """Run a bash block where the page's earlier blocks were run, and stop where a line fails."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHON": sys.executable,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    ran = subprocess.run(
+        ["bash", "-c", PREAMBLE + example.parsed],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, f"line {example.line}:\n{example.parsed}\n{ran.stderr[-2000:]}"
+
+
+pages = Sybil(parsers=[PythonCodeBlockParser(), CodeBlockParser("bash", _run_shell), SkipParser()])
 docstrings = Sybil(
     parsers=[DocTestParser()], document_types={".py": PythonDocStringDocument}, path=str(ROOT)
 )
@@ -45,15 +80,41 @@ def _commands() -> list[object]:
     return [
         pytest.param(line, id=line)
         for block in _blocks("bash")
-        for line in block.values[0].splitlines()
+        for line in block.values[0].replace("\\\n", " ").splitlines()
         if line.startswith("skipkv ")
     ]
 
 
+def _run_page(path: Path, folder: Path, *, slow: bool) -> None:
+    """Run all blocks of a page in an empty folder that has the scripts of a checkout."""
+    for scripts in ("benchmarks", "examples"):
+        (folder / scripts).symlink_to(ROOT / scripts)
+    document = pages.parse(path)
+    document.namespace["slow"] = slow
+    for example in document.examples():
+        try:
+            example.evaluate()
+        except SkipTest:  # this block alone; the page says why
+            continue
+
+
 @pytest.mark.parametrize("path", PAGES, ids=_name)
-def test_the_python_of_a_page_runs_from_top_to_bottom(path):
-    for example in pages.parse(path).examples():
-        example.evaluate()
+def test_the_python_and_the_shell_of_a_page_run_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _run_page(path, tmp_path, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [p for p in PAGES if "if(not slow" in p.read_text()], ids=_name)
+def test_what_takes_long_on_a_page_runs_too(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _run_page(path, tmp_path, slow=True)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_a_shell_block_that_is_not_run_says_why(path):
+    skipped = re.findall(r"^<!-+ *skip: next(.*?)-+>\n+```bash", path.read_text(), re.MULTILINE)
+    assert all(re.search(r'"[^"]{10,}"', reason) for reason in skipped)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
@@ -88,3 +149,33 @@ def test_every_make_target_named_is_there():
     named = {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)", page.read_text())}
     assert named
     assert named <= targets
+
+
+def _images_of(page: Path) -> list[Path]:
+    found = [a or b for a, b in re.findall(IMAGE_LINK, page.read_text())]
+    return [(page.parent / image).resolve() for image in found if "://" not in image]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_image_of_a_page_is_there(page):
+    missing = [image for image in _images_of(page) if not image.is_file()]
+    assert not missing
+
+
+def test_every_image_is_on_some_page():
+    images = {p for p in (ROOT / "docs").rglob("*") if p.suffix in (".png", ".svg", ".jpg")}
+    assert images
+    assert not images - {image for page in PAGES for image in _images_of(page)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_what_a_page_links_to_in_the_repository_is_there(page):
+    targets = re.findall(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)", page.read_text())
+    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    assert not missing
+
+
+def test_every_file_of_the_tests_that_a_page_names_is_there():
+    named = {name for p in PAGES for name in re.findall(r"`(tests/[\w/.]+)`", p.read_text())}
+    assert named
+    assert not [name for name in named if "your_" not in name and not (ROOT / name).exists()]
