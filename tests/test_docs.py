@@ -6,15 +6,17 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import SkipTest
 
 import pytest
 import typer
-from sybil import Example, Sybil
+from sybil import Document, Example, Region, Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.doctest import DocTestParser
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
 from skipkv.cli.app import app
 from skipkv.presets import NAMES
@@ -25,23 +27,34 @@ MODULES = sorted(p for p in (ROOT / "skipkv").rglob("*.py") if ">>>" in p.read_t
 
 IMAGE_LINK = r"!\[[^\]]*\]\(([^)\s]+)|<img[^>]+src=\"([^\"]+)"
 # Environments are not set up again: what a reader installs is what the tests run with.
+# A block begins in the folder where the one before it ended.
 PREAMBLE = """set -euo pipefail
+trap 'pwd > "$ENDED_IN"' EXIT
 pip() { :; }
 make() { :; }
-python() { [[ " $* " =~ " -m pip "|" -m venv " ]] || "$PYTHON" "$@"; }
+python() {
+    case "$*" in
+        "-m pip "*) ;;
+        "-m venv "*) mkdir -p "$3/bin" && touch "$3/bin/activate" ;;
+        *) "$PYTHON" "$@" ;;
+    esac
+}
+python3() { python "$@"; }
 pytest() { python -m pytest "$@"; }
 skipkv() { python -m skipkv "$@"; }
 """
 
 
 def _run_shell(example: Example) -> None:
-    """Run a bash block where the page's earlier blocks were run, and stop where a line fails."""
+    """Run a bash block where the page's earlier blocks led to, and stop where a line fails."""
+    ended_in = Path(example.namespace["folder"]) / ".ended_in"
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "PYTHON": sys.executable,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
+        "ENDED_IN": str(ended_in),
     }
     ran = subprocess.run(
         ["bash", "-c", PREAMBLE + example.parsed],
@@ -51,10 +64,27 @@ def _run_shell(example: Example) -> None:
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, f"line {example.line}:\n{example.parsed}\n{ran.stderr[-2000:]}"
+    said = (ran.stdout + ran.stderr)[-2000:]
+    assert ran.returncode == 0, f"line {example.line}:\n{example.parsed}\n{said}"
+    os.chdir(ended_in.read_text().rstrip("\n"))
 
 
-pages = Sybil(parsers=[PythonCodeBlockParser(), CodeBlockParser("bash", _run_shell), SkipParser()])
+def _files(document: Document) -> Iterator[Region]:
+    """Blocks that a reader copies into a file: ```python title="its_name.py"."""
+    for region in FencedCodeBlockLexer(r'\w+ title="[^"\n]+"')(document):
+        region.parsed = (region.lexemes["language"].split('"')[1], region.lexemes["source"])
+        region.evaluator = _write_file
+        yield region
+
+
+def _write_file(example: Example) -> None:
+    name, source = example.parsed
+    Path(name).write_text(source)
+
+
+pages = Sybil(
+    parsers=[PythonCodeBlockParser(), CodeBlockParser("bash", _run_shell), _files, SkipParser()]
+)
 docstrings = Sybil(
     parsers=[DocTestParser()], document_types={".py": PythonDocStringDocument}, path=str(ROOT)
 )
@@ -69,7 +99,9 @@ def _blocks(language: str) -> list[object]:
     found = []
     for page in PAGES:
         text = page.read_text()
-        for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for match in re.finditer(
+            rf"^```{language}(?: title=.*?)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+        ):
             line = text.count("\n", 0, match.start()) + 1
             found.append(pytest.param(match[1], id=f"{_name(page)}:{line}"))
     return found
@@ -90,7 +122,7 @@ def _run_page(path: Path, folder: Path, *, slow: bool) -> None:
     for scripts in ("benchmarks", "examples"):
         (folder / scripts).symlink_to(ROOT / scripts)
     document = pages.parse(path)
-    document.namespace["slow"] = slow
+    document.namespace |= {"slow": slow, "folder": str(folder)}
     for example in document.examples():
         try:
             example.evaluate()
