@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import SkipTest
@@ -47,26 +48,25 @@ skipkv() { python -m skipkv "$@"; }
 
 def _run_shell(example: Example) -> None:
     """Run a bash block where the page's earlier blocks led to, and stop where a line fails."""
-    ended_in = Path(example.namespace["folder"]) / ".ended_in"
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "PYTHON": sys.executable,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "ENDED_IN": str(ended_in),
     }
-    ran = subprocess.run(
-        ["bash", "-c", PREAMBLE + example.parsed],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    said = (ran.stdout + ran.stderr)[-2000:]
-    assert ran.returncode == 0, f"line {example.line}:\n{example.parsed}\n{said}"
-    os.chdir(ended_in.read_text().rstrip("\n"))
+    with tempfile.NamedTemporaryFile("r") as ended_in:
+        ran = subprocess.run(
+            ["bash", "-c", PREAMBLE + example.parsed],
+            env=environment | {"ENDED_IN": ended_in.name},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = (ran.stdout + ran.stderr)[-2000:]
+        assert ran.returncode == 0, f"line {example.line}:\n{example.parsed}\n{said}"
+        os.chdir(ended_in.read().rstrip("\n"))
 
 
 def _files(document: Document) -> Iterator[Region]:
@@ -122,7 +122,7 @@ def _run_page(path: Path, folder: Path, *, slow: bool) -> None:
     for scripts in ("benchmarks", "examples"):
         (folder / scripts).symlink_to(ROOT / scripts)
     document = pages.parse(path)
-    document.namespace |= {"slow": slow, "folder": str(folder)}
+    document.namespace["slow"] = slow
     for example in document.examples():
         try:
             example.evaluate()
