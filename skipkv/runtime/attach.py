@@ -81,7 +81,14 @@ def attach(
 
 
 class Attachment:
-    """What `attach` put on a model, and what its last generation cost, one number per sequence."""
+    """What `attach` put on a model, and what its last generation cost, one number per sequence.
+
+    Args:
+        model: the model it is on.
+        policy: what is kept.
+        tokenizer: where the policy reads text.
+        trace: whether events are recorded.
+    """
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ from skipkv._types import Request
 class Fifo:
     """Starts requests in the order they came, as soon as a slot is free.
 
+    Source: this library.
+
     Example:
         >>> waiting = [Request(index=i, prompt=[1], max_new_tokens=1) for i in range(3)]
         >>> list(Fifo().admit(waiting, free=2, running=6))
