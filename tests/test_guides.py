@@ -40,6 +40,8 @@ def _run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         print(done.stdout)
     elif name == "python":
         runpy.run_path(arguments[0])
+    elif name == "export":
+        monkeypatch.setenv(*arguments[0].split("="))
     else:
         assert name == "skipkv"
         monkeypatch.syspath_prepend(".")
