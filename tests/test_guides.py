@@ -113,10 +113,10 @@ def test_the_accuracies_for_choosing_are_those_of_the_results() -> None:
     ):
         measured[row[0], row[1]] = row[2]
     called = {
-        "`skipkv`, threshold 0.95, no steering": "skipkv",
-        "`skipkv`, threshold 0.7, no steering": "rkv + sentences",
+        "`skipkv` 0.95": "skipkv",
+        "`skipkv` 0.7": "rkv + sentences",
         "`rkv`, steered": "rkv + steering",
-        "`skipkv`, threshold 0.7, steered": "skipkv (both)",
+        "`skipkv` 0.7, steered": "skipkv (both)",
     }
     shares = ["20", "30", "40", "50", "60", "75", "85"]
     rows = _table("choosing.md", "What eviction costs")[:9]
