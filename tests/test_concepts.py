@@ -117,7 +117,7 @@ def test_a_page_has_what_the_others_have(page):
     assert f"check_{page}(" in section(f"concepts/{page}", "One of your own")
 
 
-def test_the_glossary_is_in_order_and_explains_its_own_anchors():
+def test_the_glossary_is_in_order_links_every_word_and_explains_the_axes():
     words = rows(text_of("glossary").partition("Axes in annotations")[0])
     terms = [re.sub(r"<.*?>", "", row[0]).lower() for row in words]
     spelled = [term.removeprefix("kv ") for term in terms]

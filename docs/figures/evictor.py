@@ -7,7 +7,7 @@ from style import BLUE, FAINT, GREEN, INK, PAPER, RED, SENTENCES, SOFT, canvas, 
 from torch.nn.functional import normalize
 
 from skipkv import CacheView, SentenceTable, Thought
-from skipkv.evictors import KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence
+from skipkv.evictors import Evictor, KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence
 
 SLOTS, BUDGET, WINDOW, SINKS = 24, 18, 3, 1
 ENDS = (4, 8, 13, 17, 21)
@@ -40,7 +40,7 @@ def example() -> tuple[CacheView, torch.Tensor]:
 def draw() -> Any:
     """Scores as bars, sentences below them, and a line of slots for every evictor."""
     view, scores = example()
-    evictors = [
+    evictors: list[Evictor] = [
         KeepAll(),
         TopK(),
         SinkAndRecent(sinks=4),

@@ -46,8 +46,8 @@ def draw() -> Any:
     box(axes, 6.05, 1.35, 1.8, 4.85, facecolor="#fffaf0", edgecolor=FAINT)
     axes.text(6.95, 1.57, "slot cache", ha="center", va="center", fontweight="bold")
     axes.text(
-        6.95, 2.05, TIMES.join(["layers", "sequences", "\nKV heads", "slots"]), ha="center", va="center",
-        color=SOFT, fontsize=8.5,
+        6.95, 2.05, TIMES.join(["layers", "sequences", "\nKV heads", "slots"]),
+        ha="center", va="center", color=SOFT, fontsize=8.5,
     )  # fmt: skip
     axes.text(
         6.95, 2.95, "a decode step adds one\nentry per layer and head;\nat most budget +\n"

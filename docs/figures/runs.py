@@ -52,7 +52,7 @@ class SeeingScorer:
     def score(self, view: CacheView) -> Tensor:
         """The scorer's values."""
         scores = self.scorer.score(view)
-        tensors = {
+        tensors: Any = {
             name: value.clone()
             for name, value in attrs.asdict(view, recurse=False).items()
             if isinstance(value, Tensor)

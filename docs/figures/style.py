@@ -27,7 +27,7 @@ THOUGHT_NAMES = {0: "execution", 1: "reflection", 2: "transition"}
 SENTENCES = ("#cfe5f5", "#ffe2a8", "#d3efe3", "#f3d3e4", "#e4e0f4", "#f6d9c8", "#dfe9c3", "#d9dde1")
 """Light colours to tell sentences apart; used in turn."""
 
-_RC = {
+_RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,

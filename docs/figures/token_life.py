@@ -12,7 +12,7 @@ from skipkv import presets
 BUDGET, INTERVAL, THRESHOLD = 160, 32, 0.7
 POSITION, LAYER, HEAD = 151, 0, 0
 MARK = "#F0E442"
-LEFT, SIDE, TALL, EVENT = 1.32, 0.0275, 0.15, 0.72
+LEFT, SIDE, TALL, EVENT = 1.32, 0.0272, 0.15, 0.72
 
 
 def draw() -> Any:
@@ -33,12 +33,13 @@ def draw() -> Any:
     axes = canvas(made, 8, height)
     axes.text(0.1, 0.28, "event", color=SOFT, va="center")
     axes.text(LEFT, 0.28, f"slots of layer {LAYER}, head {HEAD}", color=SOFT, va="center")
-    axes.text(6.72, 0.28, f"position {POSITION}", va="center", fontweight="bold")
+    axes.text(6.64, 0.28, f"position {POSITION}", va="center", fontweight="bold")
     before: float | None = None
     for number, (seen, held, kept, view, scores) in enumerate(shown):
         y = top + EVENT * number
         axes.text(0.1, y + 0.08, f"{seen} seen", va="center", fontweight="bold", fontsize=8.5)
-        sentence = {p: int(view.sentences[0].sentence_of(torch.tensor(p))) for p in held}
+        [table] = view.sentences or ()
+        sentence = {p: int(table.sentence_of(torch.tensor(p))) for p in held}
         safe = {p for p, s in zip(held, view.protected[LAYER, HEAD].tolist(), strict=False) if s}
         for strip, positions in enumerate((held, kept)):
             at = y + strip * (TALL + 0.13)
@@ -73,8 +74,8 @@ def draw() -> Any:
         first = held.index(POSITION)
         then = f"slot {kept.index(POSITION)}" if POSITION in kept else "dropped"
         text = f"slot {first}, score {score:+.3f}".replace("-", "\N{MINUS SIGN}")
-        axes.text(6.72, y + TALL / 2, text, va="center", fontsize=8)
-        axes.text(6.72, y + 1.5 * TALL + 0.13, then, va="center", fontsize=8,
+        axes.text(6.64, y + TALL / 2, text, va="center", fontsize=8)
+        axes.text(6.64, y + 1.5 * TALL + 0.13, then, va="center", fontsize=8,
                   color=INK if POSITION in kept else RED)  # fmt: skip
     y = top + EVENT * len(shown) + 0.12
     x = 0.55
