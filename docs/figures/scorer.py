@@ -6,7 +6,8 @@ import runs
 import torch
 from style import FAINT, GREEN, INK, PAPER, RED, SENTENCES, SOFT, canvas, cell, figure
 
-from skipkv import Budget, CacheView, Engine, Policy
+import skipkv
+from skipkv import Budget, CacheView, Policy
 from skipkv.evictors import SentencePrimary
 from skipkv.scorers import KeyRedundancy, SentenceRedundancy, WindowAttention
 
@@ -28,8 +29,10 @@ def recorded() -> tuple[CacheView, torch.Tensor]:
         evictor=SentencePrimary(threshold=THRESHOLD, whole=False),
     )
     network, tokenizer = runs.model()
-    engine = Engine(network, tokenizer, policy, batch_size=2)
-    list(engine.generate(PROMPTS, max_new_tokens=6, progress=False))
+    inputs = tokenizer(list(PROMPTS), return_tensors="pt", padding=True)
+    # a batch under `generate()` goes in step, so that an event of the two is one
+    with skipkv.attach(network, policy, tokenizer=tokenizer):
+        network.generate(**inputs, max_new_tokens=6, do_sample=False)
     return next((view, scores) for view, scores in scorer.seen if view.sequences.max() == 1)
 
 
