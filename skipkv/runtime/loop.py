@@ -37,6 +37,14 @@ class Finished:
     trace: list[EventRecord] | None
 
 
+@attrs.frozen(kw_only=True)
+class Fresh:
+    """Tokens of a request that were read since it last came out, as the loop knows them."""
+
+    request: Request
+    tokens: list[int]
+
+
 @attrs.define(kw_only=True)
 class _Decoding:
     """A sequence being decoded; its number in the session is its place in the loop's list."""
@@ -46,6 +54,7 @@ class _Decoding:
     padding: int  # to the longest prompt admitted with it; never stored
     uniforms: Tensor | None
     tokens: list[int] = attrs.field(factory=list)
+    told: int = 0  # how many of them came out as `Fresh`
     tail: str = ""  # the newest text: the last token, and what a stop string may need before it
     reason: StopReason | None = None
     error: PartError | None = None
@@ -66,8 +75,10 @@ class DecodeLoop:
         eos: frozenset[int],
         stop: Sequence[str],
         text: TokenText,
+        streaming: bool = False,
     ) -> None:
         self._session = session
+        self._streaming = streaming
         self._model = session.model
         self._scheduler = session.policy.scheduler
         self._slots = session.store.sequences
@@ -81,10 +92,10 @@ class DecodeLoop:
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
         self._burst = _steps_unread(self._device)
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Finished]:
-        """Decode all requests; each comes out as it finishes."""
+    def run(self, requests: Sequence[Request]) -> Iterator[Finished | Fresh]:
+        """Decode all requests; each comes out as it finishes, and if streaming as it grows."""
         waiting = list(requests)
-        done: list[Finished] = []
+        done: list[Finished | Fresh] = []
         while waiting or self._decoding:
             # Whoever takes a result may do with the model what they like: it is hooked only here.
             with self._session.hooked(), torch.inference_mode():
@@ -225,8 +236,10 @@ class DecodeLoop:
         for number, error in self._session.events(going).items():
             self._decoding[number].reason, self._decoding[number].error = "error", error
 
-    def _release(self) -> Iterator[Finished]:
+    def _release(self) -> Iterator[Finished | Fresh]:
         """Hand out what is done and let the last sequence take its place."""
+        if self._streaming:
+            yield from self._fresh()
         for number in reversed(range(len(self._decoding))):
             if self._decoding[number].reason is None:
                 continue
@@ -238,6 +251,12 @@ class DecodeLoop:
             self._decoding.pop()
             self._last = self._last[:last]
             yield finished
+
+    def _fresh(self) -> Iterator[Fresh]:
+        for decoding in self._decoding:
+            if len(decoding.tokens) > decoding.told:
+                yield Fresh(request=decoding.request, tokens=decoding.tokens[decoding.told :])
+                decoding.told = len(decoding.tokens)
 
     def _finished(self, number: int) -> Finished:
         decoding, running = self._decoding[number], self._session.running[number]
