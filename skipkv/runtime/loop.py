@@ -1,7 +1,9 @@
 """The decode loop: admit, step, read back, compress; until every request is done."""
 
+import operator
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -14,6 +16,7 @@ from skipkv.runtime.completion import Stats, StopReason
 from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.text import TokenText
+from skipkv.schedulers import BatchScheduler
 
 
 def _steps_unread(device: torch.device) -> int:
@@ -22,6 +25,16 @@ def _steps_unread(device: torch.device) -> int:
     A look makes an accelerator wait; what a finished sequence decodes until then is thrown away.
     """
     return 1 if device.type == "cpu" else 16
+
+
+def _indices(answer: Any, *, of: BatchScheduler) -> list[int]:
+    """What a scheduler answered, as a list."""
+    try:
+        return [operator.index(i) for i in answer]
+    except TypeError:
+        raise PartError(
+            f"{of!r}.admit must return a sequence of indices of waiting requests, got {answer!r}."
+        ) from None
 
 
 @attrs.define(kw_only=True)
@@ -113,7 +126,8 @@ class DecodeLoop:
     def _admit(self, waiting: list[Request]) -> None:
         running = len(self._decoding)
         free = self._slots - running
-        chosen = list(self._scheduler.admit(tuple(waiting), free=free, running=running))
+        answer = self._scheduler.admit(tuple(waiting), free=free, running=running)
+        chosen = _indices(answer, of=self._scheduler)
         legal = len(set(chosen)) == len(chosen) <= free and all(
             0 <= i < len(waiting) for i in chosen
         )
@@ -238,8 +252,7 @@ class DecodeLoop:
 
     def _release(self) -> Iterator[Finished | Fresh]:
         """Hand out what is done and let the last sequence take its place."""
-        if self._streaming:
-            yield from self._fresh()
+        yield from self._fresh() if self._streaming else ()
         for number in reversed(range(len(self._decoding))):
             if self._decoding[number].reason is None:
                 continue
