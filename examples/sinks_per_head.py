@@ -60,7 +60,8 @@ def main(budget: int = 96, most: int = 32) -> None:
     [problem] = tiny.problems(1)
     chat = [{"role": "user", "content": problem.question}]
     [done] = engine.generate([chat], max_new_tokens=160, trace=True, progress=False)
-    *_, last = done.trace or ()
+    assert done.trace, "asked for above"
+    last = done.trace[-1]
     print(f"After {last.seen} tokens, of the first {most} (of {budget} kept per head):")
     for layer, heads in enumerate(last.kept):
         first = torch.arange(heads.shape[-1])
