@@ -50,7 +50,9 @@ def test_the_worker_imports_nothing_of_skipkv() -> None:
         name
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
     }
     assert "kvpress" in modules
     assert not any(str(name).startswith("skipkv") for name in modules)
