@@ -1,6 +1,9 @@
 """Laps: every prefill, step and event of a decode, once."""
 
+import pytest
+
 from skipkv import Engine, presets
+from skipkv.runtime import loop
 from skipkv.runtime.timing import Timings
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -16,6 +19,17 @@ def test_every_prefill_step_and_event_is_a_lap() -> None:
     # tokens 17, 25, 33 are k * 8 + 1; the prompt ends at 10
     assert len(timings.events) == 3
     assert min(timings.prefill + timings.steps + timings.events) > 0
+
+
+def test_steps_between_two_looks_at_the_tokens_are_all_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "_steps_unread", lambda device: 16)
+    timings = Timings()
+    engine = Engine(toy_model(), toy_tokenizer(), presets.full())
+    list(engine.generate(PROMPTS, max_new_tokens=30, timings=timings))
+    assert len(timings.steps) == 29
+    assert len(set(timings.steps)) == 2  # bursts of 16 and 13, each at its mean
 
 
 def test_laps_leave_out_what_the_reader_of_the_results_does() -> None:
