@@ -1,6 +1,5 @@
 """What the README starts with a command runs, and what it prints means something."""
 
-import json
 import re
 import runpy
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skipkv import presets, tiny
+from skipkv import presets
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ["full", *presets.BUDGETED]
@@ -93,16 +92,3 @@ def test_streamed_lines_come_mixed_and_short_prompts_first(example):
 def test_ageing_lets_a_long_prompt_come_in_its_turn(example):
     printed = example("streaming", "--ageing", "100", "--stop", "=")
     assert re.findall(r"^(\d) =", printed, re.M) == ["0", "1", "2"]
-
-
-def test_the_benchmark_of_presets_has_a_row_for_each(capsys, tmp_path, monkeypatch):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": p.question}) + "\n" for p in tiny.problems(2)))
-    options = ["--new-tokens", "20", "--budget", "40", "--interval", "8"]
-    script = str(ROOT / "benchmarks" / "presets.py")
-    monkeypatch.setattr(sys, "argv", [script, "--model", "tiny", "--input", str(prompts), *options])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(script, run_name="__main__")
-    assert not ended.value.code
-    rows = re.findall(r"^\| (\w+) \| [-\d]+ \| [\d.]+ \|", capsys.readouterr().out, re.M)
-    assert rows == SHOWN
