@@ -9,9 +9,12 @@ import numpy as np
 def crossover(ours: Sequence[Any], theirs: Sequence[Any]) -> int | None:
     """Tokens from which on `ours` has taken less time in all; None where it never does.
 
-    Both are curves of (tokens, seconds since the call, ...), tokens rising. Between two points time
-    passes evenly. What counts is the last change of the lead: whoever is ahead at the end of the
-    shorter curve was so from there on.
+    Between two points of a curve time passes evenly. What counts is the last change of the lead:
+    whoever is ahead at the end of the shorter curve was so from there on.
+
+    Args:
+        ours: a curve of (tokens, seconds since the call, ...), tokens rising.
+        theirs: likewise.
 
     Example:
         >>> slow_start = [(1, 2.0), (100, 3.0)]

@@ -52,6 +52,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
         run: what to do; its result is dropped.
 
     Example:
+        >>> import torch
         >>> peak_bytes(lambda: torch.zeros(1000) + 1)
         8000
     """

@@ -82,6 +82,14 @@ class Measurement:
     ) -> "Measurement":
         """From what a run recorded (`Recorder.end`), or from what kept it from ending.
 
+        Args:
+            case: what was run.
+            repeat: the round, from 0.
+            new_tokens: decoded per sequence.
+            answer: what the run recorded, or why it did not end.
+            held_bytes: allocated for keys and values, where the subject says.
+            note: what a reader of the number should know.
+
         Example:
             >>> case = Case(subject="rkv", batch_size=2, budget=8)
             >>> recorded = {"first_token": 1.0, "seconds": 4.5, "cpu_seconds": 3.0, "steps": [1, 1],

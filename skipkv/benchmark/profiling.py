@@ -24,7 +24,7 @@ PHASES = (
     # what a step's table calls it, part of, module, attribute
     ("prefill", OTHER, "skipkv.runtime.loop", "DecodeLoop._admit"),
     ("loop", STEP, "skipkv.runtime.loop", "DecodeLoop._steps"),
-    ("bookkeeping before the model", STEP, "skipkv.runtime.session", "Session.begin"),
+    ("bookkeeping before the model", STEP, "skipkv.runtime.session", "Session.begin_step"),
     ("model", STEP, "skipkv.runtime.loop", "DecodeLoop._forward"),
     ("cache write", STEP, "skipkv.runtime.cache", "SlotLayer.update"),
     ("attention", STEP, "skipkv.runtime.attention", "attention_forward"),

@@ -10,6 +10,11 @@ import attrs
 class Spread:
     """The median over rounds, with the least and the most.
 
+    Args:
+        median: of the values.
+        low: the least.
+        high: the most.
+
     Example:
         >>> spread = Spread.of([3.0, None, 1.0, 2.0])
         >>> spread.median, spread.low, spread.high

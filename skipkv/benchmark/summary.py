@@ -96,7 +96,13 @@ class Summary:
     def of(
         cls, measurements: Sequence[Measurement], *, model: str, settings: dict[str, Any]
     ) -> "Summary":
-        """Sum up measurements, in the order of their cases."""
+        """Sum up measurements, in the order of their cases.
+
+        Args:
+            measurements: of any number of rounds.
+            model: its name.
+            settings: those of the run.
+        """
         cases = list(dict.fromkeys(m.case for m in measurements))
         return cls(
             model=model,

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from skipkv import Engine, presets
 from skipkv.benchmark.schedule import most, widths
+from skipkv.runtime.decode import DecodeForward
+from skipkv.runtime.forward import Forward
 from skipkv.runtime.session import Session
 
 
@@ -19,9 +21,9 @@ def test_the_widths_are_those_of_the_engine(
     seen: list[int] = []
     original = Session.end
 
-    def spy(session: Session, *args: Any) -> None:
-        original(session, *args)
-        if not session.in_prompt:
+    def spy(session: Session, forward: Forward, *args: Any) -> None:
+        original(session, forward, *args)
+        if isinstance(forward, DecodeForward):
             seen.append(session.store.widths[0])
 
     monkeypatch.setattr(Session, "end", spy)
