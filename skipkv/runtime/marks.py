@@ -1,6 +1,7 @@
 """Which tokens end a paragraph, and which open and close the thinking part."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool
@@ -31,6 +32,12 @@ class Marks:
         self._any = frozenset(self.table.any(dim=1).nonzero()[:, 0].tolist())
         self.thinks = any(self._opens) and any(self._closes)
         """Whether the vocabulary has think marks; without them all that is decoded is thinking."""
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def of(cls, text: TokenText, vocabulary: int) -> "Marks":
+        """Those of a vocabulary, made once: reading a large one takes seconds."""
+        return cls(text, vocabulary)
 
     def none_in(self, tokens: Iterable[int]) -> bool:
         """Whether no token ends a paragraph, or opens or closes the thinking part."""

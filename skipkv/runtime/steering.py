@@ -35,7 +35,7 @@ class Steering:
         self._steerer = steerer
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
         self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
-        self._marks = Marks(text, vocabulary)
+        self._marks = Marks.of(text, vocabulary)
         self._ends, self._opens, self._closes = self._marks.table.to(device).unbind(dim=1)
         self._marked = self._marks.thinks
         self._context: SteeringContext | None = None
