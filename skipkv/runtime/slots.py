@@ -51,8 +51,8 @@ class SlotStore:
     `lengths` says how many. Sequences have their own lengths, so no padding is ever stored. Running
     sequences lie side by side, `0 .. n`, so that a step works on views and copies nothing.
 
-    Only `append`, `compact`, `move` and `clear` change what is stored; the allocation grows in
-    `reserve` alone, and never under a fixed budget, whose capacity is allocated at the start.
+    Only `append`, `compact`, `move`, `swap` and `clear` change what is stored; the allocation grows
+    in `reserve` alone, and never under a fixed budget, whose capacity is allocated at the start.
     """
 
     def __init__(
@@ -224,6 +224,17 @@ class SlotStore:
         self.tokens_seen[target] = self.tokens_seen[source]
         self.uniform[target] = self.uniform[source]
         self.even[target] = self.even[source]
+
+    def swap(self, one: int, other: int) -> None:
+        """Let two sequences change places."""
+        pair, exchanged = [one, other], [other, one]
+        for tensor in self._tensors():
+            tensor[:, pair] = tensor[:, exchanged]
+        self.seen[pair] = self.seen[exchanged]
+        for counts in (self.widths, self.tokens_seen):
+            counts[one], counts[other] = counts[other], counts[one]
+        for facts in (self.uniform, self.even):
+            facts[one], facts[other] = facts[other], facts[one]
 
     def clear(self, sequence: int) -> None:
         """Forget a sequence, values and all: the next one in its place meets nothing of it."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets
 from skipkv.errors import ConfigError, InputError, PartError
 from skipkv.runtime import loop
-from skipkv.schedulers import Fifo, LengthGrouped, padding_tokens
+from skipkv.schedulers import Continuous, LengthGrouped, padding_tokens
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
 from skipkv.segmenters import Newline
 from skipkv.testing import toy_model, toy_tokenizer
@@ -485,7 +485,7 @@ def test_first_come_first_served_fills_a_freed_slot_at_once(
 ) -> None:
     running_when_admitted = []
 
-    class Watched(Fifo):
+    class Watched(Continuous):
         def admit(self, waiting: Any, *, free: int, running: int) -> Any:
             running_when_admitted.append(running)
             return super().admit(waiting, free=free, running=running)
