@@ -456,6 +456,8 @@ def test_an_engine_that_cannot_work_is_not_built(tokenizer: PreTrainedTokenizerF
     model = toy_model()
     with pytest.raises(ConfigError, match="batch_size=0"):
         Engine(model, tokenizer, presets.full(), batch_size=0)
+    with pytest.raises(ConfigError, match="prefill_chunk=0"):
+        Engine(model, tokenizer, presets.full(), prefill_chunk=0)
     model.generation_config.eos_token_id = None
     tokenizer = toy_tokenizer()
     tokenizer.eos_token = None
