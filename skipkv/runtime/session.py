@@ -201,8 +201,7 @@ class Session:
         self.store.swap(number, front)
         if self._steering is not None:
             self._steering.swap(number, front)
-        if self._hidden is not None:
-            self._hidden[[number, front]] = self._hidden[[front, number]]
+        # The ring of hidden states holds what was decoded: nothing yet of either.
         running = self.running
         running[number], running[front] = running[front], running[number]
 

@@ -59,9 +59,10 @@ def counted(length: int, *, start: int = 0) -> list[int]:
     return [5 + (start + i * (i + 3)) % 40 for i in range(length)]
 
 
-# Reflections, then the end of a paragraph inside the think block: where a prompt is steered.
+# Reflections, then the end of a paragraph inside the think block: where a prompt is steered. All in
+# one pass, before which none of its thoughts counts.
 RAMBLING = [
-    *said("<think>", *["wait", " ", "so", ".\n\n"] * 5, *["alternatively", "\n\n"] * 4),
+    *said("<think>", *["wait", " ", "so", ".\n\n"] * 3, *["alternatively", "\n\n"] * 2),
     *said("verify", " ", "two", ".\n\n"),
 ]
 
@@ -224,7 +225,11 @@ def test_whoever_decodes_is_fed_between_any_two_chunks_of_the_newcomers(
         assert len(fed) >= first
 
 
-def test_a_long_prompt_holds_up_neither_those_who_decode_nor_a_short_prompt() -> None:
+@pytest.mark.parametrize("unread", [1, 16])  # as on the host, and on an accelerator
+def test_a_long_prompt_holds_up_neither_those_who_decode_nor_a_short_prompt(
+    unread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_steps_unread", lambda device: unread)
     model, watched = toy_model(), Watched()
     model.register_forward_pre_hook(watched.hook, with_kwargs=True)
     sizes = [(4, 30), (4, 2), (40, 3), (6, 3)]  # the third takes the slot of the second
@@ -333,7 +338,8 @@ def places(model: PreTrainedModel) -> tuple[Session, Callable[[], list[float]]]:
         found = store.keys[0, :, 0, 0, 0].tolist()
         assert store.tokens_seen == store.seen.tolist() == [int(mark) for mark in found]
         assert steering._thoughts[:, 0].tolist() == found
-        assert hidden[:, 0, 0].tolist() == found
+        decoding = session.decoding
+        assert hidden[:decoding, 0, 0].tolist() == found[:decoding]
         return found[: len(session.running)]
 
     return session, marks
@@ -362,13 +368,13 @@ def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and
             session.store.keys[:, number] = mark
             session.store.seen[number] = session.store.tokens_seen[number] = mark
             assert session._steering is not None
-            assert session._hidden is not None
             session._steering._thoughts[number] = mark
-            session._hidden[number] = mark
             reading.add(mark)
         elif choice == "join":
             number = data.draw(st.integers(len(decoding), alive - 1))
             session.join(number)
+            assert session._hidden is not None
+            session._hidden[len(decoding)] = int(order[number])
             reading.remove(int(order[number]))
             decoding.add(int(order[number]))
         else:
