@@ -166,7 +166,7 @@ def test_looking_at_the_tokens_less_often_changes_nothing_while_prompts_are_read
     assert decoded(model, policy, requests, slots=3, chunk=3, stop=["so", "x"]) == often
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     drawn=request_queues(max_requests=7, max_prompt_tokens=40, max_new_tokens=12),
     slots=st.integers(1, 4),
@@ -201,7 +201,7 @@ class Watched:
         self.passes.append((forward.first, list(forward.counts), columns, self.waiting[-1]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     drawn=request_queues(min_requests=3, max_requests=8, max_prompt_tokens=60, max_new_tokens=9),
     slots=st.integers(2, 4),
@@ -345,7 +345,7 @@ def places(model: PreTrainedModel) -> tuple[Session, Callable[[], list[float]]]:
     return session, marks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and_goes(
     model: PreTrainedModel, data: st.DataObject
