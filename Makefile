@@ -9,7 +9,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST_OPTIONS ?= -n 2
 
 .PHONY: help demo test check format lint types pytest test-slow test-smollm test-oldest \
-	test-newest clean
+	test-newest docs docs-serve clean
 
 help:
 	@echo "make demo         decode a few prompts under every preset"
@@ -18,6 +18,8 @@ help:
 	@echo "make test-smollm  the tests with the weights of SmolLM2-135M"
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
 	@echo "make test-newest  the runtime on the newest versions there are"
+	@echo "make docs         build the site into site/, strictly and without a network"
+	@echo "make docs-serve   show the site on this machine, built anew at every change"
 	@echo "make format       format and fix what can be fixed"
 	@echo "make lint, types, pytest   one step of make test"
 	@echo "make clean        remove virtual environments and caches"
@@ -44,6 +46,15 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The theme's notice about its successor is not about these pages.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: .venv/.dev
+	$(BIN)/mkdocs build --strict
+
+docs-serve: .venv/.dev
+	$(BIN)/mkdocs serve --livereload
+
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
@@ -62,7 +73,7 @@ test-newest: .venv-newest/bin/python
 	.venv-newest/bin/python -m pytest tests/runtime tests/parity tests/cli $(PYTEST_OPTIONS)
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .venv-oldest .venv-newest .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
 
 # Stamps: an environment is installed again only when what it is made from has changed.
 

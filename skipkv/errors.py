@@ -4,6 +4,16 @@ What a user passed in is also a `ValueError`, so that code which knows nothing o
 A message names the field of the class, the rule, what came, and the remedy.
 """
 
+__all__ = [
+    "ConfigError",
+    "InputError",
+    "MissingExtraError",
+    "PartError",
+    "ProtocolError",
+    "SkipKVError",
+    "UnsupportedModelError",
+]
+
 
 class SkipKVError(Exception):
     """Root of all errors raised by skipkv."""

@@ -16,6 +16,8 @@ from skipkv.scorers import Recency, Scorer
 from skipkv.segmenters import Newline, Segmenter
 from skipkv.steerers import NoSteering, Steerer
 
+__all__ = ["Budget", "Policy"]
+
 
 @attrs.frozen(kw_only=True)
 class Budget:

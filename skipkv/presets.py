@@ -18,9 +18,26 @@ from skipkv.scorers import (
 )
 from skipkv.steerers import AdditiveSteerer, NoSteering, Steerer, SteeringVector
 
+__all__ = [
+    "BUDGETED",
+    "NAMES",
+    "full",
+    "get",
+    "h2o",
+    "rkv",
+    "seal",
+    "skipkv",
+    "snapkv",
+    "streaming_llm",
+    "tova",
+]
+
 
 def full() -> Policy:
-    """The full cache: nothing is ever dropped, memory grows with every token."""
+    """The full cache: nothing is ever dropped, memory grows with every token.
+
+    Source: this library; what every method is measured against.
+    """
     return Policy()
 
 
@@ -28,6 +45,11 @@ def streaming_llm(budget: int, *, sinks: int = 4, interval: int = 128) -> Policy
     """StreamingLLM: the first tokens as attention sinks, and the most recent ones.
 
     Source: Xiao et al. 2024, arXiv 2309.17453.
+
+    Args:
+        budget: entries per KV head, in tokens.
+        sinks: first tokens, always kept.
+        interval: decode steps between two compression events.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=1, sinks=sinks),
@@ -40,6 +62,10 @@ def h2o(budget: int, *, interval: int = 128) -> Policy:
 
     Source: Zhang et al. 2023, arXiv 2306.14048. Differs: entries are dropped every `interval`
     steps, not at every step.
+
+    Args:
+        budget: entries per KV head, in tokens; half of them are the most recent.
+        interval: decode steps between two compression events.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=budget // 2),
@@ -53,6 +79,10 @@ def tova(budget: int, *, interval: int = 128) -> Policy:
 
     Source: Oren et al. 2024, arXiv 2401.06104. Differs: entries are dropped every `interval` steps,
     not at every step. Some published baselines call this H2O.
+
+    Args:
+        budget: entries per KV head, in tokens.
+        interval: decode steps between two compression events.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=1),
@@ -65,6 +95,12 @@ def snapkv(budget: int, *, window: int = 8, pool: int = 7, interval: int = 128) 
     """SnapKV, applied while decoding: entries the most recent queries attend to.
 
     Source: Li et al. 2024, arXiv 2404.14469, as a baseline of R-KV.
+
+    Args:
+        budget: entries per KV head, in tokens.
+        window: most recent tokens, whose queries score the others; always kept.
+        pool: neighbouring entries that attention is max-pooled over; odd.
+        interval: decode steps between two compression events.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),
@@ -84,11 +120,17 @@ def rkv(
 ) -> Policy:
     """R-KV: what recent queries attend to, less what other keys of the row repeat.
 
-    With `grouped`, prompts of like length are decoded in batches of so many.
-
     Source: Cai et al. 2025, arXiv 2505.24133 (lambda is `importance`). Differs: kept entries stay
     in the order of their positions, as in SkipKV's code; R-KV's leaves them in the order of their
     scores, so that its next max-pooling joins entries that were never neighbours.
+
+    Args:
+        budget: entries per KV head, in tokens.
+        importance: the paper's lambda, in [0, 1]: weight of attention; redundancy has the rest.
+        window: most recent tokens, whose queries score the others; always kept.
+        pool: neighbouring entries that attention is max-pooled over; odd.
+        interval: decode steps between two compression events.
+        grouped: size of batches of prompts of like length; None starts prompts as they come.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),
@@ -109,6 +151,12 @@ def seal(
     """SEAL: the full cache, steered towards execution with a fixed strength.
 
     Source: Chen et al. 2025, arXiv 2504.07986. With a budget it is R-KV under that budget, steered.
+
+    Args:
+        vector: towards execution; `skipkv calibrate` makes one.
+        strength: how much of the vector is added; 0 changes nothing.
+        budget: entries per KV head, in tokens; None keeps everything.
+        interval: decode steps between two compression events.
     """
     policy = full() if budget is None else rkv(budget, interval=interval)
     return policy.with_(steerer=AdditiveSteerer(vector, strength=strength))
@@ -129,12 +177,23 @@ def skipkv(
     """SkipKV: R-KV's score, sentences that a later one repeats go first, and steering if given.
 
     `steering=AdaptiveSteerer(vector)` is the paper's. Vectors belong to one model, so that without
-    one there is none. `grouped` is the paper's batch grouping: prompts of like length are decoded
-    in batches of so many. `prompt_sentences=False` spares repeated sentences of the prompt.
+    one there is none.
 
     Source: arXiv 2512.07993, section 4. Differs: a redundant sentence goes first even when a single
     entry of it is left (published: two); the sentences of a prompt longer than the budget are known
     when it is compressed.
+
+    Args:
+        budget: entries per KV head, in tokens.
+        threshold: cosine similarity above which a later sentence repeats an earlier one, in (0, 1);
+            it belongs to the model (the paper: 0.95 to 0.99).
+        steering: nudges the model towards execution; None for none.
+        grouped: size of batches of prompts of like length; None starts prompts as they come.
+        prompt_sentences: whether repeated sentences of the prompt go first too.
+        importance: weight of attention, in [0, 1]; redundancy of keys has the rest.
+        window: most recent tokens, whose queries score the others; always kept.
+        pool: neighbouring entries that attention is max-pooled over; odd.
+        interval: decode steps between two compression events.
     """
     return Policy(
         budget=Budget(tokens=budget, interval=interval, window=window),
@@ -156,12 +215,17 @@ _PRESETS: dict[str, Callable[..., Policy]] = {
     for preset in (full, streaming_llm, h2o, tova, snapkv, rkv, seal, skipkv)
 }
 NAMES = tuple(_PRESETS)
+"""All presets, in the order of the README's table."""
+
 BUDGETED = tuple(name for name in NAMES if name not in ("full", "seal"))
 """Those that need a budget and nothing more."""
 
 
 def get(name: str) -> Callable[..., Policy]:
     """The preset called `name`.
+
+    Args:
+        name: one of `NAMES`.
 
     Raises:
         ConfigError: there is none of that name.

@@ -1,6 +1,7 @@
-"""What all tests share: golden data, and one thread for torch, whose tensors here are tiny."""
+"""What all tests share: golden data, the site, and one thread for torch, whose tensors are tiny."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,20 @@ def golden(golden_path: Callable[[str], Path]) -> Callable[[str], dict[str, torc
 def meta(golden_path: Callable[[str], Path]) -> dict[str, Any]:
     """Settings of the golden compressions: `single` and `skipkv_multi`, by case."""
     return json.loads(golden_path("meta_kv.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it: strictly, and here with no way to a network."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    def refused(*_: object) -> None:
+        raise OSError("the site is built without a network")
+
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refused)
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        build(load_config(str(ROOT.parent / "mkdocs.yml"), site_dir=str(folder)))
+    return folder

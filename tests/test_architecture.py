@@ -24,8 +24,9 @@ RANK = {
     "runtime": 6,
 }
 REST = 7
-# `testing` builds its toy model from stock transformers classes.
-KNOW_TRANSFORMERS = {"runtime", "tiny", "integrations", "testing"}
+# `testing` builds its toy model from stock transformers classes; `benchmark` has a bare loop over
+# a model, the floor, with a cache of its own, and a worker that runs under kvpress' transformers.
+KNOW_TRANSFORMERS = {"runtime", "tiny", "integrations", "testing", "benchmark"}
 
 
 def _name(path: Path) -> str:

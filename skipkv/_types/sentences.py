@@ -45,7 +45,13 @@ class SentenceTable:
     def empty(
         cls, hidden_size: int, *, device: torch.device | str = "cpu", prompt: int = 0
     ) -> "SentenceTable":
-        """The table of a sequence that has closed no sentence yet."""
+        """The table of a sequence that has closed no sentence yet.
+
+        Args:
+            hidden_size: of the model whose states the embeddings will be.
+            device: where the table lies.
+            prompt: how many of the sequence's tokens are the prompt.
+        """
         return cls(
             ends=torch.empty(0, dtype=torch.long, device=device),
             embeddings=torch.empty(0, hidden_size, device=device),
@@ -62,7 +68,13 @@ class SentenceTable:
         embeddings: Float[Tensor, "N E"],
         thoughts: Int[Tensor, "N"],
     ) -> "SentenceTable":
-        """This table with `N` newly closed sentences behind; what is known of the old is kept."""
+        """This table with `N` newly closed sentences behind; what is known of the old is kept.
+
+        Args:
+            ends: position after the last token of each new sentence.
+            embeddings: their unit vectors.
+            thoughts: a `Thought` each.
+        """
         return SentenceTable(
             ends=torch.cat([self.ends, ends]),
             embeddings=torch.cat([self.embeddings, embeddings]),

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from skipkv.cli.bench import bench
 from skipkv.cli.calibrate import calibrate
 from skipkv.cli.eval import evaluate
 from skipkv.cli.generate import generate
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command("eval")(evaluate)
+app.command()(bench)
 app.command()(calibrate)
 app.command()(policies)
 

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import FAILED, clean_exit
+from skipkv.cli.exits import FAILED, INTERRUPTED, clean_exit
 from skipkv.cli.placement import check_placement
 from skipkv.errors import InputError
 
 if TYPE_CHECKING:
     from skipkv.evaluation import Summary
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def evaluate(

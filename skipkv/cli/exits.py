@@ -14,6 +14,8 @@ FAILED = 1
 """Exit code when at least one completion failed."""
 BAD_INPUT = 2
 """Exit code when nothing was done because of what was asked for."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 @contextmanager

@@ -117,6 +117,10 @@ class DataSet:
         Files are often sorted, so that their first problems are no fair sample. A smaller limit
         gives a part of what a larger one does.
 
+        Args:
+            limit: problems to take; None for all.
+            seed: which of them.
+
         Example:
             >>> many = [Problem(id=str(i), question="?", answer="!") for i in range(9)]
             >>> [problem.id for problem in DataSet(name="x", problems=many).limited(3).problems]

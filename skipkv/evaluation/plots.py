@@ -84,7 +84,7 @@ def _figure(
         axes.axhspan(estimate.low, estimate.high, color="black", alpha=0.10, linewidth=0)
         axes.axhline(estimate.value, color="black", linewidth=1.2, label="full cache")
     gap = min((b - a for a, b in itertools.pairwise(budgets)), default=budgets[0])
-    for place, (policy, style) in enumerate(zip(rivals, _styles(rivals), strict=True)):
+    for place, (policy, style) in enumerate(zip(rivals, styles(rivals), strict=True)):
         own = sorted(
             (row for row in rows if row.cell.policy == policy), key=lambda r: r.cell.budget or 0
         )
@@ -133,8 +133,8 @@ def _figure(
     return figure
 
 
-def _styles(policies: Sequence[str]) -> list[dict[str, Any]]:
-    """A colour and a marker for each; a preset's own, where it is free."""
+def styles(policies: Sequence[str]) -> list[dict[str, Any]]:
+    """A colour and a marker for each policy; a preset's own, where it is one."""
     taken = {_PRESETS.index(p) for p in policies if p in _PRESETS}
     free = [i for i in range(len(_COLOURS)) if i not in taken] or [0]
     styles, others = [], 0

@@ -1,14 +1,12 @@
 """Records: a line of JSON for every sample, written the moment it is done."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 import attrs
 
-from skipkv.errors import InputError
 from skipkv.evaluation.cells import Cell
+from skipkv.evaluation.lines import LineFile, read_lines
 
 
 @attrs.frozen(kw_only=True)
@@ -86,66 +84,17 @@ class Record:
         return json.dumps(attrs.asdict(self)) + "\n"
 
 
-_FIELDS = {field.name for field in attrs.fields(Record)}
-
-
 def read_records(path: Path) -> tuple[list[Record], int]:
-    """The records of a file, and how many bytes of it they take.
-
-    A process that was killed may leave half a line behind; it counts for nothing.
+    """The records of a file, and how many bytes of it they take: see `read_lines`.
 
     Raises:
         InputError: a line before the last is no record.
     """
-    if not path.exists():
-        return [], 0
-    records, good = [], 0
-    with path.open("rb") as file:
-        lines = list(file)
-    for number, line in enumerate(lines, start=1):
-        try:
-            if not line.endswith(b"\n"):
-                raise ValueError("torn")
-            records.append(_record(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise InputError(
-                f"{path}:{number} is no record of this version ({error}). Move the file away to "
-                "start anew."
-            ) from error
-        good += len(line)
-    return records, good
+    return read_lines(path, Record)
 
 
-def _record(fields: Any) -> Record:
-    if not isinstance(fields, dict) or not set(fields) <= _FIELDS:
-        raise ValueError("unknown fields")
-    return Record(**fields)
-
-
-class RecordFile:
-    """The records of a folder, opened to add to them.
-
-    Opening cuts off a torn last line. Every record is handed to the operating system before `add`
-    returns, so that it outlives the process, killed or not.
-    """
+class RecordFile(LineFile[Record]):
+    """The records of a folder, opened to add to them."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records, good = read_records(path)
-        self._file: IO[bytes] = path.open("ab")
-        self._file.truncate(good)
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
-
-    def add(self, record: Record) -> None:
-        """Write one more."""
-        self._file.write(record.line().encode())
-        self._file.flush()
-        self.records.append(record)
-
-    def close(self) -> None:
-        """Nothing more to add."""
-        self._file.close()
+        super().__init__(path, Record)

@@ -114,7 +114,12 @@ class Summary:
         return [row for row in self.rows if row.cell.data == data]
 
     def row(self, policy: str, budget: str | int | None = None, data: str | None = None) -> Row:
-        """One row, by policy, budget as asked for, and data set where there are several.
+        """One row.
+
+        Args:
+            policy: its label.
+            budget: as it was asked for; None for the full cache.
+            data: which data set, where there are several.
 
         Raises:
             KeyError: there is none, or more than one.

@@ -11,7 +11,9 @@ from skipkv._types import CacheView
 class KeepAll:
     """Keeps every entry: the full cache.
 
-    Differs: it ignores the budget, so a policy uses it only without one (`Policy(budget=None)`).
+    It ignores the budget, so a policy uses it only without one (`Policy(budget=None)`).
+
+    Source: this library.
 
     Example:
         >>> KeepAll()

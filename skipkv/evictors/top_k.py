@@ -15,7 +15,8 @@ class TopK:
     Exactly `budget` entries remain in every row and head that held more. Of equal scores the
     earlier slot stays, so the outcome is the same on every device.
 
-    Source: the selection rule of SnapKV, H2O and R-KV.
+    Source: the selection rule of SnapKV (arXiv 2404.14469), H2O (arXiv 2306.14048) and R-KV
+    (arXiv 2505.24133).
 
     Example:
         >>> TopK()

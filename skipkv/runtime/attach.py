@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from skipkv.errors import ConfigError, InputError
 from skipkv.policy import Policy
-from skipkv.runtime.forward import Forward
+from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.steering import check_steerer
 from skipkv.runtime.support import check_family, check_prompt, full_attention_layers
@@ -81,7 +81,14 @@ def attach(
 
 
 class Attachment:
-    """What `attach` put on a model, and what its last generation cost, one number per sequence."""
+    """What `attach` put on a model, and what its last generation cost, one number per sequence.
+
+    Args:
+        model: the model it is on.
+        policy: what is kept.
+        tokenizer: where the policy reads text.
+        trace: whether events are recorded.
+    """
 
     def __init__(
         self,
@@ -115,7 +122,7 @@ class Attachment:
     @property
     def peak_entries(self) -> list[int]:
         """Most entries any head of any layer held at once."""
-        return [r.peak_entries for r in self._last.running]
+        return [self._last.peak_entries(n) for n in range(len(self._last.running))]
 
     @property
     def peak_kv_bytes(self) -> int:
@@ -179,7 +186,11 @@ class Attachment:
             *earlier, (ids, counts) = _chunks(ids, counts, session.passes(counts))
             for chunk, sizes in earlier:
                 self._run(session, chunk, sizes)
-        forward = session.begin(0, counts, ids, prompt=prompt)
+        if prompt:
+            forward: Forward = session.begin_prompt(0, counts, ids)
+        else:
+            known = ids[:, 0].tolist() if ids.device.type == "cpu" else None
+            forward = session.begin_step(0, len(ids), ids, known=known)
         self._pass = (forward, ids)
         arguments = {**kwargs, **session.arguments(forward), "input_ids": ids}
         arguments.pop("cache_position", None)  # transformers < 5.4 works it out from the cache
@@ -191,7 +202,7 @@ class Attachment:
 
     def _run(self, session: Session, ids: Int[Tensor, "B T"], counts: list[int]) -> None:
         """One forward pass of our own, before the one the caller asked for."""
-        forward = session.begin(0, counts, ids, prompt=True)
+        forward = session.begin_prompt(0, counts, ids)
         self._nested = True
         try:
             self._model(input_ids=ids, logits_to_keep=1, **session.arguments(forward))
@@ -207,9 +218,8 @@ class Attachment:
             return
         session = self._last
         (forward, ids), self._pass = self._pass, None
-        prompt = session.in_prompt
         session.end(forward, ids)
-        if prompt:
+        if isinstance(forward, PromptForward):
             self._events(session, range(len(forward.counts)))
             return
         if self._policy.needs.sentences:

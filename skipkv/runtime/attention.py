@@ -13,7 +13,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from skipkv.runtime.forward import Forward
+from skipkv.runtime.decode import DecodeForward
+from skipkv.runtime.forward import Forward, PromptForward
 
 NAME = "skipkv"
 # The key of the forward pass among the keyword arguments that models hand down to attention.
@@ -51,10 +52,13 @@ def attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     batch, heads, _, size = key.shape
+    scale = size**-0.5 if scaling is None else scaling
+    if isinstance(forward, DecodeForward):
+        one = forward.attend(layer, query.view(batch, heads, -1, size), key, value, scale)
+        return one.reshape(batch, 1, -1, size), None
     columns = query.shape[2]
     grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
     forward.observe(layer, grouped)
-    scale = size**-0.5 if scaling is None else scaling
     if forward.store.attention is not None:
         output = _seen_attention(forward, layer, grouped, key, value, scale)
     else:
@@ -64,7 +68,7 @@ def attention_forward(
 
 
 def _fused_attention(
-    forward: Forward,
+    forward: PromptForward,
     layer: int,
     query: Float[Tensor, "B H G T D"],
     key: Float[Tensor, "B H L D"],
@@ -72,11 +76,8 @@ def _fused_attention(
     scale: float,
 ) -> Float[Tensor, "B H G T D"]:
     groups, columns = query.shape[2:4]
-    if forward.decoding:
-        mask = forward.decode_bias(layer)
-    else:
-        seen = forward.mask(layer)[:, :, None]  # [B #H 1 T L]
-        mask = seen.expand(-1, -1, groups, -1, -1).flatten(2, 3)
+    seen = forward.mask(layer)[:, :, None]  # [B #H 1 T L]
+    mask = seen.expand(-1, -1, groups, -1, -1).flatten(2, 3)
     output = torch.nn.functional.scaled_dot_product_attention(
         query.flatten(2, 3), key, value, attn_mask=mask, scale=scale
     )
@@ -85,7 +86,7 @@ def _fused_attention(
 
 
 def _seen_attention(
-    forward: Forward,
+    forward: PromptForward,
     layer: int,
     query: Float[Tensor, "B H G T D"],
     key: Float[Tensor, "B H L D"],

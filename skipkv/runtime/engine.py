@@ -20,6 +20,7 @@ from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer
 from skipkv.runtime.support import check_all_full, check_family, check_prompt
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.timing import Timings
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 
@@ -40,6 +41,8 @@ class Engine:
         prefill_chunk: tokens of each newcomer's prompt fed between two decode steps while others
             are decoding. Small chunks let running sequences wait less, large ones bring newcomers
             in sooner; what is kept and decoded does not depend on it.
+        graphs: on CUDA, under a budget in tokens, replay decode steps as one recorded graph; where
+            that fails, a warning says why and steps are launched one by one.
 
     Raises:
         UnsupportedModelError: an architecture or a kind of layer the engine does not decode.
@@ -65,6 +68,7 @@ class Engine:
         batch_size: int = 8,
         eos_token_ids: Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
+        graphs: bool = True,
     ) -> None:
         check_family(model)
         check_all_full(model.config)
@@ -84,6 +88,7 @@ class Engine:
         self.policy = policy
         self.batch_size = batch_size
         self.prefill_chunk = prefill_chunk
+        self._graphs = graphs
         self._eos = _eos(model, tokenizer) if eos_token_ids is None else frozenset(eos_token_ids)
         self._text = TokenText(tokenizer)
 
@@ -122,6 +127,7 @@ class Engine:
         ordered: bool = True,
         progress: bool | None = None,
         trace: bool = False,
+        timings: Timings | None = None,
     ) -> Iterator[Completion]:
         """Decode prompts; every input error is raised here, before any decoding.
 
@@ -136,6 +142,7 @@ class Engine:
                 are done; otherwise as they finish.
             progress: show a progress bar on stderr; by default if that is a terminal.
             trace: record every compression event, with the positions kept.
+            timings: gets the seconds of every prefill, step and event.
 
         Returns:
             An iterator of `Completion`, `sampling.n` per prompt. A sequence on which a part of the
@@ -174,7 +181,7 @@ class Engine:
             for index, (ids, seed) in enumerate(zip(encoded, seeds, strict=True))
             for sample in range(sampling.n)
         ]
-        return self._decode(requests, sampling, tuple(stop), ordered, progress, trace)
+        return self._decode(requests, sampling, tuple(stop), ordered, progress, trace, timings)
 
     def _decode(
         self,
@@ -184,6 +191,7 @@ class Engine:
         ordered: bool,
         progress: bool | None,
         trace: bool,
+        timings: Timings | None,
     ) -> Iterator[Completion]:
         if not requests:
             return
@@ -202,12 +210,13 @@ class Engine:
             stop=stop,
             text=self._text,
             prefill_chunk=self.prefill_chunk,
+            graphs=self._graphs,
         )
         show = sys.stderr.isatty() if progress is None else progress
         early: dict[int, Completion] = {}  # done before one that comes first
         following = 0
         with tqdm(total=len(requests), unit="seq", disable=not show, file=sys.stderr) as bar:
-            for finished in loop.run(requests):
+            for finished in loop.run(requests, timings):
                 bar.update()
                 completion = self._completion(finished, sampling.n)
                 if not ordered:

@@ -15,7 +15,7 @@ from skipkv.scorers import Combined, Scorer, Weighted
 
 # Elements of keys in one view: bounds what an event needs beside the cache, whatever the model's
 # depth.
-_VIEW_ELEMENTS = 2**24
+_VIEW_ELEMENTS = 2**21
 
 
 @attrs.frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""One forward pass over some sequences of the cache: where its tokens go and what they may see."""
+"""A forward pass over prompts: where its tokens go and what they may see."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.slots import SlotStore, on_device
 
 
-class Forward:
-    """What the cache and the attention of every layer need to know during one forward pass.
+class PromptForward:
+    """What the cache and the attention of every layer need to know during one pass over prompts.
 
     The pass feeds `T` columns to the sequences `first .. first + len(counts)`; of row b the last
     `counts[b]` columns are real tokens, those before are padding, which is neither stored nor seen.
@@ -18,6 +19,8 @@ class Forward:
     Built once per pass: it reserves the slots of the new tokens in all layers at once, so that a
     layer does nothing but write its keys and values there.
     """
+
+    decoding = False
 
     def __init__(
         self,
@@ -34,16 +37,11 @@ class Forward:
         self.counts = counts
         self.columns = columns
         device = store.keys.device
-        self.decoding = columns == 1 and all(count == 1 for count in counts)
         seen = store.seen[first : self.last].clone()
         padding = columns - on_device(counts, device)[:, None]
         place = torch.arange(columns, device=device) - padding  # [B T], negative in padding
         self._real: Bool[Tensor, "B T"] = place >= 0
-        if self.decoding:  # a token in every row: nothing to look up
-            self._rows = torch.arange(len(counts), device=device)
-            self._columns = torch.zeros_like(self._rows)
-        else:
-            self._rows, self._columns = self._real.nonzero(as_tuple=True)
+        self._rows, self._columns = self._real.nonzero(as_tuple=True)
         offsets = place[self._rows, self._columns]
         self.positions: Int[Tensor, "B T"] = (seen[:, None] + place).clamp_min(0)
         self._token_positions = self.positions[self._rows, self._columns]
@@ -51,10 +49,6 @@ class Forward:
         self.width = max(store.widths[first : self.last])
         self._uniform = all(store.uniform[first : self.last])
         self._shared_mask: Bool[Tensor, "B 1 T L"] | None = None
-        # Rows that all hold equally many entries need no mask to decode.
-        self._unmasked = (
-            all(store.even[first : self.last]) and len(set(store.widths[first : self.last])) == 1
-        )
         self._heads = torch.arange(store.shape.heads, device=device)
 
     def write(
@@ -75,9 +69,8 @@ class Forward:
             return
         rows, columns, positions = self._rows, self._columns, self._token_positions
         window = self.store.needs.queries
-        if not self.decoding:
-            recent = positions >= self.store.seen[self.first : self.last][rows] - window
-            rows, columns, positions = rows[recent], columns[recent], positions[recent]
+        recent = positions >= self.store.seen[self.first : self.last][rows] - window
+        rows, columns, positions = rows[recent], columns[recent], positions[recent]
         ring = self.store.queries[layer, self.first : self.last]
         ring[rows, :, :, positions % window] = queries.detach()[rows, :, :, columns]
 
@@ -89,12 +82,6 @@ class Forward:
         weights = weights * self._real[:, None, None, columns, None]
         mass = self.store.attention[layer, self.first : self.last, :, : self.width]
         mass += weights.detach().sum(dim=(2, 3))
-
-    def decode_bias(self, layer: int) -> Float[Tensor, "B H 1 L"] | None:
-        """What to add to the logits of one query per row; None where every slot holds an entry."""
-        if self._unmasked:
-            return None
-        return self.store.bias[layer, self.first : self.last, :, None, : self.width]
 
     def mask(self, layer: int) -> Bool[Tensor, "B #H T L"]:
         """Which entries each column may see: those of its own past.
@@ -111,3 +98,7 @@ class Forward:
         if self._uniform:
             self._shared_mask = mask
         return mask
+
+
+Forward = PromptForward | DecodeForward
+"""What a forward pass under way is to the cache and to attention."""

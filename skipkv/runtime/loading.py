@@ -1,4 +1,4 @@
-"""Finding a model and its tokenizer: the embedded one, a folder, a hub id, or a GGUF file."""
+"""Finding a model and its tokenizer: the embedded one, a folder, a hub id, a GGUF file, or none."""
 
 import importlib
 import importlib.resources
@@ -16,9 +16,12 @@ from transformers import (
 )
 
 from skipkv.errors import InputError, MissingExtraError
+from skipkv.runtime.random_model import random_model
 
 EMBEDDED = "tiny"
 """Name of the model that comes with the package."""
+RANDOM = "random:"
+"""What stands before a config.json whose model is wanted with random weights."""
 
 
 def load(
@@ -32,7 +35,8 @@ def load(
     Args:
         name_or_path: "tiny" for the embedded reasoner (`skipkv.tiny`), a folder as
             `save_pretrained` writes it, a folder with one GGUF file, a GGUF file, or an id on the
-            model hub. A folder of your own that is called tiny is "./tiny".
+            model hub. A folder of your own that is called tiny is "./tiny". "random:CONFIG.json"
+            is a model of that architecture with random weights (`random_model`).
         dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
         device: where to; by default a GPU if there is one.
 
@@ -40,6 +44,9 @@ def load(
         InputError: nothing loadable there.
         MissingExtraError: a GGUF file without the extra `gguf` installed.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name_or_path.startswith(RANDOM):
+        return random_model(name_or_path.removeprefix(RANDOM), dtype=dtype, device=device)
     where: dict[str, Any] = {}
     source = name_or_path
     path = Path(name_or_path)
@@ -62,7 +69,6 @@ def load(
         # on one line: what matters stands often in the second
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise InputError(f"Cannot load the {part} of {name_or_path!r}: {reason}") from cause
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.nn.Module.to(model, device).train(False)
     return model, tokenizer
 

@@ -11,18 +11,22 @@ from torch import Tensor
 from skipkv._types import Request
 from skipkv.errors import PartError
 from skipkv.runtime.completion import Stats, StopReason
+from skipkv.runtime.forward import Forward
+from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.prefill import PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Running, Session
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.timing import Timings
+
+# Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
+# finished sequence decodes until then is thrown away.
+_STEPS_UNREAD = 16
 
 
-def _steps_unread(device: torch.device) -> int:
-    """Decode steps between two looks at the tokens.
-
-    A look makes an accelerator wait; what a finished sequence decodes until then is thrown away.
-    """
-    return 1 if device.type == "cpu" else 16
+def _can_ask(device: torch.device) -> bool:
+    """Whether a look at the newest tokens costs no wait."""
+    return device.type == "cpu"
 
 
 @attrs.define(kw_only=True)
@@ -75,6 +79,7 @@ class DecodeLoop:
         stop: Sequence[str],
         text: TokenText,
         prefill_chunk: int = PREFILL_CHUNK,
+        graphs: bool = True,
     ) -> None:
         self._session = session
         self._model = session.model
@@ -87,27 +92,48 @@ class DecodeLoop:
         self._stop = tuple(stop)
         self._text = text
         self._chunk = prefill_chunk
+        record = recorder(self._device) if graphs and session.room is not None else None
+        self._recorded = (
+            None
+            if record is None
+            else RecordedSteps(
+                session, self._processors, sampled=not sampling.greedy, record=record
+            )
+        )
         self._decoding: list[_Decoding] = []
         self._newcomers: list[_Decoding] = []  # their numbers follow those of the decoding ones
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
-        self._burst = _steps_unread(self._device)
+        self._asks = _can_ask(self._device)
+        self._known: list[int] | None = None  # the newest tokens, where they were asked for
+        self._burst = 1 if self._asks and stop else _STEPS_UNREAD
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Finished]:
-        """Decode all requests; each comes out as it finishes."""
+    def run(
+        self, requests: Sequence[Request], timings: Timings | None = None
+    ) -> Iterator[Finished]:
+        """Decode all requests; each comes out as it finishes. `timings` gets what it took."""
         waiting = list(requests)
         done: list[Finished] = []
         while waiting or self._running:
             # Whoever takes a result may do with the model what they like: it is hooked only here.
             with self._session.hooked(), torch.inference_mode():
+                if timings is not None:
+                    timings.resume()
                 while not done and (waiting or self._running):
                     if waiting and self._running < self._slots:
                         self._admit(waiting)
                     if self._newcomers:
                         self._feed_prompts()
                         done += self._release()
+                        if timings is not None:
+                            timings.lap("prefill")
                     if self._decoding:
-                        self._steps()
-                        self._compress(self._session.due())
+                        steps = self._steps()
+                        if timings is not None:
+                            timings.lap("step", steps=steps)
+                        if due := self._session.due():
+                            self._compress(due)
+                            if timings is not None:
+                                timings.lap("event")
                         done += self._release()
             yield from done
             done = []
@@ -170,7 +196,8 @@ class DecodeLoop:
             ],
             device=self._device,
         )
-        logits = self._forward(first, [len(chunk) for chunk in chunks], ids, prompt=True)
+        forward = self._session.begin_prompt(first, [len(chunk) for chunk in chunks], ids)
+        logits = self._forward(forward, ids)
         self._compress([first + i for i, n in enumerate(newcomers) if n.reading.at_end])
         joining = [i for i, n in enumerate(newcomers) if n.reading.done and n.reason is None]
         if joining:
@@ -195,29 +222,43 @@ class DecodeLoop:
         self._decoding = ordered[: self._session.decoding]
         self._newcomers = ordered[self._session.decoding :]
 
-    def _steps(self) -> None:
-        """Decode until somebody must look: a finished sequence, an event, or the burst's end."""
+    def _steps(self) -> int:
+        """Decode until somebody must look: a finished sequence, an event, or the burst's end.
+
+        Returns how many steps that took.
+        """
         numbers = range(len(self._decoding))
         left = min(d.request.max_new_tokens - len(d.tokens) for d in self._decoding)
         burst = 1 if self._newcomers else self._burst  # who still reads need not wait long
         steps = min(burst, left, self._session.steps_to_event() or left)
         drawn = self._drawn(numbers, steps)
         chosen = []
+        if self._asks:
+            self._known = self._last.tolist()
         for step in range(steps):
-            logits = self._forward(0, [1] * len(numbers), self._last[:, None], prompt=False)
-            self._last = choose(logits, self._processors, None if drawn is None else drawn[:, step])
+            self._last = self._step(None if drawn is None else drawn[:, step])
             chosen.append(self._last)
+            if self._asks:
+                self._known = self._last.tolist()
+                if not self._eos.isdisjoint(self._known):
+                    break
         fed = [d.tokens[-1] for d in self._decoding]
         tokens = torch.stack(chosen, dim=1)  # [n steps]
         read = self._read(tokens, numbers)
         for number in numbers:
             self._session.decoded(number, [fed[number], *read[number][:-1]])
+        return len(chosen)
 
-    def _forward(
-        self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"], *, prompt: bool
-    ) -> Float[Tensor, "B V"]:
+    def _step(self, drawn: Float[Tensor, "n"] | None) -> Int[Tensor, "n"]:
+        """Feed every sequence its newest token; the tokens that follow."""
+        if self._recorded is not None and not self._recorded.failed:
+            return self._recorded.step(self._last, drawn)
+        ids = self._last[:, None]
+        forward = self._session.begin_step(0, len(self._decoding), ids, known=self._known)
+        return choose(self._forward(forward, ids), self._processors, drawn)
+
+    def _forward(self, forward: Forward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         """Logits of the last column."""
-        forward = self._session.begin(first, counts, ids, prompt=prompt)
         output = self._model(input_ids=ids, logits_to_keep=1, **self._session.arguments(forward))
         self._session.end(forward, ids)
         return output.logits[:, -1]  # type: ignore[no-any-return]
@@ -270,14 +311,16 @@ class DecodeLoop:
         done = [n for n, sequence in enumerate(sequences) if sequence.reason is not None]
         if not done:
             return []
+        finished = [self._finished(n) for n in done]
         for number in reversed(done):  # what moves comes from behind
             self._session.stop(number)
         self._follow()
         newest = [decoding.tokens[-1] for decoding in self._decoding]
         self._last = torch.tensor(newest, dtype=torch.long, device=self._device)
-        return [self._finished(sequences[number]) for number in done]
+        return finished
 
-    def _finished(self, decoding: _Decoding) -> Finished:
+    def _finished(self, number: int) -> Finished:
+        decoding = [*self._decoding, *self._newcomers][number]
         running = decoding.running
         assert decoding.reason is not None
         return Finished(
@@ -291,7 +334,7 @@ class DecodeLoop:
                 events=running.events,
                 evicted=running.evicted,
                 mean_entries=running.mean_entries(len(decoding.tokens), self._session.heads),
-                peak_entries=running.peak_entries,
+                peak_entries=self._session.peak_entries(number),
                 peak_kv_bytes=self._session.store.peak_bytes // self._slots,
                 seconds=time.perf_counter() - decoding.started,
                 padding=decoding.padding,

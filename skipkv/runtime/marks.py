@@ -1,5 +1,7 @@
 """Which tokens end a paragraph, and which open and close the thinking part."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -26,8 +28,13 @@ class Marks:
             [[_PARAGRAPH in p, p.strip() == _OPEN, p.strip() == _CLOSE] for p in pieces]
         )
         self._ends, self._opens, self._closes = self.table.T.tolist()
+        self._any = frozenset(self.table.any(dim=1).nonzero()[:, 0].tolist())
         self.thinks = any(self._opens) and any(self._closes)
         """Whether the vocabulary has think marks; without them all that is decoded is thinking."""
+
+    def none_in(self, tokens: Iterable[int]) -> bool:
+        """Whether no token ends a paragraph, or opens or closes the thinking part."""
+        return self._any.isdisjoint(tokens)
 
     def ends_paragraph(self, token: int) -> bool:
         """Whether this token's text holds an empty line."""

@@ -4,7 +4,7 @@ The session owns all that changes: the slot store, the sequences' tokens and sen
 before and after each forward pass, and runs compression events when asked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,8 +19,10 @@ from skipkv.errors import PartError
 from skipkv.policy import Policy
 from skipkv.runtime import attention
 from skipkv.runtime.cache import SlotCache
+from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, compress
-from skipkv.runtime.forward import Forward
+from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.prefill import plan
 from skipkv.runtime.sentences import SentenceTracker
 from skipkv.runtime.slots import SlotStore
@@ -146,7 +148,7 @@ class Session:
             else None
         )
         self._last_hidden: Float[Tensor, "B T E"] | None = None
-        self.in_prompt = False
+        self._decode: DecodeForward | None = None
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -238,35 +240,72 @@ class Session:
         later = _CHUNK if self.policy.budget is None else self._interval
         return plan(prompts, self._fixed or later, later)
 
-    def begin(
-        self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"], *, prompt: bool
-    ) -> Forward:
-        """Prepare a forward pass that feeds `ids` to the sequences from `first` on.
+    def begin_prompt(self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"]) -> Forward:
+        """Prepare a forward pass that feeds prompts to the sequences from `first` on.
 
-        Of row b the last `counts[b]` columns are tokens; those before are padding. `prompt` says
-        that the tokens are the prompt's, not decoded ones.
+        Of row b the last `counts[b]` columns are tokens; those before are padding.
         """
         room = max(self.store.widths[first + i] + count for i, count in enumerate(counts))
         self.store.reserve(room)
-        forward = Forward(
+        forward = PromptForward(
             self.store, self._layers, first=first, counts=counts, columns=ids.shape[1]
         )
         self.cache.begin(forward)
-        self.in_prompt = prompt
         if self._steering is not None:
-            if not prompt:
-                self._steering.begin(first, ids[:, 0], forward.positions[:, 0])
-            else:
-                self._steering.begin_prompt(
-                    first,
-                    [ids[b, ids.shape[1] - n :].tolist() for b, n in enumerate(counts)],
-                    [
-                        self.store.tokens_seen[n] >= self.running[n].prompt_tokens
-                        for n in range(first, first + len(counts))
-                    ],
-                    forward.positions[:, -1],
-                )
+            self._steering.begin_prompt(
+                first,
+                [ids[b, ids.shape[1] - n :].tolist() for b, n in enumerate(counts)],
+                [
+                    self.store.tokens_seen[n] >= self.running[n].prompt_tokens
+                    for n in range(first, first + len(counts))
+                ],
+                forward.positions[:, -1],
+            )
         return forward
+
+    def begin_step(
+        self,
+        first: int,
+        last: int,
+        ids: Int[Tensor, "B 1"],
+        *,
+        known: Sequence[int] | None = None,
+    ) -> Forward:
+        """Prepare a decode step that feeds `ids` to the sequences `first .. last`.
+
+        Args:
+            first: the first sequence.
+            last: behind the last one.
+            ids: a token for each.
+            known: the tokens again, where the host has them.
+        """
+        forward = self._decode
+        if forward is None or (forward.first, forward.last) != (first, last) or not forward.current:
+            self.store.reserve(max(self.store.widths[first:last]) + 1)
+            forward = self._decode = DecodeForward(
+                self.store, self._layers, first=first, last=last, interval=self._interval
+            )
+        forward.begin()
+        self.cache.begin(forward)
+        if self._steering is not None:
+            self._steering.begin(first, ids, forward.positions, known=known)
+        return forward
+
+    def fixed_forward(self, count: int, kernel: Kernel) -> DecodeForward:
+        """Decode steps of the first `count` sequences that are the same operations every time."""
+        return DecodeForward(self.store, self._layers, first=0, last=count, kernel=kernel)
+
+    def place_fixed(self, forward: DecodeForward, ids: Int[Tensor, "B 1"]) -> None:
+        """What `begin_step` does on the device, for a forward pass of fixed operations."""
+        forward.place()
+        self.cache.begin(forward)
+        if self._steering is not None:
+            self._steering.begin(forward.first, ids, forward.positions, known=None)
+
+    def end_fixed(self, forward: DecodeForward) -> None:
+        """What `end` does on the device."""
+        self.cache.end(0)
+        self._end_step(forward)
 
     def arguments(self, forward: Forward) -> dict[str, Any]:
         """What the model must be called with beside its tokens."""
@@ -281,22 +320,45 @@ class Session:
     def end(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
         """A forward pass is over: note what it left behind."""
         self.cache.end(forward.columns)
+        if isinstance(forward, DecodeForward):
+            self._end_step(forward)
+            return
         if self._steering is not None:
             self._steering.end()
-        for number in range(forward.first, forward.last):
+        if self._last_hidden is not None:
+            self._read_prompt(forward, ids)
+        self._last_hidden = None
+
+    def _end_step(self, forward: DecodeForward) -> None:
+        if self._steering is not None:
+            self._steering.end()
+        if self._last_hidden is not None:
+            self._keep_hidden(forward, self._last_hidden[:, 0])
+        self._last_hidden = None
+
+    def _keep_hidden(self, forward: DecodeForward, hidden: Float[Tensor, "B E"]) -> None:
+        """Hidden states of a decode step, for the sentences that are read at the next event."""
+        assert self._hidden is not None
+        ring = self._hidden[forward.first : forward.last]
+        if forward.newest is not None:
+            ring[:, forward.newest % self._interval] = hidden
+        else:
+            ring[forward.rows, forward.positions[:, 0] % self._interval] = hidden.float()
+
+    def _note_peaks(self, numbers: Iterable[int]) -> None:
+        """See how much sequences hold, before an event takes some of it away."""
+        for number in numbers:
             running = self.running[number]
             running.peak_entries = max(running.peak_entries, self.store.widths[number])
-        if self._hidden is not None and self._last_hidden is not None:
-            if not self.in_prompt:
-                ring = forward.positions % self._interval  # [B 1]
-                rows = torch.arange(forward.first, forward.last, device=ring.device)
-                self._hidden[rows, ring[:, 0]] = self._last_hidden[:, 0].float()
-            else:
-                self._read_prompt(forward, ids)
-        self._last_hidden = None
+
+    def peak_entries(self, number: int) -> int:
+        """Most entries any head of a sequence held at once so far."""
+        self._note_peaks([number])
+        return self.running[number].peak_entries
 
     def events(self, numbers: Sequence[int]) -> dict[int, PartError]:
         """Read new sentences, bring these sequences down to their budget; returns what failed."""
+        self._note_peaks(numbers)
         for number in numbers:
             self._read_decoded(number)
             self._count_thoughts(number)
@@ -373,7 +435,7 @@ class Session:
         tables = [t.table for t in trackers if t is not None]
         return tables or None
 
-    def _read_prompt(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
+    def _read_prompt(self, forward: PromptForward, ids: Int[Tensor, "B T"]) -> None:
         """Give the trackers a chunk of prompt at once; it is on the host anyway."""
         assert self._last_hidden is not None
         for row, number in enumerate(range(forward.first, forward.last)):

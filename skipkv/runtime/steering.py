@@ -101,8 +101,26 @@ class Steering:
             positions=positions,
         )
 
-    def begin(self, first: int, ids: Int[Tensor, "B"], positions: Int[Tensor, "B"]) -> None:
-        """A decode step for the sequences from `first` on begins with these tokens."""
+    def begin(
+        self,
+        first: int,
+        ids: Int[Tensor, "B 1"],
+        positions: Int[Tensor, "B 1"],
+        *,
+        known: Sequence[int] | None,
+    ) -> None:
+        """A decode step for the sequences from `first` on begins.
+
+        Args:
+            first: the sequence of the first row.
+            ids: the tokens.
+            positions: of the tokens.
+            known: the tokens again, where the host has them: if none of them is a mark, nobody is
+                at a delimiter, where alone a steerer acts.
+        """
+        if known is not None and self._marks.none_in(known):
+            return
+        ids, positions = ids[:, 0], positions[:, 0]
         rows = slice(first, first + ids.shape[0])
         if self._marked:
             self._thinking[rows] = (self._thinking[rows] | self._opens[ids]) & ~self._closes[ids]

@@ -19,6 +19,8 @@ class Continuous:
     in slots that are mostly empty; here the next request takes the place of one that is done. What
     is decoded does not depend on the order.
 
+    Source: this library.
+
     No request starves. All requests of one call to `generate` wait from its beginning and none
     joins them later, so each is overtaken by the others at most once, under either order; under
     "shortest_prompt" the longest prompts start last.

@@ -74,6 +74,8 @@ class ScorerAlgebra:
 class Weighted(ScorerAlgebra):
     """A scorer times a number.
 
+    Source: this library.
+
     Args:
         scorer: any scorer; it need not inherit `ScorerAlgebra`.
         weight: finite; negative to hold the scorer's values against an entry.
@@ -120,6 +122,8 @@ class Weighted(ScorerAlgebra):
 @attrs.frozen(kw_only=True, repr=False)
 class Combined(ScorerAlgebra):
     """A sum of weighted scorers; what `+` and `-` make.
+
+    Source: this library.
 
     Args:
         terms: at least one.

@@ -2,13 +2,16 @@
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from skipkv._types import CacheView
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.scorers.algebra import ScorerAlgebra
+
+# Similarities held at once on a CPU: a tile is read several times, from the cache if it fits.
+_CACHED = 2**18
 
 
 @attrs.frozen(kw_only=True)
@@ -23,7 +26,7 @@ class KeyRedundancy(ScorerAlgebra):
     Args:
         threshold: similarity above which a key counts as a near-copy; in [0, 1).
         keep: which near-copy is forgiven: the "last" or the "first".
-        tile: keys compared with all others at a time, in slots. Memory grows with tile * L, never
+        tile: keys compared with all others at a time, in slots, at most. Memory grows with L, never
             with L * L; the value does not change the outcome but for rounding.
 
     Raises:
@@ -64,27 +67,68 @@ class KeyRedundancy(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """Softmax over the entries of each row and head of their mean similarity to the others."""
-        # an empty slot becomes the zero vector: similar to nothing, near-copy of nothing
-        keys = view.keys.float().masked_fill(~view.occupied[..., None], 0.0)
-        norm: Tensor = torch.linalg.vector_norm(keys, dim=-1, keepdim=True)
-        unit = keys / (norm + 1e-8)
-        slots = unit.shape[2]
-        total = unit.new_zeros(unit.shape[:3])
-        for start in range(0, slots, self.tile):
-            similarity = unit[:, :, start : start + self.tile] @ unit.mT  # [R, H, tile, L]
-            similarity.diagonal(start, dim1=-2, dim2=-1).zero_()
-            similarity.scatter_(-1, self._forgiven(similarity), 0.0)
-            total += similarity.sum(dim=-2)
-        mean = total / view.occupied.sum(dim=-1, keepdim=True).clamp_min(1)
+        rows, heads, slots, _ = view.keys.shape
+        keys = view.keys.flatten(0, 1)  # [N L D], N = R * H
+        empty = ~view.occupied
+        total = torch.empty(rows * heads, slots, device=keys.device)
+        step, tile = self._tiles(keys)
+        similar = total.new_empty(step, tile, slots)
+        near = torch.empty_like(similar)
+        for start in range(0, len(total), step):
+            some = slice(start, start + step)
+            self._sum_similarities(
+                _unit(keys[some], empty.flatten(0, 1)[some]), total[some], similar, near
+            )
+        mean = total.view(rows, heads, slots) / (~empty).sum(dim=-1, keepdim=True).clamp_min(1)
         # what is left of a head without entries is finite, and nobody reads it
-        filled = mean.masked_fill(~view.occupied, torch.finfo(torch.float32).min)
+        filled = mean.masked_fill(empty, torch.finfo(torch.float32).min)
         return filled.softmax(dim=-1)
 
-    def _forgiven(self, similarity: Float[Tensor, "R H N L"]) -> Tensor:
-        """Slot of the near-copy forgiven for each key, [R, H, N, 1]; 0 where it has none."""
-        slots = similarity.shape[-1]
-        numbers = torch.arange(slots, dtype=torch.int32, device=similarity.device)
-        if self.keep == "first":
-            numbers = slots - numbers  # the largest number is now the first slot
-        found = ((similarity > self.threshold) * numbers).amax(dim=-1, keepdim=True).long()
-        return found if self.keep == "last" else (slots - found) % slots
+    def _tiles(self, keys: Float[Tensor, "N L D"]) -> tuple[int, int]:
+        """Heads and keys compared at a time: what fits a cache, and is smaller than the keys."""
+        number, slots, _ = keys.shape
+        room = keys.numel() // 2
+        if keys.device.type == "cpu":
+            room = min(room, _CACHED)
+        tile = max(1, min(self.tile, slots, room // slots))
+        return max(1, min(number, room // (tile * slots))), tile
+
+    def _sum_similarities(
+        self,
+        unit: Float[Tensor, "n L D"],
+        total: Float[Tensor, "n L"],
+        similar: Float[Tensor, "N tile L"],
+        near: Float[Tensor, "N tile L"],
+    ) -> None:
+        """Sum every key's similarities to the others that are not forgiven, into `total`.
+
+        Args:
+            unit: keys of length 1.
+            total: what to fill.
+            similar: room to work in.
+            near: room to work in.
+        """
+        number, slots, _ = unit.shape
+        # all of them at once: the sum over i of u_i.u_j is (the sum over i of u_i).u_j
+        torch.bmm(unit, unit.sum(dim=1)[..., None], out=total[..., None])
+        total -= unit.square().sum(dim=-1)
+        # a key without a near-copy points to slot 0, from either end
+        slot = torch.arange(slots, dtype=torch.float32, device=unit.device)
+        rank = slot if self.keep == "last" else slots - slot
+        for start in range(0, slots, similar.shape[1]):
+            some = unit[:, start : start + similar.shape[1]]
+            tile, found = similar[:number, : some.shape[1]], near[:number, : some.shape[1]]
+            torch.bmm(some, unit.mT, out=tile)
+            tile.diagonal(start, dim1=-2, dim2=-1).zero_()
+            torch.gt(tile, self.threshold, out=found)
+            forgiven = found.mul_(rank).amax(dim=-1, keepdim=True).long()  # [n tile 1]
+            if self.keep == "first":
+                forgiven = (slots - forgiven) % slots
+            total.scatter_add_(-1, forgiven[..., 0], -tile.gather(-1, forgiven)[..., 0])
+
+
+def _unit(keys: Float[Tensor, "n L D"], empty: Bool[Tensor, "n L"]) -> Float[Tensor, "n L D"]:
+    """Keys of length 1, in float32; an empty slot becomes the zero vector, similar to nothing."""
+    filled = keys.float().masked_fill(empty[..., None], 0.0)
+    norm: Tensor = torch.linalg.vector_norm(filled, dim=-1, keepdim=True)
+    return filled.div_(norm + 1e-8)

@@ -21,6 +21,8 @@ class Normalized(ScorerAlgebra):
     Scorers differ in scale by orders of magnitude; weights between them mean something once each
     spans the same range. A head whose entries all have one value gets 0.
 
+    Source: this library.
+
     Args:
         scorer: what to rescale.
 

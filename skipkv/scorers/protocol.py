@@ -21,5 +21,9 @@ class Scorer(Protocol):
     """
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
-        """A value for every slot; what empty slots get does not matter."""
+        """A value for every slot; what empty slots get does not matter.
+
+        Args:
+            view: the rows to score, with what `needs` declares.
+        """
         ...

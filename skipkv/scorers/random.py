@@ -21,6 +21,8 @@ class Random(ScorerAlgebra):
     Rows do not know their layer or sequence: all of them draw the same noise for the same head and
     position.
 
+    Source: this library.
+
     Args:
         seed: any integer; its low 32 bits count.
 

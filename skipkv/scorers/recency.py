@@ -14,6 +14,8 @@ class Recency(ScorerAlgebra):
 
     With `TopK` it is a sliding window over each row.
 
+    Source: this library.
+
     Example:
         >>> Recency()
         Recency()

@@ -22,9 +22,8 @@ class Shared(ScorerAlgebra):
     Heads are matched by position and not by slot: where heads hold different tokens, one that no
     longer holds a token counts as giving it 0.
 
-    Source: published KV-cache baselines called H2O choose one set of tokens per layer from the
-    newest
-    query: `Shared(scorer=WindowAttention(window=1, pool=1))`.
+    Source: this library. Published KV-cache baselines called H2O choose one set of tokens per layer
+    from the newest query: `Shared(scorer=WindowAttention(window=1, pool=1))`.
 
     Args:
         scorer: what to average.

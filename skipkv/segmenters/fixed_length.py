@@ -17,6 +17,8 @@ class FixedLength:
     The baseline that shows what following the text is worth, and a choice for text without lines or
     punctuation. A stream begins at a cut, so counting goes on where it stopped.
 
+    Source: this library.
+
     Args:
         tokens: length of a sentence, in tokens; at least 1.
         classify: names the thought of a sentence from its text.

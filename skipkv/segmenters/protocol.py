@@ -19,5 +19,9 @@ class Segmenter(Protocol):
     """
 
     def cut(self, stream: TokenStream) -> Sequence[Cut]:
-        """The sentences that end in `stream`, which begins where a sentence begins."""
+        """The sentences that end in `stream`.
+
+        Args:
+            stream: tokens of one sequence; it begins where a sentence begins.
+        """
         ...

@@ -34,7 +34,12 @@ class KindSums:
 
     @classmethod
     def of(cls, states: Float[Tensor, "N layers E"], kinds: Int[Tensor, "N"]) -> "KindSums":
-        """The sums of these states."""
+        """The sums of these states.
+
+        Args:
+            states: hidden states of thoughts, per layer.
+            kinds: a `Thought` each.
+        """
         hot = torch.nn.functional.one_hot(kinds, len(Thought)).T  # [3 N]
         sums = torch.einsum("kn,nle->kle", hot.double(), states.double())
         return cls(counts=hot.sum(dim=1), sums=sums)

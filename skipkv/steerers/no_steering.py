@@ -12,6 +12,8 @@ from skipkv._types import SteeringContext
 class NoSteering:
     """Adds nothing; with it the runtime attaches nothing to the model.
 
+    Source: this library.
+
     Example:
         >>> NoSteering().layer is None
         True

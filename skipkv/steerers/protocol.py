@@ -29,5 +29,10 @@ class Steerer(Protocol):
         ...
 
     def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
-        """What to add to `hidden`, in its dtype."""
+        """What to add to `hidden`, in its dtype.
+
+        Args:
+            hidden: what enters the layer at the token being decoded.
+            context: where each row stands.
+        """
         ...

@@ -48,7 +48,6 @@ def sentence_tables(
     redundant when the topic comes again.
 
     Args:
-        draw: given by Hypothesis.
         seen: tokens of the sequence.
         sentences: closed sentences, at most; never more than tokens.
     """
@@ -89,7 +88,6 @@ def cache_views(
     """A consistent view; heads hold different entries, and differently many.
 
     Args:
-        draw: given by Hypothesis.
         rows: rows of the view; several may belong to one sequence.
         heads: KV heads.
         groups: query heads per KV head.
@@ -179,7 +177,6 @@ def hidden_states(draw: Draw, *, rows: Axis = _FEW, size: Axis = _SOME) -> Tenso
     """Hidden states [R, E] as a steerer sees them: small round numbers.
 
     Args:
-        draw: given by Hypothesis.
         rows: sequences decoded together.
         size: hidden size.
     """
@@ -193,7 +190,6 @@ def steering_contexts(draw: Draw, *, rows: Axis = _FEW) -> SteeringContext:
     """Where some sequences stand in a decode step; shrinks to one at its first token.
 
     Args:
-        draw: given by Hypothesis.
         rows: sequences decoded together.
     """
     count = _drawn(draw, rows)
@@ -212,14 +208,22 @@ def steering_contexts(draw: Draw, *, rows: Axis = _FEW) -> SteeringContext:
 
 @st.composite
 def scores(draw: Draw, view: CacheView) -> Tensor:
-    """Scores for the slots of `view`: small whole numbers, and so with many ties."""
+    """Scores [R, H, L] for the slots of a view: small whole numbers, and so with many ties.
+
+    Args:
+        view: the rows to score.
+    """
     random = torch.Generator().manual_seed(draw(_SEEDS))
     spread = draw(st.integers(0, 8))
     return torch.randint(-spread, spread + 1, view.positions.shape, generator=random).float()
 
 
 def budgets(view: CacheView) -> st.SearchStrategy[int]:
-    """Budgets an evictor may be given with `view`: from what is protected to more than there is."""
+    """Budgets an evictor may be given with a view: from what is protected to more than there is.
+
+    Args:
+        view: the rows the budget is for.
+    """
     protected = int(view.protected.sum(dim=-1).max())
     return st.integers(max(1, protected), view.positions.shape[-1] + 1)
 

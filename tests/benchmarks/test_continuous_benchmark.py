@@ -42,7 +42,7 @@ def test_it_prints_a_row_for_each_way(
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     monkeypatch.setattr(continuous, "load", lambda name: (toy_model(), tokenizer))
     continuous.main(
-        requests=12, slots=3, least=2, most=16, long=90, chunk=99, budget=32, interval=16, rounds=2
+        requests=12, slots=3, least=2, most=32, long=190, chunk=99, budget=150, rounds=2
     )
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0] for row in rows] == [

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from skipkv._types import Needs
-from skipkv.runtime.forward import Forward
+from skipkv.runtime.decode import DecodeForward
+from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.kernels import sdpa
 from skipkv.runtime.slots import CacheShape, SlotStore
 
 SHAPE = CacheShape(layers=2, heads=2, groups=2, dim=3)
@@ -62,7 +64,11 @@ def feed(
     """
     columns = columns or max(counts)
     before = [store.tokens_seen[first + row] for row in range(len(counts))]
-    forward = Forward(store, LAYERS, first=first, counts=counts, columns=columns)
+    if columns == 1 and all(before) and all(counts):
+        forward: Forward = DecodeForward(store, LAYERS, first=first, last=first + len(counts))
+        forward.begin()
+    else:
+        forward = PromptForward(store, LAYERS, first=first, counts=counts, columns=columns)
 
     def batch(kind: str, layer: int, padding: float) -> Tensor:
         tensors = [getattr(originals[first + row], kind)[layer] for row in range(len(counts))]
@@ -75,8 +81,42 @@ def feed(
     queries = [batch("queries", layer, 1.0) for layer in range(store.shape.layers)]
     for layer in range(store.shape.layers):
         forward.write(layer, batch("keys", layer, torch.nan), batch("values", layer, torch.nan))
-        forward.observe(layer, queries[layer])
+        if isinstance(forward, PromptForward):
+            forward.observe(layer, queries[layer])
+        elif store.needs.queries:
+            forward.observe(layer, queries[layer].squeeze(3))
     return forward, torch.stack(queries)
+
+
+def decode(
+    store: SlotStore,
+    originals: Sequence[Original],
+    *,
+    first: int,
+    last: int,
+    steps: int,
+    fixed: bool = False,
+) -> DecodeForward:
+    """Decode steps of one object, nothing read in between."""
+    kernel = sdpa if fixed else None
+    forward = DecodeForward(store, LAYERS, first=first, last=last, kernel=kernel)
+    starts = store.tokens_seen[first:last]
+    for step in range(steps):
+        forward.begin()
+        for layer in range(store.shape.layers):
+
+            def batch(kind: str, layer: int = layer, step: int = step) -> Tensor:
+                tensors = [getattr(original, kind)[layer] for original in originals[first:last]]
+                rows = [
+                    tensor[..., start + step, :]
+                    for tensor, start in zip(tensors, starts, strict=True)
+                ]
+                return torch.stack(rows).unsqueeze(-2)
+
+            forward.write(layer, batch("keys"), batch("values"))
+            if store.needs.queries:
+                forward.observe(layer, batch("queries").squeeze(3))
+    return forward
 
 
 def drop(store: SlotStore, keep: Tensor, sequences: Sequence[int]) -> None:

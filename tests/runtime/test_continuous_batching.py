@@ -19,7 +19,7 @@ from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
 from skipkv._types import Request
 from skipkv.runtime import loop
 from skipkv.runtime.attention import FORWARD
-from skipkv.runtime.forward import Forward
+from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.loop import DecodeLoop, Finished
 from skipkv.runtime.session import Session
 from skipkv.runtime.text import TokenText
@@ -162,8 +162,19 @@ def test_looking_at_the_tokens_less_often_changes_nothing_while_prompts_are_read
 ) -> None:
     policy, requests = POLICIES["skipkv, steered"], queue()
     often = decoded(model, policy, requests, slots=3, chunk=3, stop=["so", "x"])
-    monkeypatch.setattr(loop, "_steps_unread", lambda device: 16)
+    monkeypatch.setattr(loop, "_can_ask", lambda device: False)
     assert decoded(model, policy, requests, slots=3, chunk=3, stop=["so", "x"]) == often
+
+
+@pytest.mark.parametrize("name", ["h2o", "skipkv, steered"])
+def test_steps_of_fixed_operations_follow_who_comes_and_goes(
+    name: str, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that CUDA records as a graph; here each is done anew."""
+    policy, requests = POLICIES[name], queue()
+    alone = each_alone(model, policy, requests)
+    monkeypatch.setattr(loop, "recorder", lambda device: lambda body: body)
+    assert decoded(model, policy, requests, slots=3, chunk=3) == alone
 
 
 @settings(max_examples=20, deadline=None)
@@ -197,8 +208,9 @@ class Watched:
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         forward: Forward = kwargs[FORWARD]
-        columns = kwargs["input_ids"].shape[1]
-        self.passes.append((forward.first, list(forward.counts), columns, self.waiting[-1]))
+        rows, columns = kwargs["input_ids"].shape
+        counts = list(forward.counts) if isinstance(forward, PromptForward) else [1] * rows
+        self.passes.append((forward.first, counts, columns, self.waiting[-1]))
 
 
 @settings(max_examples=20, deadline=None)
@@ -225,11 +237,11 @@ def test_whoever_decodes_is_fed_between_any_two_chunks_of_the_newcomers(
         assert len(fed) >= first
 
 
-@pytest.mark.parametrize("unread", [1, 16])  # as on the host, and on an accelerator
+@pytest.mark.parametrize("asks", [True, False])  # as on the host, and on an accelerator
 def test_a_long_prompt_holds_up_neither_those_who_decode_nor_a_short_prompt(
-    unread: int, monkeypatch: pytest.MonkeyPatch
+    asks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_steps_unread", lambda device: unread)
+    monkeypatch.setattr(loop, "_can_ask", lambda device: asks)
     model, watched = toy_model(), Watched()
     model.register_forward_pre_hook(watched.hook, with_kwargs=True)
     sizes = [(4, 30), (4, 2), (40, 3), (6, 3)]  # the third takes the slot of the second

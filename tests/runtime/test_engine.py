@@ -284,7 +284,7 @@ def test_looking_at_the_tokens_less_often_changes_none(
         "sampling": Sampling(temperature=1.5, n=4),
     }
     every_step = list(engine.generate(PROMPTS, **options))
-    monkeypatch.setattr(loop, "_steps_unread", lambda device: 16)
+    monkeypatch.setattr(loop, "_can_ask", lambda device: False)
     seldom = list(engine.generate(PROMPTS, **options))
     assert {c.stop_reason for c in every_step} == {"eos", "stop_string", "length"}
     assert [(c.tokens, c.text, c.stop_reason) for c in seldom] == [

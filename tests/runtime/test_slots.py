@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from filled_stores import SHAPE, Original, empty, feed, held
+from filled_stores import SHAPE, Original, decode, empty, feed, held
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from skipkv._types import Needs
+from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.slots import span
 
 SEQUENCES = 3
@@ -74,18 +75,41 @@ class SlotStoreMachine(RuleBasedStateMachine):
         random = torch.Generator().manual_seed(seed)
         columns = forward.columns
         shape = len(counts), SHAPE.heads, SHAPE.groups, columns, forward.width
+        rows = slice(first, first + len(counts))
         for layer in range(SHAPE.layers):
             weights = torch.randint(0, 4, shape, generator=random).float()
-            weights = weights * forward.mask(layer)[:, :, None]
-            cut = columns // 2
-            for tile in (slice(0, cut), slice(cut, columns + 5)):
-                forward.add_attention(layer, weights[..., tile, :], tile)
+            if isinstance(forward, DecodeForward):
+                occupied = self.store.positions[layer, rows, :, : forward.width] >= 0
+                weights = weights * occupied[:, :, None, None]
+                forward.add_attention(layer, weights.squeeze(3))
+            else:
+                weights = weights * forward.mask(layer)[:, :, None]
+                cut = columns // 2
+                for tile in (slice(0, cut), slice(cut, columns + 5)):
+                    forward.add_attention(layer, weights[..., tile, :], tile)
             for row, count in enumerate(counts):
                 for head in range(SHAPE.heads):
                     entries = self.model[first + row].entries[layer, head]
                     received = weights[row, head, :, columns - count :].sum(dim=(0, 1))
                     for slot, position in enumerate(entries):
                         entries[position] += float(received[slot])
+
+    @rule(data=st.data(), fixed=st.booleans())
+    def decode(self, data: Any, fixed: bool) -> None:
+        first = data.draw(st.integers(0, SEQUENCES - 1), label="first")
+        last = data.draw(st.integers(first + 1, SEQUENCES), label="last")
+        models = self.model[first:last]
+        room = self.capacity - max(max(model.lengths) for model in models)
+        if not room or not all(model.seen for model in models):
+            return
+        steps = data.draw(st.integers(1, room), label="steps")
+        originals = [sequence.original for sequence in self.model]
+        forward = decode(self.store, originals, first=first, last=last, steps=steps, fixed=fixed)
+        assert forward.current == (fixed or forward.width < self.capacity)
+        for model in models:
+            for entries in model.entries.values():
+                entries.update({model.seen + i: 0.0 for i in range(steps)})
+            model.seen += steps
 
     @rule(data=st.data(), seed=st.integers(0, 2**16), density=st.sampled_from([0.0, 0.5, 0.9, 1.0]))
     def compact(self, data: Any, seed: int, density: float) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
 from skipkv.errors import ConfigError, PartError
+from skipkv.runtime.forward import Forward
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.text import TokenText
@@ -65,12 +66,16 @@ def steering(steerer: Any = None, *, marked: bool = True, sequences: int = 3) ->
     )
 
 
-def step(state: Steering, first: int, ids: list[int]) -> Tensor:
+def step(state: Steering, first: int, ids: list[int], *, asks: bool = True) -> Tensor:
     """One decode step; what was added to each row's hidden state."""
     hidden = torch.randn(len(ids), 1, SIZE)
-    state.begin(first, torch.tensor(ids), torch.arange(len(ids)))
-    (steered, *rest), kwargs = state.hook(torch.nn.Module(), (hidden, "mask"), {"more": 1})
+    positions = torch.arange(len(ids))[:, None]
+    state.begin(first, torch.tensor(ids)[:, None], positions, known=ids if asks else None)
+    answer = state.hook(torch.nn.Module(), (hidden, "mask"), {"more": 1})
     state.end()
+    if answer is None:
+        return torch.zeros(len(ids))
+    (steered, *rest), kwargs = answer
     assert rest == ["mask"]
     assert kwargs == {"more": 1}
     added = (steered - hidden)[:, 0]
@@ -86,9 +91,9 @@ def thinks(tokens: list[int], before: bool) -> bool:
 
 
 @modest
-@given(prompt=ROWS, cuts=st.lists(st.integers(0, 8), max_size=2), decoded=ROWS)
+@given(prompt=ROWS, cuts=st.lists(st.integers(0, 8), max_size=2), decoded=ROWS, asks=st.booleans())
 def test_deltas_fall_on_paragraph_ends_inside_the_think_block_alone(
-    prompt: list[int], cuts: list[int], decoded: list[int]
+    prompt: list[int], cuts: list[int], decoded: list[int], asks: bool
 ) -> None:
     state = steering()
     state.start(1)
@@ -98,7 +103,7 @@ def test_deltas_fall_on_paragraph_ends_inside_the_think_block_alone(
     for i, token in enumerate(decoded):
         thinking = thinks(prompt + decoded[: i + 1], before=False)
         expected = thinking and "\n\n" in VOCABULARY[token]
-        assert step(state, 1, [token]).tolist() == [float(expected)]
+        assert step(state, 1, [token], asks=asks).tolist() == [float(expected)]
 
 
 @modest
@@ -112,8 +117,8 @@ def test_without_think_marks_all_that_is_decoded_counts_as_thinking(decoded: lis
 
 
 @modest
-@given(rows=st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=3))
-def test_rows_follow_their_own_sequence(rows: list[tuple[int, ...]]) -> None:
+@given(rows=st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=3), asks=st.booleans())
+def test_rows_follow_their_own_sequence(rows: list[tuple[int, ...]], asks: bool) -> None:
     """Steps for a part of the sequences leave the state of the others alone."""
     state, alone = steering(), [steering(sequences=1) for _ in rows]
     for number, prompt in enumerate(rows):
@@ -121,9 +126,9 @@ def test_rows_follow_their_own_sequence(rows: list[tuple[int, ...]]) -> None:
         state.read_prompt(number, prompt[:1])
         alone[number].start(0)
         alone[number].read_prompt(0, prompt[:1])
-    together = [step(state, 0, [row[1] for row in rows]).tolist()]
+    together = [step(state, 0, [row[1] for row in rows], asks=asks).tolist()]
     first = len(rows) // 2
-    together.append(step(state, first, [row[2] for row in rows[first:]]).tolist())
+    together.append(step(state, first, [row[2] for row in rows[first:]], asks=asks).tolist())
     for number, row in enumerate(rows):
         assert step(alone[number], 0, [row[1]]).tolist() == [together[0][number]]
         if number >= first:
@@ -174,7 +179,7 @@ def test_hidden_states_given_by_name_are_steered_too() -> None:
     state = steering()
     state.start(0)
     state.read_prompt(0, [OPEN])
-    state.begin(0, torch.tensor([PARAGRAPH]), torch.tensor([3]))
+    state.begin(0, torch.tensor([[PARAGRAPH]]), torch.tensor([[3]]), known=[PARAGRAPH])
     given_ = {"hidden_states": torch.zeros(1, 1, SIZE), "other": 1}
     args, kwargs = state.hook(torch.nn.Module(), (), given_)
     assert args == ()
@@ -203,7 +208,7 @@ def test_a_delta_of_another_shape_or_dtype_names_the_steerer(value: Any) -> None
     """It would otherwise reach the other rows, or change the dtype of all that follows."""
     state = steering(Fixed(value))
     state.start(0)
-    state.begin(0, torch.tensor([X]), torch.tensor([0]))
+    state.begin(0, torch.tensor([[PARAGRAPH]]), torch.tensor([[0]]), known=None)
     with pytest.raises(PartError, match=r"Fixed\([\s\S]*\.delta must return \[R, E\] = \[1, 4\]"):
         state.hook(torch.nn.Module(), (torch.zeros(1, 1, SIZE),), {})
 
@@ -239,7 +244,10 @@ def test_one_layer_is_hooked_and_only_while_decoding() -> None:
 
 
 def run(state: Session, ids: Tensor, *, prompt: bool) -> Tensor:
-    forward = state.begin(0, [ids.shape[1]] * len(ids), ids, prompt=prompt)
+    if prompt:
+        forward: Forward = state.begin_prompt(0, [ids.shape[1]] * len(ids), ids)
+    else:
+        forward = state.begin_step(0, len(ids), ids)
     logits = state.model(input_ids=ids, **state.arguments(forward)).logits
     state.end(forward, ids)
     return logits[:, -1]
@@ -322,7 +330,7 @@ def test_counts_of_thoughts_are_refreshed_at_events() -> None:
     with state.hooked():
         run(state, torch.full((1, 4), X), prompt=True)
         state.events([0])
-        for token in [X] * 5:
+        for token in [PARAGRAPH] * 5:
             run(state, torch.tensor([[token]]), prompt=False)
             state.decoded(0, [token])
             state.events(state.due())

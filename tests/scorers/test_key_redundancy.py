@@ -6,6 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skipkv._types import CacheView
+from skipkv.benchmark.live_memory import peak_bytes
 from skipkv.errors import ConfigError
 from skipkv.scorers import KeyRedundancy
 from skipkv.testing.strategies import cache_views
@@ -62,21 +63,22 @@ def test_of_three_copies_the_newest_or_the_oldest_is_cheapest(keep: str, cheapes
     assert scores[:3].max() > scores[3:].max()
 
 
-def test_memory_grows_with_the_tile_and_never_with_the_square_of_the_slots() -> None:
-    slots, tile, dim = 4096, 16, 8
-    view = CacheView(
-        keys=torch.randn(1, 1, slots, dim),
-        values=torch.zeros(1, 1, slots, dim),
-        positions=torch.arange(slots)[None, None],
-        protected=torch.zeros(1, 1, slots, dtype=torch.bool),
+def long_view(slots: int) -> CacheView:
+    """Three heads of keys of 64 numbers, and nothing else of interest."""
+    return CacheView(
+        keys=torch.randn(1, 3, slots, 64),
+        values=torch.zeros(1, 3, slots, 64),
+        positions=torch.arange(slots).repeat(1, 3, 1),
+        protected=torch.zeros(1, 3, slots, dtype=torch.bool),
         seen=torch.tensor([slots]),
         sequences=torch.tensor([0]),
     )
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        KeyRedundancy(tile=tile).score(view)
-    largest = max(event.self_cpu_memory_usage / event.count for event in profile.key_averages())
-    assert 4 * slots * tile <= largest < 4 * slots * slots / 16
+
+
+@pytest.mark.parametrize("slots", [576, 1152, 4608])
+def test_it_needs_at_most_twice_the_memory_of_the_keys(slots: int) -> None:
+    view = long_view(slots)
+    assert peak_bytes(lambda: KeyRedundancy().score(view)) <= 2 * view.keys.nbytes
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ _KINDS = (
 def laws_of(component: Any) -> tuple[Law, ...]:
     """The laws of the protocol that `component` has the shape of.
 
+    Args:
+        component: a part or a policy.
+
     Raises:
         ConfigError: it has the shape of none.
 

@@ -1,0 +1,175 @@
+"""The floor: the same model at the same cache length, in the barest loop there is.
+
+What a policy costs is what it takes beyond this. There are no events, no positions to remember, no
+sequences that come and go: keys and values are written to a slot known beforehand, and attention
+reads all slots up to it, grouped and without a mask.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from skipkv.benchmark.recorder import Recorder
+from skipkv.benchmark.schedule import widths
+
+NAME = "skipkv_floor"
+# Steps between two looks at the tokens on an accelerator, as the engine has it.
+_BURST = 16
+
+
+class FloorLayer(CacheLayerMixin):
+    """One layer's keys and values: writes where it is told and returns views."""
+
+    is_sliding = False
+
+    def __init__(self, keys: Float[Tensor, "B H L D"], values: Float[Tensor, "B H L D"]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._keys, self._values = keys, values
+        self.width = 0
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the newest entry to the last slot of `width`; return all up to it."""
+        width = self.width
+        self._keys[:, :, width - 1 : width] = key_states
+        self._values[:, :, width - 1 : width] = value_states
+        return self._keys[:, :, :width], self._values[:, :, :width]
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do."""
+
+    def get_seq_length(self) -> int:
+        """Entries now held."""
+        return self.width
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Asked by the stock mask functions only."""
+        return self.width, 0
+
+    def get_max_length(self) -> int:
+        """No limit that transformers should know of."""
+        return -1
+
+    get_max_cache_shape = get_max_length
+
+
+class FloorCache(Cache):
+    """Keys and values of all layers, `[layers, B, H, capacity, D]`, allocated once."""
+
+    def __init__(self, past: Sequence[tuple[Tensor, Tensor]], *, capacity: int, held: int) -> None:
+        batch, heads, _, dim = past[0][0].shape
+        shape = (len(past), batch, heads, capacity, dim)
+        self.keys, self.values = past[0][0].new_zeros(shape), past[0][1].new_zeros(shape)
+        for layer, (keys, values) in enumerate(past):
+            self.keys[layer, :, :, :held] = keys[:, :, -held:]
+            self.values[layer, :, :, :held] = values[:, :, -held:]
+        self._own = [FloorLayer(k, v) for k, v in zip(self.keys, self.values, strict=True)]
+        super().__init__(layers=list(self._own))
+
+    def attend_to(self, width: int) -> None:
+        """The next step writes to the last of `width` slots and reads them all."""
+        for layer in self._own:
+            layer.width = width
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Float[Tensor, "B Q 1 D"],
+    key: Float[Tensor, "B H L D"],
+    value: Float[Tensor, "B H L D"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B 1 Q D"], None]:
+    """Grouped-query attention of one token: the query heads of a KV head are queries of it."""
+    batch, heads, _, dim = key.shape
+    grouped = query.view(batch, heads, -1, dim)  # [B Q 1 D] -> [B H G D]
+    output = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, scale=scaling)
+    return output.reshape(batch, 1, -1, dim), None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+@contextmanager
+def floor_attention(model: PreTrainedModel) -> Iterator[None]:
+    """While it lasts, the model attends without a mask."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(NAME)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@torch.inference_mode()
+def run_floor(
+    model: PreTrainedModel,
+    prompts: Int[Tensor, "B P"],
+    *,
+    new_tokens: int,
+    budget: int,
+    interval: int,
+    recorder: Recorder,
+) -> tuple[Int[Tensor, "B N"], FloorCache]:
+    """Decode greedily; returns the tokens and the cache.
+
+    Args:
+        model: any causal language model of the families the engine decodes.
+        prompts: prompts of one length.
+        new_tokens: tokens to decode.
+        budget: entries to which the cache falls back, as `schedule.widths` has it. Which entries
+            are overwritten does not matter: they cost the same.
+        interval: steps between two such falls.
+        recorder: gets what it took.
+    """
+    length = prompts.shape[1]
+    schedule = list(widths(length, new_tokens - 1, budget=budget, interval=interval))
+    prefilled = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
+    last = prefilled.logits[:, -1].argmax(dim=-1)
+    past = [(layer.keys, layer.values) for layer in prefilled.past_key_values.layers]
+    held = min(length, budget)
+    cache = FloorCache(past, capacity=max([held, *schedule]), held=held)
+    del prefilled, past
+    read: list[list[int]] = last[:, None].tolist()
+    recorder.lap("prefill")
+    burst = 1 if prompts.device.type == "cpu" else _BURST
+    unread: list[Tensor] = []
+    position = torch.full_like(last[:, None], length)
+    with floor_attention(model):
+        for width in schedule:
+            cache.attend_to(width)
+            output = model(
+                input_ids=last[:, None],
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            last = output.logits[:, -1].argmax(dim=-1)
+            position += 1
+            unread.append(last)
+            if len(unread) == burst:
+                _read(unread, read, recorder)
+        if unread:
+            _read(unread, read, recorder)
+    return torch.tensor(read), cache
+
+
+def _read(unread: list[Tensor], read: list[list[int]], recorder: Recorder) -> None:
+    """Bring the tokens to the host."""
+    for row, tokens in zip(read, torch.stack(unread, dim=1).tolist(), strict=True):
+        row += tokens
+    recorder.lap("step", steps=len(unread))
+    unread.clear()

@@ -1,0 +1,167 @@
+"""What one run of one case gave; the arithmetic of its numbers is here."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+
+from skipkv.benchmark.case import Case
+from skipkv.benchmark.isolation import ERROR, OOM
+
+Status = Literal["ok", "oom", "error"]
+
+
+def _pairs(values: Any) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(value) for value in values)
+
+
+@attrs.frozen(kw_only=True)
+class Measurement:
+    """One run. Times are in seconds, memory in bytes; None is what was not measured.
+
+    Args:
+        subject: the label.
+        batch_size: sequences decoded side by side.
+        budget: entries per KV head; None where the subject takes none.
+        repeat: which round, from 0.
+        status: "ok", "oom" (memory ran out) or "error".
+        reason: what came in the way.
+        new_tokens: tokens decoded per sequence.
+        first_token: from the call to the first token.
+        seconds: from the call to the last token.
+        cpu_seconds: processor time of all threads, from the first token to the last.
+        steps: decode steps, one fewer than tokens.
+        step_seconds: all of them together.
+        step_median: of a step.
+        step_p95: the time that 95 % of the steps keep within.
+        events: compression events.
+        event_seconds: all of them together.
+        event_median: of an event; 0 where there was none.
+        peak_bytes: memory at its most, beyond that of the loaded model.
+        held_bytes: keys and values that the subject should hold at most.
+        kv_bytes: keys and values allocated, as the engine measured it.
+        curve: (tokens, seconds since the call, bytes in use), every so many tokens.
+        note: what a reader should know.
+    """
+
+    subject: str
+    batch_size: int
+    budget: int | None
+    repeat: int
+    status: Status = "ok"
+    reason: str | None = None
+    new_tokens: int
+    first_token: float | None = None
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    steps: int = 0
+    step_seconds: float | None = None
+    step_median: float | None = None
+    step_p95: float | None = None
+    events: int = 0
+    event_seconds: float = 0.0
+    event_median: float = 0.0
+    peak_bytes: int | None = None
+    held_bytes: int | None = None
+    kv_bytes: int | None = None
+    curve: tuple[tuple[Any, ...], ...] = attrs.field(default=(), converter=_pairs, repr=False)
+    note: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        case: Case,
+        *,
+        repeat: int,
+        new_tokens: int,
+        answer: Mapping[str, Any],
+        held_bytes: int | None = None,
+        note: str | None = None,
+    ) -> "Measurement":
+        """From what a run recorded (`Recorder.end`), or from what kept it from ending.
+
+        Example:
+            >>> case = Case(subject="rkv", batch_size=2, budget=8)
+            >>> recorded = {"first_token": 1.0, "seconds": 4.5, "cpu_seconds": 3.0, "steps": [1, 1],
+            ...             "events": [1.5], "samples": [], "peak_bytes": None}
+            >>> m = Measurement.of(case, repeat=0, new_tokens=3, answer=recorded)
+            >>> m.tokens_per_second, m.decode_step, m.event_share
+            (1.3333333333333333, 1.75, 0.42857142857142855)
+        """
+        named: dict[str, Any] = attrs.asdict(case)
+        named |= {
+            "repeat": repeat,
+            "new_tokens": new_tokens,
+            "held_bytes": held_bytes,
+            "note": note,
+        }
+        if OOM in answer:
+            return cls(**named, status="oom", reason=answer[OOM])
+        if ERROR in answer:
+            return cls(**named, status="error", reason=answer[ERROR])
+        steps, events = sorted(answer["steps"]), answer["events"]
+        return cls(
+            **named,
+            first_token=answer["first_token"],
+            seconds=answer["seconds"],
+            cpu_seconds=answer["cpu_seconds"],
+            steps=len(steps),
+            step_seconds=math.fsum(steps),
+            step_median=statistics.median(steps) if steps else None,
+            step_p95=steps[math.ceil(0.95 * len(steps)) - 1] if steps else None,
+            events=len(events),
+            event_seconds=math.fsum(events),
+            event_median=statistics.median(events) if events else 0.0,
+            peak_bytes=answer["peak_bytes"],
+            kv_bytes=answer.get("kv_bytes"),
+            curve=answer["samples"],
+        )
+
+    @property
+    def case(self) -> Case:
+        """What was measured."""
+        return Case(subject=self.subject, batch_size=self.batch_size, budget=self.budget)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it came to its end."""
+        return self.status == "ok"
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of all sequences together, prefill included."""
+        return None if not self.seconds else self.batch_size * self.new_tokens / self.seconds
+
+    @property
+    def decode_step(self) -> float | None:
+        """Mean time of a decode step, events' share included."""
+        if not self.steps or self.step_seconds is None:
+            return None
+        return (self.step_seconds + self.event_seconds) / self.steps
+
+    @property
+    def typical_step(self) -> float | None:
+        """Median time of a step and the median event's share of one.
+
+        As `decode_step`, but that the rare step during which the machine did something else does
+        not count.
+        """
+        if not self.steps or self.step_median is None:
+            return None
+        return self.step_median + self.event_median * self.events / self.steps
+
+    @property
+    def cpu_step(self) -> float | None:
+        """Processor time of a decode step, events' share included."""
+        if not self.steps or self.cpu_seconds is None:
+            return None
+        return self.cpu_seconds / self.steps
+
+    @property
+    def event_share(self) -> float | None:
+        """Events' share of the decoding time."""
+        if self.step_seconds is None or not self.steps:
+            return None
+        return self.event_seconds / (self.step_seconds + self.event_seconds)

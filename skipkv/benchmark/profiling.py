@@ -1,0 +1,179 @@
+"""Where a policy's time goes: clocks around the phases of a step and of an event.
+
+The phases' functions are wrapped from outside while a profile is taken; the runtime knows nothing
+of it. A phase's time is its own: what it spends inside another phase counts there.
+"""
+
+import importlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from skipkv.benchmark.bench import Bench
+from skipkv.benchmark.prompts import prompts
+from skipkv.benchmark.subjects import PolicySubject
+from skipkv.runtime import Engine
+
+STEP, EVENT, OTHER = "step", "event", "other"
+
+PHASES = (
+    # what a step's table calls it, part of, module, attribute
+    ("prefill", OTHER, "skipkv.runtime.loop", "DecodeLoop._admit"),
+    ("loop", STEP, "skipkv.runtime.loop", "DecodeLoop._steps"),
+    ("bookkeeping before the model", STEP, "skipkv.runtime.session", "Session.begin"),
+    ("model", STEP, "skipkv.runtime.loop", "DecodeLoop._forward"),
+    ("cache write", STEP, "skipkv.runtime.cache", "SlotLayer.update"),
+    ("attention", STEP, "skipkv.runtime.attention", "attention_forward"),
+    ("steering", STEP, "skipkv.runtime.steering", "Steering._steered"),
+    ("bookkeeping after the model", STEP, "skipkv.runtime.session", "Session.end"),
+    ("sampling", STEP, "skipkv.runtime.loop", "choose"),
+    ("reading tokens", STEP, "skipkv.runtime.loop", "DecodeLoop._read"),
+    ("sentences", EVENT, "skipkv.runtime.session", "Session._read_decoded"),
+    ("event, rest", EVENT, "skipkv.runtime.session", "Session.events"),
+    ("view", EVENT, "skipkv.runtime.event", "_view"),
+    ("checks", EVENT, "skipkv.runtime.event", "_decide"),
+    ("scores", EVENT, "skipkv.runtime.event", "_checked_scores"),
+    ("eviction", EVENT, "skipkv.runtime.event", "_checked_keep"),
+    ("compaction", EVENT, "skipkv.runtime.slots", "SlotStore.compact"),
+)
+"""Phases, outer ones with what remains of them when inner ones are taken out."""
+
+
+class Clocks:
+    """Own seconds and calls of every phase."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._inner: list[float] = [0.0]  # seconds spent in phases inside those now open
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+
+    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with a clock around it."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            started = self._now()
+            self._inner.append(0.0)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                whole = self._now() - started
+                self.seconds[phase] += whole - self._inner.pop()
+                self.calls[phase] += 1
+                self._inner[-1] += whole
+
+        return run
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":  # a phase's time is the device's too
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+@contextmanager
+def clocked(device: torch.device) -> Iterator[Clocks]:
+    """While it lasts, the phases of everything that decodes here are timed."""
+    clocks = Clocks(device)
+    undo: list[tuple[Any, str, Any]] = []
+    try:
+        for phase, _, module, path in PHASES:
+            holder, name = _holder(module, path)
+            function = getattr(holder, name)
+            undo.append((holder, name, function))
+            setattr(holder, name, clocks.timed(phase, function))
+        yield clocks
+    finally:
+        for holder, name, function in undo:
+            setattr(holder, name, function)
+
+
+def profile_table(
+    subjects: Sequence[PolicySubject], model: Any, tokenizer: Any, bench: Bench
+) -> str:
+    """A table per batch size and budget: milliseconds of every phase, per step or per event.
+
+    Args:
+        subjects: the policies.
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        bench: lengths, batch sizes and budgets; its rounds do not count.
+    """
+    rows = prompts(
+        tokenizer, count=max(bench.batch_sizes), tokens=bench.prompt_tokens, seed=bench.seed
+    )
+    tables = []
+    for batch_size in bench.batch_sizes:
+        for budget in bench.budgets:
+            profiles = {
+                subject.label: _profile(
+                    subject,
+                    model,
+                    tokenizer,
+                    rows[:batch_size],
+                    budget=budget if subject.takes_budget else None,
+                    bench=bench,
+                )
+                for subject in subjects
+            }
+            tables.append(
+                f"Batch {batch_size}, budget {budget}, {bench.new_tokens} new tokens; ms per step, "
+                f"and for an event's phases ms per event.\n\n{_table(profiles, bench)}"
+            )
+    return "\n\n".join(tables)
+
+
+def _profile(
+    subject: PolicySubject,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Sequence[int]],
+    *,
+    budget: int | None,
+    bench: Bench,
+) -> Clocks:
+    policy = subject.policy(budget=budget, interval=bench.interval)
+    engine = Engine(model, tokenizer, policy, batch_size=len(rows), eos_token_ids=[])
+    list(engine.generate(rows, max_new_tokens=bench.interval + 2, progress=False))
+    with clocked(model.device) as clocks:
+        list(engine.generate(rows, max_new_tokens=bench.new_tokens, progress=False))
+    return clocks
+
+
+def _table(profiles: dict[str, Clocks], bench: Bench) -> str:
+    names = list(profiles)
+    lines = [f"| phase | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+    steps = bench.new_tokens - 1
+    for part in (STEP, EVENT):
+        totals = dict.fromkeys(names, 0.0)
+        for phase, of, _, _ in PHASES:
+            if of != part:
+                continue
+            cells = []
+            for name in names:
+                clocks = profiles[name]
+                times = steps if part == STEP else clocks.calls["compaction"] and _events(clocks)
+                per = 1e3 * clocks.seconds[phase] / times if times else 0.0
+                totals[name] += per
+                cells.append(f"{per:.3f}" if clocks.calls[phase] else "-")
+            lines.append(f"| {phase} | {' | '.join(cells)} |")
+        summed = " | ".join(f"{totals[name]:.3f}" for name in names)
+        lines.append(f"| **{'a step' if part == STEP else 'an event'}** | {summed} |")
+    return "\n".join(lines)
+
+
+def _events(clocks: Clocks) -> int:
+    """Calls that were events: those of the prompt's passes are in there too."""
+    return clocks.calls["event, rest"]
+
+
+def _holder(module: str, path: str) -> tuple[Any, str]:
+    """What an attribute hangs on, and its name."""
+    *outer, name = path.split(".")
+    holder: Any = importlib.import_module(module)
+    for part in outer:
+        holder = getattr(holder, part)
+    return holder, name

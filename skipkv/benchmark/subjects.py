@@ -1,0 +1,327 @@
+"""Subjects: what is measured, policies and baselines alike."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import attrs
+import torch
+
+from skipkv import presets
+from skipkv.benchmark.case import Job
+from skipkv.benchmark.floor import run_floor
+from skipkv.benchmark.isolation import Answer
+from skipkv.benchmark.memory import meter_for
+from skipkv.benchmark.recorder import Recorder
+from skipkv.benchmark.schedule import most
+from skipkv.errors import ConfigError
+from skipkv.evaluation.candidates import Candidate, parse_candidates
+from skipkv.policy import Policy
+from skipkv.runtime import Engine
+from skipkv.steerers import AdaptiveSteerer, SteeringVector
+
+FLOOR, DYNAMIC, STATIC, KVPRESS = "floor", "generate_dynamic", "generate_static", "kvpress"
+BASELINES = (FLOOR, DYNAMIC, STATIC, KVPRESS)
+"""What policies are compared with."""
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """Something that decodes a job and records what it took."""
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        ...
+
+    @property
+    def takes_budget(self) -> bool:
+        """Whether it is measured at every budget, or once."""
+        ...
+
+    @property
+    def note(self) -> str | None:
+        """What a reader of its numbers should know."""
+        ...
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it decodes in the process that calls it."""
+        ...
+
+    def entries(self, job: Job) -> int | None:
+        """Entries per head that it should hold at most; None where nobody can say."""
+        ...
+
+    def measure(self, job: Job) -> Answer:
+        """Decode, after a warm-up; returns what `Recorder.end` does, or why there is nothing."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class PolicySubject:
+    """A policy, decoded by the engine.
+
+    Args:
+        candidate: the policy, without its budget.
+        vector: what a `skipkv` that is given no steering is steered with.
+        strength: of that steering.
+        growth: of the strength with every thought that was not execution.
+        note: says where the vector comes from.
+    """
+
+    candidate: Candidate
+    vector: SteeringVector | None = None
+    strength: float | int = 1.0
+    growth: float | int = 0.02
+    note: str | None = None
+    in_process: bool = attrs.field(default=True, init=False)
+
+    @property
+    def label(self) -> str:
+        """The policy as it was asked for."""
+        return self.candidate.label
+
+    @property
+    def takes_budget(self) -> bool:
+        """As the candidate."""
+        return self.candidate.takes_budget
+
+    def policy(self, *, budget: int | None, interval: int) -> Policy:
+        """The policy that is measured."""
+        policy = self.candidate.policy(budget=budget, interval=interval)
+        if self.vector is None:
+            return policy
+        return policy.with_(
+            steerer=AdaptiveSteerer(self.vector, strength=self.strength, growth=self.growth)
+        )
+
+    def entries(self, job: Job) -> int | None:
+        """The budget and the interval, or all tokens."""
+        policy = self.policy(budget=job.budget, interval=job.interval)
+        if policy.budget is None:
+            return job.prompt_tokens + job.new_tokens - 1
+        return policy.budget.capacity
+
+    def measure(self, job: Job) -> Answer:
+        """Decode with the engine."""
+        policy = self.policy(budget=job.budget, interval=job.interval)
+        engine = Engine(
+            job.model, job.tokenizer, policy, batch_size=len(job.prompts), eos_token_ids=[]
+        )
+        kv_bytes = 0
+
+        def decode(new_tokens: int, recorder: Recorder) -> None:
+            nonlocal kv_bytes
+            done = list(
+                engine.generate(
+                    job.prompts, max_new_tokens=new_tokens, progress=False, timings=recorder
+                )
+            )
+            for completion in done:
+                if completion.error is not None:
+                    raise completion.error
+            kv_bytes = sum(completion.stats.peak_kv_bytes for completion in done)
+
+        return recorded(job, decode) | {"kv_bytes": kv_bytes}
+
+
+@attrs.frozen(kw_only=True)
+class FloorSubject:
+    """The barest loop over the same model at the same cache length."""
+
+    label: str = FLOOR
+    takes_budget: bool = True
+    note: str | None = None
+    in_process: bool = attrs.field(default=True, init=False)
+
+    def entries(self, job: Job) -> int | None:
+        """As a policy under this budget."""
+        steps = job.new_tokens - 1
+        return most(job.prompt_tokens, steps, budget=job.budget, interval=job.interval)
+
+    def measure(self, job: Job) -> Answer:
+        """Decode with `run_floor`."""
+        prompts = torch.tensor(job.prompts, device=job.model.device)
+        assert job.budget is not None
+        budget = job.budget
+
+        def decode(new_tokens: int, recorder: Recorder) -> None:
+            run_floor(
+                job.model,
+                prompts,
+                new_tokens=new_tokens,
+                budget=budget,
+                interval=job.interval,
+                recorder=recorder,
+            )
+
+        return recorded(job, decode)
+
+
+@attrs.frozen(kw_only=True)
+class GenerateSubject:
+    """transformers' own `generate()` with its full cache; nothing ends a sequence.
+
+    Args:
+        label: in tables.
+        static: a cache allocated once for prompt and answer, not one that grows. On CUDA
+            transformers compiles the model for it; that is done in the warm-up.
+    """
+
+    label: str
+    static: bool
+    takes_budget: bool = attrs.field(default=False, init=False)
+    note: str | None = None
+    in_process: bool = attrs.field(default=True, init=False)
+
+    def entries(self, job: Job) -> int | None:
+        """All tokens."""
+        return job.prompt_tokens + job.new_tokens - (0 if self.static else 1)
+
+    def measure(self, job: Job) -> Answer:
+        """Decode with `generate()`, which tells a streamer of every token."""
+        prompts = torch.tensor(job.prompts, device=job.model.device)
+
+        def decode(new_tokens: int, recorder: Recorder) -> None:
+            end = prompts.shape[1] + new_tokens
+
+            def enough(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+                return torch.full((len(ids),), ids.shape[1] >= end, device=ids.device)
+
+            warming_up = new_tokens < job.new_tokens
+            with torch.inference_mode():
+                job.model.generate(
+                    prompts,
+                    attention_mask=torch.ones_like(prompts),
+                    # The cache is as large in the warm-up, which would else compile for another.
+                    max_new_tokens=job.new_tokens,
+                    stopping_criteria=[enough] if warming_up else None,
+                    do_sample=False,
+                    # Rather than min_new_tokens, whose logits processor would cost it time.
+                    eos_token_id=None,
+                    pad_token_id=0,
+                    cache_implementation="static" if self.static else None,
+                    streamer=_Streamer(recorder),
+                )
+
+        return recorded(job, decode)
+
+
+class _Streamer:
+    """Books a lap for every token that `generate()` hands over; the prompt comes first."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._put = 0
+
+    def put(self, tokens: torch.Tensor) -> None:
+        self._put += 1
+        if self._put > 1:
+            self._recorder.lap("prefill" if self._put == 2 else "step")
+
+    def end(self) -> None:
+        pass
+
+
+def recorded(job: Job, decode: Callable[[int, Recorder], None]) -> Answer:
+    """Warm up, then decode the job in earnest; returns what was recorded.
+
+    Args:
+        job: what is to be decoded.
+        decode: decodes so many tokens and books their laps.
+    """
+    device = job.model.device
+    # On a device, kernels are chosen and graphs captured when first used, an event's too.
+    warm_up = 2 if device.type == "cpu" else job.interval + 2
+    meter = meter_for(device)
+    if job.new_tokens > warm_up:
+        decode(warm_up, Recorder(meter, every=job.new_tokens))
+    meter.start()
+    recorder = Recorder(meter, every=job.every)
+    recorder.begin()
+    decode(job.new_tokens, recorder)
+    return recorder.end()
+
+
+def policies_of(
+    texts: Sequence[str],
+    *,
+    settings: Mapping[str, Mapping[str, Any]],
+    config: Any = None,
+    seed: int = 0,
+) -> list[PolicySubject]:
+    """The policies named; `skipkv` and `seal` steer.
+
+    What they are not given they take from the model's settings, but for budget and interval. A
+    model whose settings name no vector is steered in a random direction in its middle layer, which
+    costs the same and means nothing.
+
+    Args:
+        texts: as `skipkv eval --policies` has them.
+        settings: preset -> options, as in a model's skipkv.json.
+        config: of the model to be steered; None to see whether all could be built.
+        seed: of a random vector.
+    """
+    return [_policy_subject(c, settings, config, seed) for c in parse_candidates(texts)]
+
+
+def _policy_subject(
+    candidate: Candidate, settings: Mapping[str, Mapping[str, Any]], config: Any, seed: int
+) -> PolicySubject:
+    source = candidate.source
+    name = {id(presets.skipkv): "skipkv", id(presets.seal): "seal"}.get(id(source))
+    if name is None or "steering" in candidate.options:
+        return PolicySubject(candidate=candidate)
+    own = {k: v for k, v in settings.get(name, {}).items() if k not in ("budget", "interval")}
+    file, strength, growth = (own.pop(k, None) for k in ("vector", "strength", "growth"))
+    options = {**own, **candidate.options}
+    if file is not None:
+        vector, note = SteeringVector.load(file), f"steered with {Path(file).name}"
+    else:
+        vector, note = _random_vector(config, seed), "steered with a random vector"
+    if name == "seal":
+        options = {"vector": vector, **({} if strength is None else {"strength": strength})}
+        options |= candidate.options
+        return PolicySubject(candidate=attrs.evolve(candidate, options=options), note=note)
+    return PolicySubject(
+        candidate=attrs.evolve(candidate, options=options),
+        vector=vector,
+        strength=1.0 if strength is None else strength,
+        growth=0.02 if growth is None else growth,
+        note=note,
+    )
+
+
+def baselines_of(names: Sequence[str], *, kvpress: Subject | None) -> list[Subject]:
+    """The baselines of these names.
+
+    Args:
+        names: some of `BASELINES`.
+        kvpress: how that one is measured, where it can be.
+
+    Raises:
+        ConfigError: another name, or kvpress without its interpreter.
+    """
+    found: list[Subject] = []
+    for name in names:
+        if name == FLOOR:
+            found.append(FloorSubject())
+        elif name in (DYNAMIC, STATIC):
+            found.append(GenerateSubject(label=name, static=name == STATIC))
+        elif name == KVPRESS and kvpress is not None:
+            found.append(kvpress)
+        elif name == KVPRESS:
+            raise ConfigError(
+                "The baseline kvpress needs --kvpress-python PATH: the interpreter of an "
+                "environment where kvpress is installed. docs/performance.md says how to make one."
+            )
+        else:
+            raise ConfigError(f"No baseline is called {name!r}. Known are: {', '.join(BASELINES)}.")
+    return found
+
+
+def _random_vector(config: Any, seed: int) -> SteeringVector:
+    width, layers = (1, 1) if config is None else (config.hidden_size, config.num_hidden_layers)
+    direction = torch.randn(width, generator=torch.Generator().manual_seed(seed))
+    return SteeringVector(vector=direction / direction.norm(), layer=layers // 2, made="random")

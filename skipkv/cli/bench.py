@@ -1,0 +1,186 @@
+"""`skipkv bench`: what decoding under a policy costs, beside the model itself and full caches."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skipkv.cli.exits import FAILED, INTERRUPTED, clean_exit
+from skipkv.cli.placement import check_placement
+from skipkv.errors import InputError
+
+if TYPE_CHECKING:
+    from skipkv.benchmark import Subject, Summary
+
+POLICIES = "full,streaming_llm,snapkv,rkv,skipkv"
+_PLOTS = ("png", "svg", "none")
+
+
+def bench(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="tiny, a folder, a hub id, a .gguf file, or random:CONFIG.json: random weights of "
+            "that architecture.",
+        ),
+    ] = "tiny",
+    policies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policies",
+            "-p",
+            help="Presets or package.module:object, with options as in skipkv:threshold=0.9; "
+            f"comma-separated or repeated. skipkv steers. Default: {POLICIES}.",
+        ),
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            help="floor (the model alone at the same cache length), generate_dynamic, "
+            "generate_static, kvpress; or none. Default: all, kvpress where --kvpress-python is "
+            "given."
+        ),
+    ] = None,
+    batch_sizes: Annotated[
+        str, typer.Option(help="Sequences decoded side by side, comma-separated.")
+    ] = "1,8",
+    budgets: Annotated[
+        str, typer.Option("--budgets", "-b", help="Entries per KV head, comma-separated.")
+    ] = "256",
+    interval: Annotated[
+        int, typer.Option(min=1, help="Decode steps between two compression events.")
+    ] = 128,
+    new_tokens: Annotated[
+        int, typer.Option("--new-tokens", "-n", min=2, help="Tokens decoded per sequence.")
+    ] = 512,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompts.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts and random vectors.")] = 0,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Records, tables and plots. A run that is there goes on.",
+        ),
+    ] = Path("skipkv-bench"),
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Measure no rounds: say where each policy's time goes, by phase."
+        ),
+    ] = False,
+    kvpress_python: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Interpreter of an environment that has kvpress."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of every run on a CPU. Default: all cores.")
+    ] = None,
+    plots: Annotated[str, typer.Option(help="png, svg or none.")] = "png",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Measure speed and memory of policies beside baselines.
+
+    All decode the same prompts to the same length, in rounds that take turns. Tables are printed;
+    DIR gets them, JSON and plots. Exit code: 0, or 1 if a subject failed (running out of memory is
+    a result, not a failure), 2 if the input cannot be used, 130 after Ctrl-C.
+    """
+    with clean_exit(debug=debug):
+        import torch
+
+        from skipkv.benchmark import BASELINES, Bench, baselines_of, policies_of
+        from skipkv.benchmark.kvpress import KvpressSubject, check_interpreter, saved
+        from skipkv.benchmark.profiling import profile_table
+        from skipkv.cli.steering import model_settings
+        from skipkv.evaluation.extras import require_extra
+        from skipkv.runtime.loading import folder_of, load
+
+        # Everything that can be wrong without the model is found before the model is loaded.
+        check_placement(dtype, device)
+        if plots not in _PLOTS:
+            raise InputError(f"--plots {plots} must be {', '.join(_PLOTS[:-1])} or {_PLOTS[-1]}.")
+        if plots != "none" and not profile:
+            require_extra("eval", "matplotlib")
+        named = policies or [POLICIES]
+        chosen = _names(baselines, default=[b for b in BASELINES if b != "kvpress"])
+        if kvpress_python is not None:
+            check_interpreter(kvpress_python)
+            if baselines is None:
+                chosen.append("kvpress")
+        cores = threads or torch.get_num_threads()
+        settings = model_settings(model)
+
+        def asked(policies: "Sequence[Subject]", folder: Path) -> Bench:
+            kvpress = None
+            if kvpress_python is not None:
+                kvpress = KvpressSubject(python=kvpress_python, folder=folder)
+            return Bench(
+                subjects=[*baselines_of(chosen, kvpress=kvpress), *policies],
+                batch_sizes=_numbers("--batch-sizes", batch_sizes),
+                budgets=_numbers("--budgets", budgets),
+                interval=interval,
+                new_tokens=new_tokens,
+                prompt_tokens=prompt_tokens,
+                repeats=repeats,
+                seed=seed,
+                threads=cores,
+            )
+
+        asked(policies_of(named, settings=settings), Path()).check_folder(output)
+        # One thread until a run is forked: OpenMP's others would not outlive that.
+        torch.set_num_threads(1)
+        weights, tokenizer = load(model, dtype=dtype, device=device)
+        subjects = policies_of(named, settings=settings, config=weights.config, seed=seed)
+        if profile:
+            torch.set_num_threads(cores)
+            typer.echo(profile_table(subjects, weights, tokenizer, asked(subjects, Path())))
+            return
+        with ExitStack() as stack:
+            folder = Path()
+            if "kvpress" in chosen:
+                folder = stack.enter_context(saved(weights, folder_of(model)))
+            try:
+                summary = asked(subjects, folder).run(weights, tokenizer, output, model_name=model)
+            except KeyboardInterrupt:
+                typer.echo(
+                    f"\nskipkv: interrupted; what is done is in {output}. The same command goes on "
+                    "from there.",
+                    err=True,
+                )
+                raise typer.Exit(INTERRUPTED) from None
+        _report(summary, output, plots)
+
+
+def _report(summary: "Summary", output: Path, plots: str) -> None:
+    (output / "summary.md").write_text(summary.markdown())
+    (output / "summary.json").write_text(summary.json() + "\n")
+    if plots != "none":
+        from skipkv.benchmark.plots import plot
+
+        plot(summary, output, plot_format=plots)
+    typer.echo(summary.markdown())
+    sys.stdout.flush()
+    if any(row.status == "error" for row in summary.rows):
+        raise typer.Exit(FAILED)
+
+
+def _names(text: str | None, *, default: list[str]) -> list[str]:
+    if text is None:
+        return default
+    return [] if text.strip() == "none" else [n.strip() for n in text.split(",") if n.strip()]
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(piece) for piece in text.split(",") if piece.strip())
+    except ValueError:
+        raise InputError(f"{option} {text} must be whole numbers, as in 1,8.") from None

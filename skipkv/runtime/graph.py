@@ -1,0 +1,152 @@
+"""Decode steps replayed as one recorded graph of operations, instead of being launched one by one.
+
+A small model leaves an accelerator waiting for the host: a step is hundreds of launches, each in
+its own few microseconds of Python. Under a fixed budget a step is the same operations on the same
+tensors every time, so that it can be recorded once per number of sequences and replayed.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from skipkv.runtime import kernels
+from skipkv.runtime.sampling import choose
+from skipkv.runtime.session import Session
+
+Record = Callable[[Callable[[], None]], Callable[[], object]]
+"""Takes what to do; returns what does it again. Recording may do it or not do it."""
+
+# Steps done one by one before the recording: libraries set themselves up in the first.
+_WARM = 2
+
+
+def recorder(device: torch.device) -> Record | None:
+    """How steps are recorded on this device; None where they are not."""
+    return _CudaGraphs() if device.type == "cuda" else None
+
+
+class _CudaGraphs:
+    """Records CUDA graphs that share their memory; doing it is left to the replay."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, body: Callable[[], None]) -> Callable[[], object]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            body()
+        replay: Callable[[], object] = graph.replay
+        return replay
+
+
+class RecordedSteps:
+    """Decode steps of a session, recorded once per number of sequences.
+
+    Where a step cannot be recorded, a warning says why and `failed` is set: decode one by one from
+    then on.
+
+    Args:
+        session: its policy has a budget in tokens, so that its cache keeps its size.
+        processors: of the logits.
+        sampled: whether steps are given uniform random numbers.
+        record: how to record.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        processors: LogitsProcessorList,
+        *,
+        sampled: bool,
+        record: Record,
+    ) -> None:
+        self._session = session
+        self._processors = processors
+        self._sampled = sampled
+        self._record = record
+        self._made: dict[int, _Shape] = {}
+        self._kernel: kernels.Kernel | None = None
+        self.failed = False
+
+    def step(self, last: Int[Tensor, "n"], uniforms: Float[Tensor, "n"] | None) -> Int[Tensor, "n"]:
+        """Feed every sequence its newest token; the tokens that follow.
+
+        Args:
+            last: the newest token of each running sequence.
+            uniforms: random numbers, where tokens are sampled.
+        """
+        count = len(last)
+        if count not in self._made:
+            self._made[count] = _Shape(self._session, self._best(count), count, self._sampled)
+        shape = self._made[count]
+        shape.take(last, uniforms)
+        if shape.steps >= _WARM and shape.replay is None and not self.failed:
+            try:
+                shape.replay = self._record(lambda: shape.run(self._processors))
+            except Exception as cause:
+                self.failed = True
+                warnings.warn(
+                    f"Decode steps are not replayed as a graph: recording one raised "
+                    f"{type(cause).__name__}: {cause}. They are launched one by one, which is "
+                    "slower and gives the same tokens.",
+                    stacklevel=2,
+                )
+        if shape.replay is None:
+            shape.run(self._processors)
+        else:
+            shape.replay()
+        shape.count()
+        return shape.chosen.clone()
+
+    def _best(self, count: int) -> kernels.Kernel:
+        """The fastest attention here, tried once."""
+        if self._kernel is None:
+            store = self._session.store
+            self._kernel = kernels.sdpa
+            if store.keys.device.type != "cpu":
+                keys = store.keys[0, :count]
+                self._kernel = kernels.CANDIDATES[kernels.fastest(keys, store.shape.groups)]
+        return self._kernel
+
+
+class _Shape:
+    """A step for some number of sequences: its fixed tensors, and how to do it again."""
+
+    def __init__(self, session: Session, kernel: kernels.Kernel, count: int, sampled: bool) -> None:
+        device = session.store.keys.device
+        self._session = session
+        self._forward = session.fixed_forward(count, kernel)
+        self._ids = torch.zeros(count, 1, dtype=torch.long, device=device)
+        self._uniforms = torch.zeros(count, dtype=torch.float64, device=device) if sampled else None
+        self.chosen: Int[Tensor, "n"] = torch.zeros(count, dtype=torch.long, device=device)
+        self.steps = 0
+        self.replay: Callable[[], object] | None = None
+
+    def take(self, last: Int[Tensor, "n"], uniforms: Float[Tensor, "n"] | None) -> None:
+        """What a step starts from."""
+        if not self._forward.current:
+            self._forward.refresh()
+        self._ids.copy_(last[:, None])
+        if self._uniforms is not None:
+            assert uniforms is not None
+            self._uniforms.copy_(uniforms)
+
+    def run(self, processors: LogitsProcessorList) -> None:
+        """What the device does; nothing here depends on what only the host knows."""
+        session = self._session
+        session.place_fixed(self._forward, self._ids)
+        output = session.model(
+            input_ids=self._ids, logits_to_keep=1, **session.arguments(self._forward)
+        )
+        session.end_fixed(self._forward)
+        self.chosen.copy_(choose(output.logits[:, -1], processors, self._uniforms))
+
+    def count(self) -> None:
+        """What the host does."""
+        self.steps += 1
+        self._forward.count()
+        self._session.cache.columns += 1

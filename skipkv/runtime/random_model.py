@@ -1,0 +1,135 @@
+"""Random weights of a given architecture, for measuring speed where the weights are not at hand."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from skipkv.errors import InputError
+from skipkv.runtime.support import FAMILIES
+
+_SEED = 0
+_STD = 0.02
+# Of the invented words every so many end a sentence, and every so many of those a paragraph.
+_SENTENCE, _PARAGRAPH = 16, 2
+
+
+def random_model(
+    path: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model of the architecture in a `config.json`, with random weights; and a tokenizer.
+
+    The weights are drawn on the device itself, so that seven billion take seconds. They are the
+    same for the same device and version of torch. What such a model says means nothing; what it
+    costs is what the architecture costs.
+
+    Args:
+        path: a transformers config.json.
+        dtype: of the weights; "auto" takes the config's.
+        device: where they are to be.
+
+    Raises:
+        InputError: no such file, or none that makes a supported model.
+    """
+    config = _config(Path(path))
+    if isinstance(dtype, str):
+        wanted = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
+    else:
+        wanted = dtype
+    tokenizer = synthetic_tokenizer(config.vocab_size)
+    config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=wanted or torch.float32)
+    torch.nn.Module.to_empty(model, device=device)
+    _draw(model, torch.device(device))
+    model.tie_weights()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.eos_token_id
+    return torch.nn.Module.train(model, False), tokenizer
+
+
+def synthetic_tokenizer(vocabulary: int) -> PreTrainedTokenizerBase:
+    """A tokenizer that has a token for every id: bytes, invented words, and an end of text.
+
+    It reads any text byte by byte, and so loses none of it. One invented word in sixteen ends a
+    sentence and every second of those a paragraph, so that segmenters and steering have work with
+    what a random model decodes.
+
+    Args:
+        vocabulary: how many tokens.
+
+    Raises:
+        InputError: too few for bytes and words.
+
+    Example:
+        >>> tokenizer = synthetic_tokenizer(1000)
+        >>> tokenizer.decode(tokenizer("What now?")["input_ids"])
+        'What now?'
+        >>> tokenizer.decode([300, 301, 303])
+        ' w300 w301 w303.\\n\\n'
+    """
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    least = len(letters) + 2 * _SENTENCE
+    if vocabulary < least:
+        raise InputError(
+            f"A random model needs a vocab_size of at least {least} for its tokenizer, got "
+            f"{vocabulary}. Raise it in the config."
+        )
+    words = [_word(i) for i in range(len(letters), vocabulary - 1)]
+    tokens = [*letters, *words, "<|end|>"]
+    inner = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|end|>", pad_token="<|end|>", padding_side="left"
+    )
+
+
+def _word(number: int) -> str:
+    """An invented word in the alphabet of byte-level tokenizers: G-dot is a space, C-dot a line."""
+    if (number + 1) % _SENTENCE:
+        return f"Ġw{number}"
+    return f"Ġw{number}.{'ĊĊ' if (number + 1) // _SENTENCE % _PARAGRAPH else 'Ċ'}"
+
+
+def _config(path: Path) -> PretrainedConfig:
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        raise InputError(f"No model config at {str(path)!r}: there is no such file.")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        reason = " ".join(str(cause).split())
+        raise InputError(f"Cannot read the model config {str(path)!r}: {reason}") from cause
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"{str(path)!r} is the config of a {config.model_type!r} model. Random weights are "
+            f"made for {', '.join(FAMILIES)}."
+        )
+    return config
+
+
+@torch.no_grad()
+def _draw(model: PreTrainedModel, device: torch.device) -> None:
+    generator = torch.Generator(device).manual_seed(_SEED)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            weight.normal_(std=_STD, generator=generator)
+        else:
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    for module in model.modules():
+        if hasattr(module, "inv_freq"):  # a buffer computed from the config, lost on "meta"
+            with device:
+                fresh = type(module)(model.config)
+            for name, buffer in fresh.named_buffers():
+                setattr(module, name, buffer)

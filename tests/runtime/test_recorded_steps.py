@@ -1,0 +1,130 @@
+"""Decode steps recorded once and replayed: on a CPU by a recorder that knows only tensors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from skipkv import Engine, Policy, Sampling, presets
+from skipkv.runtime import graph, loop
+from skipkv.steerers import AdaptiveSteerer, SteeringVector
+from skipkv.testing import toy_model, toy_tokenizer
+
+PROMPTS = ["one plus two", "a", "wait so three plus four is seven", "two"]
+
+
+class Replayed(TorchDispatchMode):
+    """Records operations as CUDA graphs do: replayed, they see the tensors and nothing else.
+
+    What the host would do differently the next time is not done differently; a result goes where it
+    went before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, output))
+        return output
+
+    def __call__(self) -> None:
+        for func, args, kwargs, old in self.calls:
+            new = func(*args, **kwargs)
+            for before, after in zip(tree_leaves(old), tree_leaves(new), strict=True):
+                if isinstance(before, Tensor) and before.data_ptr() != after.data_ptr():
+                    before.copy_(after)
+
+
+class Recorder:
+    """Does what it records, unlike CUDA graphs, and so leaves the first replay out."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Replayed] = []
+        self.replays = 0
+
+    def __call__(self, body: Callable[[], None]) -> Callable[[], object]:
+        tape = Replayed()
+        with tape:
+            body()
+        self.recorded.append(tape)
+        fresh = [True]
+
+        def replay() -> None:
+            if not fresh.pop() if fresh else True:
+                tape()
+            self.replays += 1
+
+        return replay
+
+
+def steered() -> Policy:
+    model = toy_model()
+    vector = SteeringVector(
+        vector=torch.linspace(-1, 1, model.config.hidden_size), layer=1, model="toy"
+    )
+    steering = AdaptiveSteerer(vector, strength=2.0, growth=0.5)
+    return presets.skipkv(24, threshold=0.5, interval=8, steering=steering)
+
+
+POLICIES = {
+    name: presets.get(name)(24, interval=8) for name in presets.BUDGETED if name != "skipkv"
+}
+POLICIES["skipkv"] = steered()
+
+
+def decode(policy: Policy, **options: Any) -> list[Any]:
+    engine = Engine(toy_model(eos=True, seed=3), toy_tokenizer(), policy, batch_size=3)
+    completions = engine.generate(PROMPTS, max_new_tokens=40, trace=True, **options)
+    return [
+        (c.tokens, c.stop_reason, [e.kept.tolist() for e in c.trace or ()], c.stats.events)
+        for c in completions
+    ]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("sampling", [None, Sampling(temperature=1.5, top_k=20, seed=1)], ids=repr)
+def test_replayed_steps_give_the_tokens_and_keep_the_entries_of_steps_one_by_one(
+    name: str, sampling: Sampling | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sequences end and others begin meanwhile, events compact the cache between replays."""
+    expected = decode(POLICIES[name], sampling=sampling)
+    recorder = Recorder()
+    monkeypatch.setattr(loop, "recorder", lambda device: recorder)
+    assert decode(POLICIES[name], sampling=sampling) == expected
+    assert len(recorder.recorded) >= 2  # one for every number of sequences that lasts
+    assert recorder.replays > 2 * len(recorder.recorded)
+
+
+def test_a_step_that_cannot_be_recorded_is_launched_and_a_warning_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = decode(POLICIES["rkv"])
+    asked: list[int] = []
+
+    def refuse(body: Callable[[], None]) -> Callable[[], object]:
+        asked.append(1)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(loop, "recorder", lambda device: refuse)
+    with pytest.warns(UserWarning, match=r"RuntimeError: operation not permitted.*same tokens"):
+        assert decode(POLICIES["rkv"]) == expected
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("policy", [presets.full(), presets.rkv(24)], ids=["full", "switched off"])
+def test_caches_that_grow_and_engines_that_are_told_so_do_not_record(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "recorder", lambda device: pytest.fail("asked for a recorder"))
+    engine = Engine(toy_model(), toy_tokenizer(), policy, graphs=policy.budget is None)
+    assert len(list(engine.generate(["a"], max_new_tokens=5))) == 1
+
+
+def test_a_cpu_records_nothing() -> None:
+    assert graph.recorder(torch.device("cpu")) is None

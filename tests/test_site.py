@@ -1,0 +1,57 @@
+"""The site asks a reader's browser for nothing from elsewhere, and what it is made of renders.
+
+That it builds strictly and without a network is what the fixture `site` needs.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from skipkv.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+FETCHED = r"<(?:script|img|iframe|source|video|audio)\b[^>]*?\bsrc=\"([^\"]+)"
+LINKED = r"<link\b[^>]*?\bhref=\"([^\"]+)"
+
+
+def test_no_page_fetches_anything_from_elsewhere(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        text = page.read_text()
+        fetched = re.findall(FETCHED, text) + re.findall(LINKED, text)
+        assert fetched
+        assert not [url for url in fetched if re.match(r"(?:\w+:)?//", url)], page.name
+        # the theme would fetch the program that draws these
+        assert 'class="mermaid"' not in text, page.name
+
+
+def test_no_style_fetches_anything_from_elsewhere(site):
+    styles = list(site.rglob("*.css"))
+    assert styles
+    for style in styles:
+        assert not re.search(r"url\(\s*[\"']?(?:https?:)?//|@import", style.read_text()), style.name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "reference").glob("*.md")), ids=str)
+def test_a_page_of_the_reference_leaves_no_section_or_directive_as_text(page, site):
+    text = (site / "reference" / f"{page.stem}.html").read_text()
+    assert not re.findall(r"<p>(?:Args|Raises|Returns|Yields|Examples?|Source|Differs):", text)
+    assert not re.findall(r"<p>(?::::|&gt;&gt;&gt;)|<blockquote>", text)
+
+
+def test_the_reference_has_every_option_of_every_command(site):
+    text = (site / "reference" / "commands.html").read_text()
+    for name, command in typer.main.get_command(app).commands.items():
+        assert f"skipkv {name}" in text
+        for parameter in command.params:
+            assert f"<code>{parameter.opts[0]}</code>" in text or parameter.name == "prompts"
+
+
+def test_links_of_pages_that_lie_outside_docs_lead_into_the_site(site):
+    card = (site / "tiny.html").read_text()
+    assert "The embedded reasoner: model card" in card
+    assert 'href="tiny.html"' in (site / "results.html").read_text()
+    assert 'href="testing.html"' in (site / "contributing.html").read_text()
