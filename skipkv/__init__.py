@@ -26,7 +26,7 @@ from skipkv.segmenters import Segmenter
 from skipkv.steerers import Steerer
 
 if TYPE_CHECKING:
-    from skipkv.runtime import Completion, Engine, EventRecord, Sampling, Stats, attach
+    from skipkv.runtime import Completion, Engine, EventRecord, Piece, Sampling, Stats, attach
 
 __all__ = [
     "BatchScheduler",
@@ -38,6 +38,7 @@ __all__ = [
     "EventRecord",
     "Evictor",
     "Needs",
+    "Piece",
     "Policy",
     "Request",
     "Sampling",
@@ -67,7 +68,7 @@ def __getattr__(name: str) -> Any:
 
     It brings in transformers' models, which takes seconds; parts and their tests do without.
     """
-    if name in {"Completion", "Engine", "EventRecord", "Sampling", "Stats", "attach"}:
+    if name in {"Completion", "Engine", "EventRecord", "Piece", "Sampling", "Stats", "attach"}:
         from skipkv import runtime
 
         return getattr(runtime, name)

@@ -14,8 +14,8 @@ def require(part: object, protocol: type, field: str) -> None:
     """
     if isinstance(part, type):
         raise ProtocolError(
-            f"{field} must be an instance of a {protocol.__name__}, got the class {part.__name__}. "
-            f"Write {part.__name__}(...)."
+            f"{field} must be an instance of {_one(protocol.__name__)}, got the class "
+            f"{part.__name__}. Write {part.__name__}(...)."
         )
     for name, expected in vars(protocol).items():
         if name.startswith("_"):
@@ -52,9 +52,14 @@ def _message(part: object, protocol: type, field: str, name: str, expected: Any,
     else:
         wanted = f"attribute {name}"
     return (
-        f"{field} must be a {protocol.__name__}: it needs a {wanted}, and {type(part).__name__} "
-        f"{found}. See {protocol.__module__}.{protocol.__name__}."
+        f"{field} must be {_one(protocol.__name__)}: it needs {_one(wanted)}, and "
+        f"{type(part).__name__} {found}. See {protocol.__module__}.{protocol.__name__}."
     )
+
+
+def _one(noun: str) -> str:
+    """The noun behind its article."""
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _written(function: Any) -> list[str]:

@@ -1,6 +1,5 @@
-"""What the README starts with a command runs: the demo and the benchmark of all presets."""
+"""What the README starts with a command runs, and what it prints means something."""
 
-import json
 import re
 import runpy
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skipkv import presets, tiny
+from skipkv import presets
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ["full", *presets.BUDGETED]
@@ -21,14 +20,75 @@ def test_the_demo_shows_every_preset_within_its_budget(capsys):
     assert all(int(entries) <= 64 + 32 for name, entries in rows if name != "full")
 
 
-def test_the_benchmark_of_presets_has_a_row_for_each(capsys, tmp_path, monkeypatch):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": p.question}) + "\n" for p in tiny.problems(2)))
-    options = ["--new-tokens", "20", "--budget", "40", "--interval", "8"]
-    script = str(ROOT / "benchmarks" / "presets.py")
-    monkeypatch.setattr(sys, "argv", [script, "--model", "tiny", "--input", str(prompts), *options])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(script, run_name="__main__")
-    assert not ended.value.code
-    rows = re.findall(r"^\| (\w+) \| [-\d]+ \| [\d.]+ \|", capsys.readouterr().out, re.M)
-    assert rows == SHOWN
+@pytest.fixture
+def example(capsys, monkeypatch):
+    """Runs an example as a command and returns what it printed."""
+
+    def run(name, *options):
+        script = str(ROOT / "examples" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [script, *options])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_custom_scorer_keeps_the_laws_and_decodes_at_the_same_budget_as_the_others(example):
+    printed = example("custom_scorer", "--problems", "2", "--budget", "180")
+    assert re.search(r"^ValueNovelty keeps \d+ laws", printed, re.M)
+    rows = re.findall(r"^(\S.*?) +(\d+)/2 +(\d+)$", printed, re.M)
+    solved = {name: int(count) for name, count, _ in rows}
+    assert solved["no eviction"] == 2
+    assert {"ValueNovelty", "attention + ValueNovelty"} < set(solved)
+    assert solved["Recency"] == 0
+    assert all(int(most) == 180 + 16 for name, _, most in rows if name != "no eviction")
+
+
+def test_heads_have_sinks_of_their_own_number(example):
+    printed = example("sinks_per_head", "--most", "5")
+    rows = re.findall(r"^layer \d +(\d+) #* +(\d+) #* *$", printed, re.M)
+    counts = [(int(one), int(other)) for one, other in rows]
+    assert len(counts) == 4
+    assert any(one != other for one, other in counts)
+    assert max(map(max, counts)) <= 5
+
+
+def test_rkv_from_parts_keeps_what_the_preset_keeps_and_another_term_does_not(example):
+    printed = example("rkv_from_parts", "--problems", "2", "--budget", "100")
+    rows = dict(re.findall(r"^(\w.*?)  +(\d/2 +\d/2) ", printed, re.M))
+    assert rows["from parts"].split() == rows["presets.rkv"].split() == ["2/2", "2/2"]
+    assert rows["one term exchanged"].split()[1] == "0/2"
+
+
+def test_the_sweep_has_a_row_for_every_threshold_and_goes_on_where_it_stood(example, tmp_path):
+    folder, plot = tmp_path / "sweep", tmp_path / "plot.png"
+    options = ["--problems", "2", "--folder", str(folder)]
+    first = example("threshold_sweep", *options, "--thresholds", "0.6")
+    measured = (folder / "records.jsonl").read_text()
+    assert len(measured.splitlines()) == 4  # full cache and one threshold
+    more = ["--thresholds", "0.6,0.9", "--plot", str(plot)]
+    second = example("threshold_sweep", *options, *more)
+    assert (folder / "records.jsonl").read_text().startswith(measured)
+    interval = r"[\d.]+ \[[\d.]+, [\d.]+\]"
+    rows = dict(re.findall(rf"^(full cache|0\.\d) +({interval})", second, re.M))
+    assert list(rows) == ["full cache", "0.6", "0.9"]
+    assert rows["full cache"].startswith("100.0 [")
+    assert rows["0.6"] in first
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_streamed_lines_come_mixed_and_short_prompts_first(example):
+    printed = example("streaming", "--stop", "k=")
+    said = re.findall(r"^(\d) [|=] (.*)$", printed, re.M)
+    begun = list(dict.fromkeys(number for number, _ in said))
+    assert begun == ["0", "2", "1"]  # the second prompt is longer than the third
+    assert len({number for number, _ in said[:6]}) == 2
+    assert not any("k=" in line for _, line in said)
+    assert printed.count("stop_string)") + printed.count("eos)") == 3
+
+
+def test_ageing_lets_a_long_prompt_come_in_its_turn(example):
+    printed = example("streaming", "--ageing", "100", "--stop", "=")
+    assert re.findall(r"^(\d) =", printed, re.M) == ["0", "1", "2"]

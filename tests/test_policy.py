@@ -67,12 +67,21 @@ def test_window_sinks_and_prompt_are_protected_and_empty_slots_are_not() -> None
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"scorer": object()}, r"Policy\.scorer must be a Scorer.* method score\(view\)"),
-        ({"scorer": Recency}, r"got the class Recency\. Write Recency\(\.\.\.\)"),
+        ({"scorer": object()}, r"Policy\.scorer must be a Scorer.* a method score\(view\)"),
+        (
+            {"scorer": Recency},
+            r"must be an instance of a Scorer, got the class Recency\. Write Rec",
+        ),
+        ({"evictor": KeepAll}, r"must be an instance of an Evictor, got the class KeepAll\."),
+        ({"evictor": Recency()}, r"Policy\.evictor must be an Evictor: it needs a method keep"),
         ({"evictor": Recency()}, r"method keep\(scores, view, budget\), and Recency has none"),
-        ({"segmenter": TopK()}, r"method cut\(stream\)"),
-        ({"steerer": TopK()}, "attribute layer"),
+        (
+            {"segmenter": TopK()},
+            r"Policy\.segmenter must be a Segmenter: .* a method cut\(stream\)",
+        ),
+        ({"steerer": TopK()}, r"Policy\.steerer must be a Steerer: it needs an attribute layer"),
         ({"scheduler": TopK()}, r"method admit\(waiting, \*, free, running\)"),
+        ({"scheduler": TopK()}, r"Policy\.scheduler must be a BatchScheduler: it needs a method"),
         ({"budget": 64}, r"Policy\(budget=64\) must be of type Budget or None"),
     ],
 )
@@ -84,13 +93,33 @@ def test_a_part_of_the_wrong_shape_is_refused_when_the_policy_is_built(
     assert isinstance(refusal.value, ValueError)
 
 
-def test_a_method_with_other_arguments_is_shown_beside_the_one_wanted() -> None:
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("scorer", r"score\(view\), and Odd has score\(\)"),
+        ("evictor", r"keep\(scores, view, budget\), and Odd has keep\(scores: .*view: "),
+        ("segmenter", r"cut\(stream\), and Odd has cut\(stream: .*, text: "),
+        ("steerer", r"delta\(hidden, context\), and Odd has 7 there"),
+        ("scheduler", r"admit\(waiting, \*, free, running\), and Odd has admit\(waiting: [^*]*\)"),
+    ],
+)
+def test_a_method_with_other_arguments_is_shown_beside_the_one_wanted(
+    part: str, message: str
+) -> None:
     class Odd:
-        def score(self, keys: Any, values: Any) -> Any:
-            return keys
+        layer = 0
+        delta = 7
 
-    with pytest.raises(ProtocolError, match=r"score\(view\), and Odd has score\(keys: .*values"):
-        Policy(scorer=Odd())  # type: ignore[arg-type]
+        def score(self) -> Any: ...
+
+        def keep(self, scores: Any, view: Any) -> Any: ...
+
+        def cut(self, stream: Any, text: Any) -> Any: ...
+
+        def admit(self, waiting: Any) -> Any: ...
+
+    with pytest.raises(ProtocolError, match=message):
+        Policy(**{part: Odd()})
 
 
 def test_a_plain_class_of_the_right_shape_is_a_part() -> None:

@@ -17,7 +17,7 @@ def crossover(ours: Sequence[Any], theirs: Sequence[Any]) -> int | None:
         >>> slow_start = [(1, 2.0), (100, 3.0)]
         >>> steady = [(1, 0.0), (100, 4.0)]
         >>> crossover(slow_start, steady), crossover(steady, slow_start)
-        (67, None)
+        (68, None)
     """
     if not ours or not theirs:
         return None

@@ -117,5 +117,20 @@ def saved(model: Any, folder: Path | None) -> Iterator[Path]:
         yield folder
         return
     with TemporaryDirectory(prefix="skipkv-bench-") as made:
-        model.save_pretrained(made)
+        with _unquantized(model):
+            model.save_pretrained(made)
         yield Path(made)
+
+
+@contextmanager
+def _unquantized(model: Any) -> Iterator[None]:
+    """A model read from GGUF holds plain weights, but says that it is quantized and unsavable."""
+    quantizer = model.__dict__.pop("hf_quantizer", None)
+    config = model.config.__dict__.pop("quantization_config", None)
+    try:
+        yield
+    finally:
+        if quantizer is not None:
+            model.hf_quantizer = quantizer
+        if config is not None:
+            model.config.quantization_config = config

@@ -9,5 +9,15 @@ from skipkv.runtime.completion import Completion, Stats
 from skipkv.runtime.engine import Engine
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.session import EventRecord
+from skipkv.runtime.streaming import Piece
 
-__all__ = ["Attachment", "Completion", "Engine", "EventRecord", "Sampling", "Stats", "attach"]
+__all__ = [
+    "Attachment",
+    "Completion",
+    "Engine",
+    "EventRecord",
+    "Piece",
+    "Sampling",
+    "Stats",
+    "attach",
+]

@@ -18,6 +18,7 @@ from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer
+from skipkv.runtime.streaming import Piece, TextStream
 from skipkv.runtime.support import check_all_full, check_family, check_prompt
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
@@ -152,6 +153,66 @@ class Engine:
             InputError: an empty prompt, or one too long for the model or the budget.
         """
         sampling = sampling or Sampling()
+        requests = self._requests(prompts, max_new_tokens, sampling, stop, seeds)
+        return self._decode(requests, sampling, tuple(stop), ordered, progress, trace, timings)
+
+    def stream(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        seeds: Sequence[int] | None = None,
+        trace: bool = False,
+    ) -> Iterator[Piece]:
+        """Decode prompts and hand out their text as it is decoded; input errors are raised here.
+
+        Pieces of all sequences that are decoded side by side come mixed. Those of one sequence
+        join to the text of its completion, which the last of them carries: what is streamed is
+        never taken back. So what may still change is held back until it is certain: an incomplete
+        character, or what may be the beginning of a stop string.
+
+        On an accelerator tokens are read 16 at a time, since every look makes it wait, and pieces
+        are as long; on a CPU a piece is a token. Streaming changes no token.
+
+        Args:
+            prompts: as for `generate`, and so are the others.
+            max_new_tokens: tokens to decode per sequence at most.
+            sampling: greedy by default.
+            stop: strings at which a sequence ends; its text ends before them.
+            seeds: a seed for each prompt.
+            trace: record every compression event.
+
+        Returns:
+            An iterator of `Piece`. A sequence on which a part of the policy breaks its protocol
+            ends with a completion that has `stop_reason="error"`; the others go on. One who stops
+            iterating stops the decoding.
+
+        Raises:
+            InputError: an empty prompt, or one too long for the model or the budget.
+
+        Example:
+            >>> from skipkv import Engine, presets
+            >>> from skipkv.testing import toy_model, toy_tokenizer
+            >>> engine = Engine(toy_model(), toy_tokenizer(), presets.rkv(budget=64, interval=16))
+            >>> pieces = list(engine.stream(["one plus two"], max_new_tokens=9))
+            >>> "".join(piece.text for piece in pieces) == pieces[-1].completion.text
+            True
+        """
+        sampling = sampling or Sampling()
+        requests = self._requests(prompts, max_new_tokens, sampling, stop, seeds)
+        return self._stream(requests, sampling, tuple(stop), trace)
+
+    def _requests(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop: Sequence[str],
+        seeds: Sequence[int] | None,
+    ) -> list[Request]:
+        """A request per prompt and sample, checked."""
         if isinstance(prompts, str):
             raise InputError(
                 "prompts must be a list of prompts, got one string. Wrap it: [prompt]."
@@ -170,7 +231,7 @@ class Engine:
                 f"seeds must hold a number from 0 on for each of the {len(encoded)} prompts, got "
                 f"{list(seeds)}."
             )
-        requests = [
+        return [
             Request(
                 index=index * sampling.n + sample,
                 prompt=ids,
@@ -181,7 +242,6 @@ class Engine:
             for index, (ids, seed) in enumerate(zip(encoded, seeds, strict=True))
             for sample in range(sampling.n)
         ]
-        return self._decode(requests, sampling, tuple(stop), ordered, progress, trace, timings)
 
     def _decode(
         self,
@@ -195,28 +255,13 @@ class Engine:
     ) -> Iterator[Completion]:
         if not requests:
             return
-        with torch.inference_mode():
-            session = Session(
-                self.model,
-                self.policy,
-                sequences=min(self.batch_size, len(requests)),
-                text=self._text,
-                trace=trace,
-            )
-        loop = DecodeLoop(
-            session,
-            sampling=sampling,
-            eos=self._eos,
-            stop=stop,
-            text=self._text,
-            prefill_chunk=self.prefill_chunk,
-            graphs=self._graphs,
-        )
+        loop = self._loop(requests, sampling, stop, trace)
         show = sys.stderr.isatty() if progress is None else progress
         early: dict[int, Completion] = {}  # done before one that comes first
         following = 0
         with tqdm(total=len(requests), unit="seq", disable=not show, file=sys.stderr) as bar:
             for finished in loop.run(requests, timings):
+                assert isinstance(finished, Finished)  # the loop streams only where asked to
                 bar.update()
                 completion = self._completion(finished, sampling.n)
                 if not ordered:
@@ -226,6 +271,52 @@ class Engine:
                 while following in early:
                     yield early.pop(following)
                     following += 1
+
+    def _stream(
+        self, requests: list[Request], sampling: Sampling, stop: Sequence[str], trace: bool
+    ) -> Iterator[Piece]:
+        if not requests:
+            return
+        loop = self._loop(requests, sampling, stop, trace, streaming=True)
+        streams: dict[int, TextStream] = {}
+        for news in loop.run(requests):
+            place = news.request.index
+            index, sample = place // sampling.n, news.request.sample
+            if place not in streams:
+                streams[place] = TextStream(self.tokenizer, stop=stop)
+            if isinstance(news, Finished):
+                whole = self._completion(news, sampling.n)
+                rest = streams.pop(place).rest(whole.text)
+                yield Piece(index=index, sample=sample, text=rest, completion=whole)
+            elif text := streams[place].feed(news.tokens):
+                yield Piece(index=index, sample=sample, text=text)
+
+    def _loop(
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        stop: Sequence[str],
+        trace: bool,
+        streaming: bool = False,
+    ) -> DecodeLoop:
+        with torch.inference_mode():
+            session = Session(
+                self.model,
+                self.policy,
+                sequences=min(self.batch_size, len(requests)),
+                text=self._text,
+                trace=trace,
+            )
+        return DecodeLoop(
+            session,
+            sampling=sampling,
+            eos=self._eos,
+            stop=stop,
+            text=self._text,
+            prefill_chunk=self.prefill_chunk,
+            graphs=self._graphs,
+            streaming=streaming,
+        )
 
     def _completion(self, finished: Finished, samples: int) -> Completion:
         text = str(self.tokenizer.decode(finished.tokens, skip_special_tokens=True))

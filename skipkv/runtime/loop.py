@@ -1,7 +1,9 @@
 """The decode loop: admit, feed prompts, step, read back, compress; until every request is done."""
 
+import operator
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -18,6 +20,7 @@ from skipkv.runtime.sampling import Sampling, choose, uniforms
 from skipkv.runtime.session import EventRecord, Running, Session
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
+from skipkv.schedulers import BatchScheduler
 
 # Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
 # finished sequence decodes until then is thrown away.
@@ -27,6 +30,16 @@ _STEPS_UNREAD = 16
 def _can_ask(device: torch.device) -> bool:
     """Whether a look at the newest tokens costs no wait."""
     return device.type == "cpu"
+
+
+def _indices(answer: Any, *, of: BatchScheduler) -> list[int]:
+    """What a scheduler answered, as a list."""
+    try:
+        return [operator.index(i) for i in answer]
+    except TypeError:
+        raise PartError(
+            f"{of!r}.admit must return a sequence of indices of waiting requests, got {answer!r}."
+        ) from None
 
 
 @attrs.define(kw_only=True)
@@ -42,6 +55,14 @@ class Finished:
     trace: list[EventRecord] | None
 
 
+@attrs.frozen(kw_only=True)
+class Fresh:
+    """Tokens of a request that were read since it last came out, as the loop knows them."""
+
+    request: Request
+    tokens: list[int]
+
+
 @attrs.define(kw_only=True)
 class _Decoding:
     """A sequence of the session; its place in the loop's lists is its number there."""
@@ -53,6 +74,7 @@ class _Decoding:
     padding: int  # to the longest prompt admitted with it; never stored
     uniforms: Tensor | None
     tokens: list[int] = attrs.field(factory=list)
+    told: int = 0  # how many of them came out as `Fresh`
     tail: str = ""  # the newest text: the last token, and what a stop string may need before it
     reason: StopReason | None = None
     error: PartError | None = None
@@ -80,8 +102,10 @@ class DecodeLoop:
         text: TokenText,
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
+        streaming: bool = False,
     ) -> None:
         self._session = session
+        self._streaming = streaming
         self._model = session.model
         self._scheduler = session.policy.scheduler
         self._slots = session.store.sequences
@@ -105,14 +129,19 @@ class DecodeLoop:
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
         self._asks = _can_ask(self._device)
         self._known: list[int] | None = None  # the newest tokens, where they were asked for
-        self._burst = 1 if self._asks and stop else _STEPS_UNREAD
+        self._burst = 1 if self._asks and (stop or streaming) else _STEPS_UNREAD
 
     def run(
         self, requests: Sequence[Request], timings: Timings | None = None
-    ) -> Iterator[Finished]:
-        """Decode all requests; each comes out as it finishes. `timings` gets what it took."""
+    ) -> Iterator[Finished | Fresh]:
+        """Decode all requests; each comes out as it finishes, and if streaming as it grows.
+
+        Args:
+            requests: what to decode.
+            timings: gets what it took.
+        """
         waiting = list(requests)
-        done: list[Finished] = []
+        done: list[Finished | Fresh] = []
         while waiting or self._running:
             # Whoever takes a result may do with the model what they like: it is hooked only here.
             with self._session.hooked(), torch.inference_mode():
@@ -146,7 +175,8 @@ class DecodeLoop:
     def _admit(self, waiting: list[Request]) -> None:
         running = self._running
         free = self._slots - running
-        chosen = list(self._scheduler.admit(tuple(waiting), free=free, running=running))
+        answer = self._scheduler.admit(tuple(waiting), free=free, running=running)
+        chosen = _indices(answer, of=self._scheduler)
         legal = len(set(chosen)) == len(chosen) <= free and all(
             0 <= i < len(waiting) for i in chosen
         )
@@ -305,19 +335,26 @@ class DecodeLoop:
         for number, error in self._session.events(going).items():
             sequences[number].reason, sequences[number].error = "error", error
 
-    def _release(self) -> list[Finished]:
-        """Hand out what is done; others take its place."""
+    def _release(self) -> list[Finished | Fresh]:
+        """Hand out what is new and what is done; others take the place of those that are done."""
+        fresh = list(self._fresh()) if self._streaming else []
         sequences = [*self._decoding, *self._newcomers]
         done = [n for n, sequence in enumerate(sequences) if sequence.reason is not None]
         if not done:
-            return []
+            return [*fresh]
         finished = [self._finished(n) for n in done]
         for number in reversed(done):  # what moves comes from behind
             self._session.stop(number)
         self._follow()
         newest = [decoding.tokens[-1] for decoding in self._decoding]
         self._last = torch.tensor(newest, dtype=torch.long, device=self._device)
-        return finished
+        return [*fresh, *finished]
+
+    def _fresh(self) -> Iterator[Fresh]:
+        for decoding in self._decoding:
+            if len(decoding.tokens) > decoding.told:
+                yield Fresh(request=decoding.request, tokens=decoding.tokens[decoding.told :])
+                decoding.told = len(decoding.tokens)
 
     def _finished(self, number: int) -> Finished:
         decoding = [*self._decoding, *self._newcomers][number]

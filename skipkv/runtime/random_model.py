@@ -18,7 +18,6 @@ from skipkv.errors import InputError
 from skipkv.runtime.support import FAMILIES
 
 _SEED = 0
-_STD = 0.02
 # Of the invented words every so many end a sentence, and every so many of those a paragraph.
 _SENTENCE, _PARAGRAPH = 16, 2
 
@@ -121,10 +120,14 @@ def _config(path: Path) -> PretrainedConfig:
 
 @torch.no_grad()
 def _draw(model: PreTrainedModel, device: torch.device) -> None:
+    # Greedy decoding is to wander, not to say one token for ever: a token that is its own output
+    # must not stand out among what the layers add to it, one that is not should.
+    embedding = 0.02 if model.config.tie_word_embeddings else 1.0
     generator = torch.Generator(device).manual_seed(_SEED)
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
-            weight.normal_(std=_STD, generator=generator)
+            std = embedding if "embed" in name else weight.shape[1] ** -0.5
+            weight.normal_(std=std, generator=generator)
         else:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
     for module in model.modules():

@@ -4,13 +4,17 @@ import ast
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from skipkv.benchmark import Job
 from skipkv.benchmark.kvpress import _WORKER, KvpressSubject, check_interpreter, saved
 from skipkv.errors import InputError
+from skipkv.runtime.loading import load
 
 SAID = {
     "steps": [0.1, 0.1],
@@ -111,3 +115,16 @@ def test_a_model_without_a_folder_is_saved_for_it(small: tuple[Any, Any], tmp_pa
     with saved(small[0], tmp_path) as folder:
         assert folder == tmp_path
     assert tmp_path.exists()
+
+
+def test_a_model_read_from_gguf_is_saved_as_plain_weights(config_file: Path) -> None:
+    model, _ = load(f"random:{config_file}", device="cpu")
+    quantizer = SimpleNamespace(quantization_config=SimpleNamespace(quant_method="gguf"))
+    model.hf_quantizer = quantizer
+    model.config.quantization_config = {"quant_method": "gguf"}
+    with saved(model, None) as folder:
+        assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+        assert torch.equal(weights["lm_head.weight"], model.lm_head.weight)
+    assert model.hf_quantizer is quantizer
+    assert model.config.quantization_config == {"quant_method": "gguf"}

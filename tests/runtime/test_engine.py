@@ -1,5 +1,6 @@
 """What an engine promises: exact budgets, and tokens that depend on their own request alone."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -395,6 +396,23 @@ def test_a_scheduler_that_starves_the_engine_is_named(
 
     with pytest.raises(PartError, match=r"Idle.*admit returned \[\]"):
         decode(Policy(scheduler=Idle()))
+
+
+@pytest.mark.parametrize("answer", [None, ["first"], 0])
+def test_a_scheduler_that_answers_with_no_indices_is_named(
+    answer: Any, decode: Callable[..., list[Completion]]
+) -> None:
+    class Odd:
+        def admit(self, waiting: Any, *, free: int, running: int) -> Any:
+            return answer
+
+        def __repr__(self) -> str:
+            return "Odd()"
+
+    with pytest.raises(
+        PartError, match=rf"Odd\(\)\.admit must return .*, got {re.escape(repr(answer))}"
+    ):
+        decode(Policy(scheduler=Odd()))
 
 
 def test_the_model_is_as_it_was_whenever_a_result_is_handed_out(

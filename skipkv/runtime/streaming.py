@@ -1,0 +1,120 @@
+"""Text while it is decoded: pieces that join to exactly the text of the completion."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from skipkv.runtime.completion import Completion
+
+# Tokens kept as context when older ones are let go: enough for the newest text to be what it would
+# be behind all of them.
+_CONTEXT = 16
+# Where a tokenizer cleans up spaces (" ." becomes "."), text is settled before a space that follows
+# two letters or digits: none of the patterns reaches over it.
+_SETTLED = re.compile(r".*\w\w(?=\s)", re.DOTALL)
+
+
+@attrs.frozen(kw_only=True)
+class Piece:
+    """Text that a sequence has gained.
+
+    The pieces of a sequence join to the text of its completion, which comes with the last one.
+
+    Args:
+        index: which prompt, from 0.
+        sample: which sample of it, from 0.
+        text: what has been added; may be empty in the last piece.
+        completion: the whole, in the last piece of a sequence; None before.
+    """
+
+    index: int
+    sample: int
+    text: str
+    completion: Completion | None = None
+
+
+class TextStream:
+    """Turns one sequence's tokens, as they come, into text that no later token can change.
+
+    Held back is what is not certain yet: an incomplete UTF-8 character, a run of single-byte tokens
+    (which tokenizers with byte fallback read as one), a word where the tokenizer cleans up spaces,
+    and what may be the beginning of a stop string.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        stop: strings at which the text ends.
+
+    Example:
+        >>> from skipkv.testing import toy_tokenizer
+        >>> tokenizer = toy_tokenizer()
+        >>> stream = TextStream(tokenizer, stop=["two three"])
+        >>> [stream.feed(tokenizer(t)["input_ids"]) for t in ("one ", "two", " plus")]
+        ['one ', '', 'two plus']
+    """
+
+    def __init__(self, tokenizer: Any, *, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+        names = [f"<0x{byte:02X}>" for byte in range(256)]
+        unknown = (None, tokenizer.unk_token_id)
+        self._bytes = {i for i in tokenizer.convert_tokens_to_ids(names) if i not in unknown}
+        added = tokenizer.added_tokens_decoder
+        self._silent = {*tokenizer.all_special_ids, *(i for i in added if added[i].special)}
+        self._recent: list[int] = []  # the tokens whose text is not certain, and some before them
+        self._certain = 0  # characters of their text that are
+        self._held = ""  # certain, but perhaps in or behind a stop string
+        self._sent = 0
+
+    def feed(self, tokens: Sequence[int]) -> str:
+        """What these tokens make certain, behind all that was returned before."""
+        self._recent += [token for token in tokens if token not in self._silent]
+        text = self._decode(self._recent)
+        certain = self._settled(text)
+        self._held += certain[self._certain :]
+        self._certain = max(self._certain, len(certain))
+        if len(self._recent) > 4 * _CONTEXT and self._recent[-1] not in self._bytes:
+            self._forget(len(text))
+        ready = self._before_stop()
+        piece, self._held = self._held[:ready], self._held[ready:]
+        self._sent += len(piece)
+        return piece
+
+    def rest(self, text: str) -> str:
+        """What is still missing of the whole text."""
+        return text[self._sent :]
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _settled(self, text: str) -> str:
+        """The part of the recent tokens' text that stays as it is, whatever follows."""
+        last = len(self._recent)
+        while last and self._recent[last - 1] in self._bytes:
+            last -= 1
+        if last < len(self._recent):
+            text = self._decode(self._recent[:last])
+        if self._cleans:
+            settled = _SETTLED.match(text)
+            text = settled.group() if settled else ""
+        return text.rstrip("\ufffd")
+
+    def _forget(self, length: int) -> None:
+        """Let the older tokens go, if what is not certain has something certain before it still."""
+        recent = self._recent[-_CONTEXT:]
+        certain = self._certain - (length - len(self._decode(recent)))
+        if certain > 0:
+            self._recent, self._certain = recent, certain
+
+    def _before_stop(self) -> int:
+        """Characters of what is held before anything that is, or may become, a stop string."""
+        ends = [len(self._held)]
+        for string in self._stop:
+            if (at := self._held.find(string)) >= 0:
+                ends.append(at)
+            longest = min(len(string) - 1, len(self._held))
+            part = next((n for n in range(longest, 0, -1) if self._held.endswith(string[:n])), 0)
+            ends.append(len(self._held) - part)
+        return min(ends)
