@@ -11,7 +11,7 @@ from skipkv._types import Needs, needs_of
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.evictors import Evictor, KeepAll, TopK
-from skipkv.schedulers import BatchScheduler, Fifo
+from skipkv.schedulers import BatchScheduler, Continuous
 from skipkv.scorers import Recency, Scorer
 from skipkv.segmenters import Newline, Segmenter
 from skipkv.steerers import NoSteering, Steerer
@@ -144,7 +144,7 @@ class Policy:
     )
     segmenter: Segmenter = attrs.field(factory=Newline)
     steerer: Steerer = attrs.field(factory=NoSteering)
-    scheduler: BatchScheduler = attrs.field(factory=Fifo)
+    scheduler: BatchScheduler = attrs.field(factory=Continuous)
 
     def __attrs_post_init__(self) -> None:
         require(self.scorer, Scorer, "Policy.scorer")
@@ -167,5 +167,5 @@ class Policy:
         return needs_of(self.scorer) | needs_of(self.evictor) | needs_of(self.steerer)
 
     def with_(self, **changes: object) -> "Policy":
-        """A copy with some parts exchanged, checked anew: `policy.with_(scheduler=Fifo())`."""
+        """A copy with some parts exchanged, checked anew: `policy.with_(steerer=NoSteering())`."""
         return attrs.evolve(self, **changes)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from skipkv.errors import ConfigError
 from skipkv.evictors import SentencePrimary, SinkAndRecent, TopK
 from skipkv.policy import Budget, Policy
-from skipkv.schedulers import BatchScheduler, Fifo, LengthGrouped
+from skipkv.schedulers import BatchScheduler, Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
     KeyRedundancy,
@@ -207,7 +207,7 @@ def skipkv(
 
 
 def _scheduler(grouped: int | None) -> BatchScheduler:
-    return Fifo() if grouped is None else LengthGrouped(batch_size=grouped)
+    return Continuous() if grouped is None else LengthGrouped(batch_size=grouped)
 
 
 _PRESETS: dict[str, Callable[..., Policy]] = {

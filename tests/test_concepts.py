@@ -76,8 +76,7 @@ def test_a_page_lists_the_laws_that_the_kit_runs_and_says_what_each_is_for(page)
 def test_a_page_lists_every_member_of_its_folder(page):
     folder, protocol = FOLDERS[page]
     listed = [named(row[0])[0] for row in rows(section(f"concepts/{page}", "Members"))]
-    # the scheduler that takes every free slot at once is about to be called so
-    exported = {"Continuous" if name == "Fifo" else name for name in folder.__all__}
+    exported = set(folder.__all__)
     assert len(listed) == len(set(listed))
     assert set(listed) == exported - {protocol}
 

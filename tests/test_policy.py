@@ -11,7 +11,7 @@ import skipkv
 from skipkv import Budget, Needs, Policy, SkipKVError, evictors, presets, scorers
 from skipkv.errors import ConfigError, ProtocolError
 from skipkv.evictors import KeepAll, SentencePrimary, TopK
-from skipkv.schedulers import Fifo, LengthGrouped
+from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import AccumulatedAttention, KeyNorm, Recency, WindowAttention
 
 
@@ -178,4 +178,4 @@ def test_skipkv_can_spare_the_prompts_sentences_in_score_and_eviction() -> None:
 @pytest.mark.parametrize("preset", [presets.rkv, presets.skipkv])
 def test_prompts_of_like_length_are_grouped_where_asked_for(preset: Any) -> None:
     assert preset(64, grouped=8).scheduler == LengthGrouped(batch_size=8)
-    assert preset(64).scheduler == Fifo()
+    assert preset(64).scheduler == Continuous()

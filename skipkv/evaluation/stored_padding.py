@@ -9,7 +9,7 @@ from skipkv._types import Request
 from skipkv.errors import ConfigError
 from skipkv.policy import Policy
 from skipkv.runtime import Completion, Engine
-from skipkv.schedulers import BatchScheduler, Fifo
+from skipkv.schedulers import BatchScheduler, Continuous
 
 
 def stored_padding(
@@ -36,7 +36,7 @@ def stored_padding(
     """
     if batch_size < 1:
         raise ConfigError(f"stored_padding(batch_size={batch_size}) must be at least 1.")
-    scheduler = scheduler or Fifo()
+    scheduler = scheduler or Continuous()
     padding = [0] * len(lengths)
     waiting = [
         Request(index=index, prompt=[0] * length, max_new_tokens=1)

@@ -250,7 +250,7 @@ class Attachment:
             self._model, self._policy, sequences=len(prompts), text=self._text, trace=self._trace
         )
         for prompt_tokens in prompts:
-            self._session.start(prompt_tokens)
+            self._session.join(self._session.start(prompt_tokens))  # generate() feeds all at once
         self._hooks.enter_context(self._session.hooked())
 
     def _close(self) -> None:

@@ -14,6 +14,7 @@ from skipkv.policy import Policy
 from skipkv.runtime.completion import Completion
 from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop, Finished
+from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer
@@ -38,13 +39,17 @@ class Engine:
         batch_size: sequences decoded side by side.
         eos_token_ids: tokens that end a sequence; by default those of the model's generation config
             and the tokenizer. An empty list decodes every sequence to its full length.
+        prefill_chunk: tokens of each newcomer's prompt fed between two decode steps while others
+            are decoding. Small chunks let running sequences wait less, large ones bring newcomers
+            in sooner; what is kept and decoded does not depend on it.
         graphs: on CUDA, under a budget in tokens, replay decode steps as one recorded graph; where
             that fails, a warning says why and steps are launched one by one.
 
     Raises:
         UnsupportedModelError: an architecture or a kind of layer the engine does not decode.
         InputError: no EOS token is known.
-        ConfigError: `batch_size` below 1, or a steerer that does not fit the model.
+        ConfigError: `batch_size` or `prefill_chunk` below 1, or a steerer that does not fit the
+            model.
 
     Example:
         >>> from skipkv import Engine, presets
@@ -63,6 +68,7 @@ class Engine:
         *,
         batch_size: int = 8,
         eos_token_ids: Sequence[int] | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
     ) -> None:
         check_family(model)
@@ -72,11 +78,17 @@ class Engine:
         )
         if batch_size < 1:
             raise ConfigError(f"Engine(batch_size={batch_size}) must be at least 1.")
+        if prefill_chunk < 1:
+            raise ConfigError(
+                f"Engine(prefill_chunk={prefill_chunk}) must be at least 1: it is how many tokens "
+                "of a newcomer's prompt are fed between two decode steps of the others."
+            )
         self.model = model
         model.train(False)
         self.tokenizer = tokenizer
         self.policy = policy
         self.batch_size = batch_size
+        self.prefill_chunk = prefill_chunk
         self._graphs = graphs
         self._eos = _eos(model, tokenizer) if eos_token_ids is None else frozenset(eos_token_ids)
         self._text = TokenText(tokenizer)
@@ -90,6 +102,7 @@ class Engine:
         batch_size: int = 8,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> "Engine":
         """An engine for a model on disk or on the hub.
 
@@ -99,9 +112,10 @@ class Engine:
             batch_size: as for the constructor.
             dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
             device: where to; by default a GPU if there is one.
+            prefill_chunk: as for the constructor.
         """
         model, tokenizer = load(name_or_path, dtype=dtype, device=device)
-        return cls(model, tokenizer, policy, batch_size=batch_size)
+        return cls(model, tokenizer, policy, batch_size=batch_size, prefill_chunk=prefill_chunk)
 
     def generate(
         self,
@@ -299,6 +313,7 @@ class Engine:
             eos=self._eos,
             stop=stop,
             text=self._text,
+            prefill_chunk=self.prefill_chunk,
             graphs=self._graphs,
             streaming=streaming,
         )

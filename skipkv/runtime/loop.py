@@ -1,4 +1,4 @@
-"""The decode loop: admit, step, read back, compress; until every request is done."""
+"""The decode loop: admit, feed prompts, step, read back, compress; until every request is done."""
 
 import operator
 import time
@@ -15,8 +15,9 @@ from skipkv.errors import PartError
 from skipkv.runtime.completion import Stats, StopReason
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.graph import RecordedSteps, recorder
+from skipkv.runtime.prefill import PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import Sampling, choose, uniforms
-from skipkv.runtime.session import EventRecord, Session
+from skipkv.runtime.session import EventRecord, Running, Session
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
 from skipkv.schedulers import BatchScheduler
@@ -64,9 +65,11 @@ class Fresh:
 
 @attrs.define(kw_only=True)
 class _Decoding:
-    """A sequence being decoded; its number in the session is its place in the loop's list."""
+    """A sequence of the session; its place in the loop's lists is its number there."""
 
     request: Request
+    running: Running
+    reading: Reading
     started: float
     padding: int  # to the longest prompt admitted with it; never stored
     uniforms: Tensor | None
@@ -81,6 +84,11 @@ class _Decoding:
 class DecodeLoop:
     """Decodes requests with a session, in as many sequences side by side as it has room for.
 
+    A newcomer's prompt is fed in chunks, a decode step of the others between any two of them, and
+    decodes with the others from the step after its last chunk on. Each newcomer is fed its own next
+    chunk, whoever was admitted with it: a short prompt does not wait for a long one, and a slot
+    that becomes free meanwhile is filled at once too.
+
     Call `run` once.
     """
 
@@ -92,6 +100,7 @@ class DecodeLoop:
         eos: frozenset[int],
         stop: Sequence[str],
         text: TokenText,
+        prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
         streaming: bool = False,
     ) -> None:
@@ -106,6 +115,7 @@ class DecodeLoop:
         self._eos = eos
         self._stop = tuple(stop)
         self._text = text
+        self._chunk = prefill_chunk
         record = recorder(self._device) if graphs and session.room is not None else None
         self._recorded = (
             None
@@ -115,6 +125,7 @@ class DecodeLoop:
             )
         )
         self._decoding: list[_Decoding] = []
+        self._newcomers: list[_Decoding] = []  # their numbers follow those of the decoding ones
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
         self._asks = _can_ask(self._device)
         self._known: list[int] | None = None  # the newest tokens, where they were asked for
@@ -131,14 +142,16 @@ class DecodeLoop:
         """
         waiting = list(requests)
         done: list[Finished | Fresh] = []
-        while waiting or self._decoding:
+        while waiting or self._running:
             # Whoever takes a result may do with the model what they like: it is hooked only here.
             with self._session.hooked(), torch.inference_mode():
                 if timings is not None:
                     timings.resume()
-                while not done and (waiting or self._decoding):
-                    if waiting and len(self._decoding) < self._slots:
+                while not done and (waiting or self._running):
+                    if waiting and self._running < self._slots:
                         self._admit(waiting)
+                    if self._newcomers:
+                        self._feed_prompts()
                         done += self._release()
                         if timings is not None:
                             timings.lap("prefill")
@@ -154,8 +167,13 @@ class DecodeLoop:
             yield from done
             done = []
 
+    @property
+    def _running(self) -> int:
+        """Slots taken."""
+        return len(self._decoding) + len(self._newcomers)
+
     def _admit(self, waiting: list[Request]) -> None:
-        running = len(self._decoding)
+        running = self._running
         free = self._slots - running
         answer = self._scheduler.admit(tuple(waiting), free=free, running=running)
         chosen = _indices(answer, of=self._scheduler)
@@ -171,48 +189,68 @@ class DecodeLoop:
         newcomers = [waiting[i] for i in chosen]
         for index in sorted(chosen, reverse=True):
             del waiting[index]
-        if newcomers:
-            self._prefill(newcomers)
-
-    def _prefill(self, newcomers: list[Request]) -> None:
-        """Feed the prompts of requests that enter now, and decode their first tokens."""
-        # Longest first: those that need more passes lie in front, and a pass takes only them.
-        newcomers = sorted(newcomers, key=lambda r: -r.prompt_tokens)
-        session, first, started = self._session, len(self._decoding), time.perf_counter()
-        longest = newcomers[0].prompt_tokens
-        for request in newcomers:
-            session.start(request.prompt_tokens)
+        started = time.perf_counter()
+        longest = max((request.prompt_tokens for request in newcomers), default=0)
+        # Shortest first: who joins first lies in front, and need not change places to join.
+        for request in sorted(newcomers, key=lambda r: r.prompt_tokens):
+            number = self._session.start(request.prompt_tokens)
+            passes = self._session.passes([request.prompt_tokens])
             drawn = None
             if not self._sampling.greedy:
                 drawn = uniforms(request.seed, request.sample, request.max_new_tokens)
                 drawn = drawn.to(self._device)
-            self._decoding.append(
+            self._newcomers.append(
                 _Decoding(
                     request=request,
+                    running=self._session.running[number],
+                    reading=Reading(ends=[own.stop for (own,) in passes]),
                     started=started,
                     padding=longest - request.prompt_tokens,
                     uniforms=drawn,
                 )
             )
-        logits = None
-        for ranges in session.passes([r.prompt_tokens for r in newcomers]):
-            taking = [r for r in ranges if len(r)]  # a prefix of the newcomers
-            columns = max(len(r) for r in taking)
-            ids = torch.tensor(
-                [
-                    [0] * (columns - len(part)) + list(request.prompt[part.start : part.stop])
-                    for part, request in zip(taking, newcomers, strict=False)
-                ],
-                device=self._device,
-            )
-            logits = self._forward(session.begin_prompt(first, [len(r) for r in taking], ids), ids)
-            self._compress(range(first, first + len(taking)))
-        assert logits is not None
+
+    def _feed_prompts(self) -> None:
+        """Feed every newcomer its next chunk; those whose prompts are in decode their first token.
+
+        All chunks end in the last column, so that it has the logits of every prompt that is in.
+        """
+        first, newcomers = len(self._decoding), list(self._newcomers)
+        limit = columns([n.reading for n in newcomers], self._chunk, decoding=first > 0)
+        chunks = [n.reading.take(limit) for n in newcomers]
+        width = max(map(len, chunks))
+        ids = torch.tensor(
+            [
+                [0] * (width - len(chunk)) + list(n.request.prompt[chunk.start : chunk.stop])
+                for n, chunk in zip(newcomers, chunks, strict=True)
+            ],
+            device=self._device,
+        )
+        forward = self._session.begin_prompt(first, [len(chunk) for chunk in chunks], ids)
+        logits = self._forward(forward, ids)
+        self._compress([first + i for i, n in enumerate(newcomers) if n.reading.at_end])
+        joining = [i for i, n in enumerate(newcomers) if n.reading.done and n.reason is None]
+        if joining:
+            self._join(joining, logits[joining])
+
+    def _join(self, joining: Sequence[int], logits: Float[Tensor, "n V"]) -> None:
+        """Let newcomers, given by their places, decode with the others; these are their logits."""
+        first = len(self._decoding)
+        for place in joining:  # in this order none of them is moved by another one
+            self._session.join(first + place)
+        self._follow()
         numbers = range(first, len(self._decoding))
         drawn = self._drawn(numbers, steps=1)
         chosen = choose(logits, self._processors, None if drawn is None else drawn[:, 0])
         self._last = torch.cat([self._last, chosen])
         self._read(chosen[:, None], numbers)
+
+    def _follow(self) -> None:
+        """Sequences have changed numbers: list them as the session does."""
+        known = {d.running: d for d in (*self._decoding, *self._newcomers)}
+        ordered = [known[running] for running in self._session.running]
+        self._decoding = ordered[: self._session.decoding]
+        self._newcomers = ordered[self._session.decoding :]
 
     def _steps(self) -> int:
         """Decode until somebody must look: a finished sequence, an event, or the burst's end.
@@ -221,7 +259,8 @@ class DecodeLoop:
         """
         numbers = range(len(self._decoding))
         left = min(d.request.max_new_tokens - len(d.tokens) for d in self._decoding)
-        steps = min(self._burst, left, self._session.steps_to_event() or left)
+        burst = 1 if self._newcomers else self._burst  # who still reads need not wait long
+        steps = min(burst, left, self._session.steps_to_event() or left)
         drawn = self._drawn(numbers, steps)
         chosen = []
         if self._asks:
@@ -291,24 +330,25 @@ class DecodeLoop:
             decoding.reason = "length"
 
     def _compress(self, numbers: Sequence[int]) -> None:
-        going = [n for n in numbers if self._decoding[n].reason is None]
+        sequences = [*self._decoding, *self._newcomers]
+        going = [n for n in numbers if sequences[n].reason is None]
         for number, error in self._session.events(going).items():
-            self._decoding[number].reason, self._decoding[number].error = "error", error
+            sequences[number].reason, sequences[number].error = "error", error
 
-    def _release(self) -> Iterator[Finished | Fresh]:
-        """Hand out what is done and let the last sequence take its place."""
-        yield from self._fresh() if self._streaming else ()
-        for number in reversed(range(len(self._decoding))):
-            if self._decoding[number].reason is None:
-                continue
-            finished = self._finished(number)
-            last = len(self._decoding) - 1
+    def _release(self) -> list[Finished | Fresh]:
+        """Hand out what is new and what is done; others take the place of those that are done."""
+        fresh = list(self._fresh()) if self._streaming else []
+        sequences = [*self._decoding, *self._newcomers]
+        done = [n for n, sequence in enumerate(sequences) if sequence.reason is not None]
+        if not done:
+            return [*fresh]
+        finished = [self._finished(n) for n in done]
+        for number in reversed(done):  # what moves comes from behind
             self._session.stop(number)
-            self._decoding[number] = self._decoding[last]
-            self._last[number] = self._last[last]
-            self._decoding.pop()
-            self._last = self._last[:last]
-            yield finished
+        self._follow()
+        newest = [decoding.tokens[-1] for decoding in self._decoding]
+        self._last = torch.tensor(newest, dtype=torch.long, device=self._device)
+        return [*fresh, *finished]
 
     def _fresh(self) -> Iterator[Fresh]:
         for decoding in self._decoding:
@@ -317,7 +357,8 @@ class DecodeLoop:
                 decoding.told = len(decoding.tokens)
 
     def _finished(self, number: int) -> Finished:
-        decoding, running = self._decoding[number], self._session.running[number]
+        decoding = [*self._decoding, *self._newcomers][number]
+        running = decoding.running
         assert decoding.reason is not None
         return Finished(
             request=decoding.request,

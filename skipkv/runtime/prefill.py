@@ -1,6 +1,16 @@
-"""How prompts longer than the cache enter it: in chunks, compressed as they go."""
+"""How prompts enter the cache: those longer than it in passes, compressed as they go.
 
+A pass may be cut further, so that sequences which are decoding need not wait for all of it. Only
+the end of a pass is a place to compress: how finely it was cut changes nothing that is kept.
+"""
+
+from bisect import bisect_right
 from collections.abc import Sequence
+
+import attrs
+
+PREFILL_CHUNK = 256
+"""Tokens of a newcomer's prompt fed between two decode steps, where nobody says."""
 
 
 def plan(lengths: Sequence[int], first: int, chunk: int) -> list[list[range]]:
@@ -37,3 +47,56 @@ def plan(lengths: Sequence[int], first: int, chunk: int) -> list[list[range]]:
                 ranges.append(range(begins[own], end))
         steps.append(ranges)
     return steps
+
+
+@attrs.define(kw_only=True)
+class Reading:
+    """How far a prompt has been fed.
+
+    Args:
+        ends: tokens fed when each of its passes ends; the last is its length.
+        fed: tokens fed so far.
+
+    Example:
+        >>> reading = Reading(ends=[6, 9])
+        >>> reading.take(4), reading.take(4), reading.take(4)
+        (range(0, 4), range(4, 6), range(6, 9))
+    """
+
+    ends: Sequence[int]
+    fed: int = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens to the end of the pass under way."""
+        return self.ends[bisect_right(self.ends, self.fed)] - self.fed
+
+    @property
+    def at_end(self) -> bool:
+        """Whether a pass has just ended."""
+        return self.fed in self.ends
+
+    @property
+    def done(self) -> bool:
+        """Whether the whole prompt has been fed."""
+        return self.fed == self.ends[-1]
+
+    def take(self, limit: int) -> range:
+        """The positions to feed next, `limit` at most; they count as fed."""
+        start = self.fed
+        self.fed += min(limit, self.left)
+        return range(start, self.fed)
+
+
+def columns(readings: Sequence[Reading], chunk: int, *, decoding: bool) -> int:
+    """Tokens of each of these prompts to feed at once, at most.
+
+    While others are decoding, `chunk`. While none are nobody waits, and the prompt with the fewest
+    tokens left gets them all: it is the first to decode, and none is padded beyond `chunk`.
+
+    Example:
+        >>> readings = [Reading(ends=[400]), Reading(ends=[1152, 1280])]
+        >>> [columns(readings, 256, decoding=decoding) for decoding in (True, False)]
+        [256, 400]
+    """
+    return chunk if decoding else max(chunk, min(reading.left for reading in readings))

@@ -53,7 +53,7 @@ class EventRecord:
     kept: Int[Tensor, "layers H K"] = attrs.field(repr=False)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class Running:
     """What the host knows of one sequence in the cache."""
 
@@ -93,7 +93,9 @@ class Running:
 class Session:
     """The state of decoding: one slot store and the sequences in it.
 
-    Sequences are numbered `0 .. len(running)`, side by side in the store.
+    Sequences are numbered `0 .. len(running)`, side by side in the store: the first `decoding` of
+    them decode, those behind are still being fed their prompts. So a decode step and a pass over
+    prompts both work on neighbours, whoever comes and goes.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Session:
         self._fixed = fixed
         self.cache = SlotCache(config, self._layers)
         self.running: list[Running] = []
+        self.decoding = 0
         self._steering = None
         if policy.steerer.layer is not None:
             check_steerer(policy.steerer, layers=config.num_hidden_layers, width=config.hidden_size)
@@ -170,7 +173,7 @@ class Session:
             self.model.set_attn_implementation(before)
 
     def start(self, prompt_tokens: int) -> int:
-        """Take in a new sequence; returns its number."""
+        """Take in a new sequence, its prompt still to be fed; returns its number."""
         number = len(self.running)
         self.store.clear(number)
         tracker = None
@@ -188,17 +191,44 @@ class Session:
             self._steering.start(number)
         return number
 
+    def join(self, number: int) -> None:
+        """A sequence's prompt is in: it decodes from now on, behind those that do already.
+
+        The one that had the number it takes gets its old one.
+        """
+        front = self.decoding
+        self.decoding += 1
+        if number == front:
+            return
+        self.store.swap(number, front)
+        if self._steering is not None:
+            self._steering.swap(number, front)
+        # The ring of hidden states holds what was decoded: nothing yet of either.
+        running = self.running
+        running[number], running[front] = running[front], running[number]
+
     def stop(self, number: int) -> None:
-        """Let a sequence go; the last one takes its number."""
-        last = len(self.running) - 1
-        if number != last:
-            self.store.move(last, number)
-            if self._steering is not None:
-                self._steering.move(last, number)
-            if self._hidden is not None:
-                self._hidden[number] = self._hidden[last]
-            self.running[number] = self.running[last]
+        """Let a sequence go.
+
+        Of one that decoded the last that decodes takes the number, and what that leaves free, as
+        the number of one that did not, the last of all takes.
+        """
+        if number < self.decoding:
+            self.decoding -= 1
+            self._move(self.decoding, number)
+            number = self.decoding
+        self._move(len(self.running) - 1, number)
         self.running.pop()
+
+    def _move(self, source: int, target: int) -> None:
+        if source == target:
+            return
+        self.store.move(source, target)
+        if self._steering is not None:
+            self._steering.move(source, target)
+        if self._hidden is not None:
+            self._hidden[target] = self._hidden[source]
+        self.running[target] = self.running[source]
 
     @property
     def room(self) -> int | None:
@@ -331,6 +361,7 @@ class Session:
         self._note_peaks(numbers)
         for number in numbers:
             self._read_decoded(number)
+            self._count_thoughts(number)
         if over := self._over_budget(numbers):
             entries = [self.store.widths[n] for n in over]
             outcomes = compress(
@@ -362,17 +393,17 @@ class Session:
         ]
 
     def due(self) -> list[int]:
-        """Sequences for which an event follows the step just done."""
+        """Decoding sequences for which an event follows the step just done."""
         if not self._has_events:
             return []
         seen = self.store.tokens_seen
-        return [n for n in range(len(self.running)) if (seen[n] - 1) % self._interval == 0]
+        return [n for n in range(self.decoding) if (seen[n] - 1) % self._interval == 0]
 
     def steps_to_event(self) -> int | None:
-        """Decode steps until some sequence is due; None where none ever is."""
+        """Decode steps until some decoding sequence is due; None where none ever is."""
         if not self._has_events:
             return None
-        seen = self.store.tokens_seen[: len(self.running)]
+        seen = self.store.tokens_seen[: self.decoding]
         return min(self._interval - (tokens - 1) % self._interval for tokens in seen)
 
     def decoded(self, number: int, tokens: Sequence[int]) -> None:
@@ -435,9 +466,16 @@ class Session:
             tracker.feed(tokens, self._text.pieces(tokens), hidden)
         except PartError as error:
             running.error = error
-            return
-        if self._steering is not None:
-            self._steering.count(number, tracker.table.thoughts)
+
+    def _count_thoughts(self, number: int) -> None:
+        """Tell the steering what was read: at events, so that it is told wherever a prompt was cut.
+
+        Told after each piece of a prompt, it would push the prompt's last token harder where the
+        thoughts before it came in an earlier piece.
+        """
+        running = self.running[number]
+        if self._steering is not None and running.tracker is not None and running.error is None:
+            self._steering.count(number, running.tracker.table.thoughts)
 
     def _see_hidden(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         self._last_hidden = output.last_hidden_state.detach()

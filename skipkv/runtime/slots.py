@@ -51,9 +51,9 @@ class SlotStore:
     `lengths` says how many. Sequences have their own lengths, so no padding is ever stored. Running
     sequences lie side by side, `0 .. n`, so that a step works on views and copies nothing.
 
-    Only `append`, `place`, `stepped`, `compact`, `move` and `clear` change what is stored;
-    the allocation grows in `reserve` alone, and never under a fixed budget, whose capacity is
-    allocated at the start.
+    Only `append`, `place`, `stepped`, `compact`, `move`, `swap` and `clear` change what is
+    stored; the allocation grows in `reserve` alone, and never under a fixed budget, whose capacity
+    is allocated at the start.
 
     What is known of the entries (`positions`, `bias`, `lengths`, `seen`, `widths`, `tokens_seen`)
     follows decode steps when somebody reads it: a step only counts.
@@ -346,6 +346,18 @@ class SlotStore:
         self._tokens_seen[target] = self._tokens_seen[source]
         self.uniform[target] = self.uniform[source]
         self.even[target] = self.even[source]
+
+    def swap(self, one: int, other: int) -> None:
+        """Let two sequences change places."""
+        self._changing()
+        pair, exchanged = [one, other], [other, one]
+        for tensor in self._tensors():
+            tensor[:, pair] = tensor[:, exchanged]
+        self._seen[pair] = self._seen[exchanged]
+        for counts in (self._widths, self._tokens_seen):
+            counts[one], counts[other] = counts[other], counts[one]
+        for facts in (self.uniform, self.even):
+            facts[one], facts[other] = facts[other], facts[one]
 
     def clear(self, sequence: int) -> None:
         """Forget a sequence, values and all: the next one in its place meets nothing of it."""

@@ -51,6 +51,12 @@ class Steering:
         self._thoughts[target] = self._thoughts[source]
         self._thinking[target] = self._thinking[source]
 
+    def swap(self, one: int, other: int) -> None:
+        """Follow two sequences that exchange their numbers."""
+        pair, exchanged = [one, other], [other, one]
+        self._thoughts[pair] = self._thoughts[exchanged]
+        self._thinking[pair] = self._thinking[exchanged]
+
     def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
         """Refresh the counts of a sequence's thoughts; called at events."""
         self._thoughts[number] = torch.bincount(thoughts, minlength=len(Thought))

@@ -4,9 +4,9 @@ One scheduler per file, named for it. To add one: write a frozen attrs class wit
 `admit(waiting, *, free, running)`, export it here, and test that no request is lost or taken twice.
 """
 
-from skipkv.schedulers.fifo import Fifo
+from skipkv.schedulers.continuous import Continuous
 from skipkv.schedulers.length_grouped import LengthGrouped
 from skipkv.schedulers.padding import padding_tokens
 from skipkv.schedulers.protocol import BatchScheduler
 
-__all__ = ["BatchScheduler", "Fifo", "LengthGrouped", "padding_tokens"]
+__all__ = ["BatchScheduler", "Continuous", "LengthGrouped", "padding_tokens"]

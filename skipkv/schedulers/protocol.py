@@ -23,6 +23,6 @@ class BatchScheduler(Protocol):
         Args:
             waiting: requests not yet started, in the order they came; never empty.
             free: free slots; at least 1.
-            running: sequences now being decoded.
+            running: sequences in the other slots, decoding or still reading their prompt.
         """
         ...

@@ -59,10 +59,10 @@ def request_queues(
 
     Example:
         >>> from hypothesis import given
-        >>> from skipkv.schedulers import Fifo
+        >>> from skipkv.schedulers import Continuous
         >>> @given(request_queues())
         ... def something_starts_when_nothing_runs(queue):
-        ...     assert len(Fifo().admit(queue, free=1, running=0)) == 1
+        ...     assert len(Continuous().admit(queue, free=1, running=0)) == 1
         >>> something_starts_when_nothing_runs()
     """
     sizes = st.tuples(st.integers(1, max_prompt_tokens), st.integers(1, max_new_tokens))

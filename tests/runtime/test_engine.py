@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets
 from skipkv.errors import ConfigError, InputError, PartError
 from skipkv.runtime import loop
-from skipkv.schedulers import Fifo, LengthGrouped, padding_tokens
+from skipkv.schedulers import Continuous, LengthGrouped, padding_tokens
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
 from skipkv.segmenters import Newline
 from skipkv.testing import toy_model, toy_tokenizer
@@ -474,6 +474,8 @@ def test_an_engine_that_cannot_work_is_not_built(tokenizer: PreTrainedTokenizerF
     model = toy_model()
     with pytest.raises(ConfigError, match="batch_size=0"):
         Engine(model, tokenizer, presets.full(), batch_size=0)
+    with pytest.raises(ConfigError, match="prefill_chunk=0"):
+        Engine(model, tokenizer, presets.full(), prefill_chunk=0)
     model.generation_config.eos_token_id = None
     tokenizer = toy_tokenizer()
     tokenizer.eos_token = None
@@ -503,7 +505,7 @@ def test_first_come_first_served_fills_a_freed_slot_at_once(
 ) -> None:
     running_when_admitted = []
 
-    class Watched(Fifo):
+    class Watched(Continuous):
         def admit(self, waiting: Any, *, free: int, running: int) -> Any:
             running_when_admitted.append(running)
             return super().admit(waiting, free=free, running=running)

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipkv.runtime.prefill import plan
+from skipkv.runtime.prefill import Reading, columns, plan
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 SIZES = st.integers(1, 12)
@@ -76,3 +76,39 @@ def test_of_prompts_ordered_longest_first_every_pass_takes_a_prefix(
 
 def test_a_prompt_that_fits_exactly_goes_in_one_pass() -> None:
     assert plan([6, 7], first=6, chunk=3) == [[range(0), range(6)], [range(6), range(6, 7)]]
+
+
+@modest
+@given(length=st.integers(1, 40), first=SIZES, chunk=SIZES, data=st.data())
+def test_chunks_are_a_prompts_positions_once_and_in_order_and_none_crosses_the_end_of_a_pass(
+    length: int, first: int, chunk: int, data: st.DataObject
+) -> None:
+    ends = [part.stop for [part] in plan([length], first, chunk)]
+    reading, positions, stops = Reading(ends=ends), [], []
+    while not reading.done:
+        left = reading.left
+        piece = reading.take(data.draw(st.integers(1, 12), label="limit"))
+        assert 1 <= len(piece) <= left
+        assert reading.at_end == (len(piece) == left)
+        positions += piece
+        stops += [piece.stop] if reading.at_end else []
+    assert positions == list(range(length))
+    assert stops == ends
+
+
+@modest
+@given(
+    lefts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    chunk=st.integers(1, 40),
+    decoding=st.booleans(),
+)
+def test_more_than_a_chunk_is_fed_at_once_only_where_nobody_waits_and_then_no_padding(
+    lefts: list[int], chunk: int, decoding: bool
+) -> None:
+    limit = columns([Reading(ends=[left]) for left in lefts], chunk, decoding=decoding)
+    if decoding:
+        assert limit == chunk
+    else:
+        assert limit >= chunk
+        assert any(left <= limit for left in lefts)  # somebody's pass ends
+        assert limit == chunk or all(left >= limit for left in lefts)

@@ -39,7 +39,7 @@ class Modelled:
 
 
 class SlotStoreMachine(RuleBasedStateMachine):
-    """Appends, compactions, moves, clearings and reservations, in any order."""
+    """Appends, compactions, moves, exchanges, clearings and reservations, in any order."""
 
     @initialize(queries=st.sampled_from([0, 1, 3]), attention=st.booleans())
     def start(self, queries: int, attention: bool) -> None:
@@ -148,6 +148,12 @@ class SlotStoreMachine(RuleBasedStateMachine):
     def move(self, source: int, place: int) -> None:
         self.store.move(source, place)
         self.model[place] = self.model[source].copied()
+
+    @rule(one=st.integers(0, SEQUENCES - 1), other=st.integers(0, SEQUENCES - 1))
+    def swap(self, one: int, other: int) -> None:
+        self.store.swap(one, other)
+        model = self.model
+        model[one], model[other] = model[other], model[one]
 
     @rule(sequence=st.integers(0, SEQUENCES - 1))
     def clear(self, sequence: int) -> None:

@@ -326,9 +326,10 @@ def test_in_a_model_only_the_rows_at_a_delimiter_change() -> None:
 def test_counts_of_thoughts_are_refreshed_at_events() -> None:
     nudge = Nudge(layer=1)
     state = session(nudge)
-    state.start(4)
+    state.join(state.start(4))
     with state.hooked():
         run(state, torch.full((1, 4), X), prompt=True)
+        state.events([0])
         for token in [PARAGRAPH] * 5:
             run(state, torch.tensor([[token]]), prompt=False)
             state.decoded(0, [token])

@@ -9,7 +9,7 @@ import torch
 
 from skipkv import evictors, presets, schedulers, scorers, segmenters, steerers
 from skipkv.evictors import KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence
-from skipkv.schedulers import Fifo, LengthGrouped
+from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
     KeyNorm,
@@ -65,7 +65,12 @@ STEERERS = [
     AdditiveSteerer(SHORT, strength=0),
     AdaptiveSteerer(SHORT, strength=0.5, growth=0.1),
 ]
-SCHEDULERS = [Fifo(), LengthGrouped(batch_size=1), LengthGrouped(batch_size=3)]
+SCHEDULERS = [
+    Continuous(),
+    Continuous(order="shortest_prompt"),
+    LengthGrouped(batch_size=1),
+    LengthGrouped(batch_size=3),
+]
 POLICIES = [
     presets.full(),
     presets.seal(VECTOR),

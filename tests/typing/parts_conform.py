@@ -26,7 +26,7 @@ from skipkv import (
     presets,
 )
 from skipkv.evictors import KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence
-from skipkv.schedulers import Fifo, LengthGrouped
+from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
     KeyNorm,
@@ -54,7 +54,7 @@ scorers: list[type[Scorer]] = [
 evictors: list[type[Evictor]] = [KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence]
 segmenters: list[type[Segmenter]] = [Delimiter, FixedLength, Newline, Punkt]
 steerers: list[type[Steerer]] = [AdaptiveSteerer, AdditiveSteerer, NoSteering]
-schedulers: list[type[BatchScheduler]] = [Fifo, LengthGrouped]
+schedulers: list[type[BatchScheduler]] = [Continuous, LengthGrouped]
 
 
 @attrs.frozen
@@ -176,7 +176,7 @@ policy: Policy = Policy(budget=Budget(tokens=64), scorer=ByShape())
 one_for_another: Policy = Policy(scorer=TopK())  # type: ignore[arg-type]
 no_keywords: Budget = Budget(64)  # type: ignore[call-arg]
 a_preset: Policy = presets.rkv(budget=64)
-a_changed_one: Policy = a_preset.with_(scheduler=Fifo())
+a_changed_one: Policy = a_preset.with_(scheduler=Continuous())
 
 # The kit takes what fits the protocol that its check is for.
 check_scorer(ByShape())

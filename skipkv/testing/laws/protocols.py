@@ -48,8 +48,8 @@ def laws_of(component: Any) -> tuple[Law, ...]:
         ConfigError: it has the shape of none.
 
     Example:
-        >>> from skipkv.schedulers import Fifo
-        >>> [law.name for law in laws_of(Fifo())][-1]
+        >>> from skipkv.schedulers import Continuous
+        >>> [law.name for law in laws_of(Continuous())][-1]
         'conservation'
     """
     return tuple(law for law, _ in held_to(component))

@@ -151,7 +151,7 @@ def check_scheduler(
         ConfigError: `claims` names what is no law, or gives no reason.
 
     Example:
-        >>> from skipkv.schedulers import Fifo
-        >>> check_scheduler(Fifo(), examples=10)
+        >>> from skipkv.schedulers import Continuous
+        >>> check_scheduler(Continuous(), examples=10)
     """
     hold_all(LAWS, scheduler, claims, examples)
