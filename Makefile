@@ -9,7 +9,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST_OPTIONS ?= -n 2
 
 .PHONY: help demo test check format lint types pytest test-slow test-smollm test-oldest \
-	test-newest docs docs-serve clean
+	test-newest docs docs-serve figures bench clean
 
 help:
 	@echo "make demo         decode a few prompts under every preset"
@@ -19,7 +19,9 @@ help:
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
 	@echo "make test-newest  the runtime on the newest versions there are"
 	@echo "make docs         build the site into site/, strictly and without a network"
+	@echo "make figures      draw the figures of docs/concepts anew"
 	@echo "make docs-serve   show the site on this machine, built anew at every change"
+	@echo "make bench        speed and memory of policies on the embedded model"
 	@echo "make format       format and fix what can be fixed"
 	@echo "make lint, types, pytest   one step of make test"
 	@echo "make clean        remove virtual environments and caches"
@@ -52,6 +54,9 @@ docs docs-serve: export NO_MKDOCS_2_WARNING = 1
 docs: .venv/.dev
 	$(BIN)/mkdocs build --strict
 
+figures: .venv/.dev
+	$(BIN)/python docs/figures/all.py
+
 docs-serve: .venv/.dev
 	$(BIN)/mkdocs serve --livereload
 
@@ -71,6 +76,9 @@ test-newest: .venv-newest/bin/python
 	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager "$(TORCH)" -e ".[dev]"
 	.venv-newest/bin/python -m pip freeze | grep -iE "^(transformers|tokenizers|torch)=="
 	.venv-newest/bin/python -m pytest tests/runtime tests/parity tests/cli $(PYTEST_OPTIONS)
+
+bench: .venv/.dev
+	$(BIN)/skipkv bench
 
 clean:
 	rm -rf .venv .venv-oldest .venv-newest .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site

@@ -22,7 +22,7 @@ STEP, EVENT, OTHER = "step", "event", "other"
 
 PHASES = (
     # what a step's table calls it, part of, module, attribute
-    ("prefill", OTHER, "skipkv.runtime.loop", "DecodeLoop._admit"),
+    ("prefill", OTHER, "skipkv.runtime.loop", "DecodeLoop._feed_prompts"),
     ("loop", STEP, "skipkv.runtime.loop", "DecodeLoop._steps"),
     ("bookkeeping before the model", STEP, "skipkv.runtime.session", "Session.begin_step"),
     ("model", STEP, "skipkv.runtime.loop", "DecodeLoop._forward"),
