@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from skipkv import Engine, presets
+from skipkv import Engine, Sampling, presets
+from skipkv.runtime import kernels
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -79,21 +80,56 @@ def test_budgets_are_exact_in_half_precision(name: str, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("name", ["full", *BUDGETED])
 def test_a_decode_step_waits_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = DecodeLoop._forward
+    step = DecodeLoop._step
 
-    def watched(loop: DecodeLoop, *args: Any, prompt: bool) -> Any:
-        if prompt:
-            return forward(loop, *args, prompt=prompt)
+    def watched(loop: DecodeLoop, *args: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return forward(loop, *args, prompt=prompt)
+            return step(loop, *args)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(DecodeLoop, "_forward", watched)
+    monkeypatch.setattr(DecodeLoop, "_step", watched)
     policy = presets.full() if name == "full" else BUDGETED[name]
-    engine = Engine(model_on_gpu(), toy_tokenizer(), policy, eos_token_ids=[])
+    engine = Engine(model_on_gpu(), toy_tokenizer(), policy, eos_token_ids=[], graphs=False)
     assert all(c.error is None for c in engine.generate(PROMPTS, max_new_tokens=80))
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+@pytest.mark.parametrize("sampling", [None, Sampling(temperature=1.5, seed=1)], ids=repr)
+@pytest.mark.filterwarnings("error")  # a step that cannot be recorded warns
+def test_a_recorded_graph_decodes_what_steps_one_by_one_do(
+    name: str, sampling: Sampling | None
+) -> None:
+    """Prompts of different lengths in two slots: events, a newcomer, a last one alone."""
+    model = model_on_gpu()
+    said = []
+    for graphs in (False, True):
+        engine = Engine(
+            model, toy_tokenizer(), BUDGETED[name], batch_size=2, eos_token_ids=[], graphs=graphs
+        )
+        prompts = [list(range(5, 5 + length)) for length in (20, 9, 41)]
+        said.append(
+            [c.tokens for c in engine.generate(prompts, max_new_tokens=90, sampling=sampling)]
+        )
+    assert said[0] == said[1]
+
+
+def test_every_way_to_attend_gives_the_same() -> None:
+    """Also the one that needs a GPU; one that is not built for it would not be chosen."""
+    random = torch.Generator("cuda").manual_seed(0)
+    key, value = torch.randn(
+        2, 3, 2, 48, 64, generator=random, device="cuda", dtype=torch.bfloat16
+    ).unbind()
+    query = torch.randn(3, 2, 7, 64, generator=random, device="cuda", dtype=torch.bfloat16)
+    lengths = torch.randint(1, 49, (3, 2), generator=random, device="cuda")
+    empty = torch.arange(48, device="cuda") >= lengths[..., None]
+    bias = torch.zeros_like(empty, dtype=key.dtype).masked_fill(empty, -torch.inf)[:, :, None]
+    inputs = query, key, value, bias, lengths, 0.125
+    expected = kernels.sdpa(*inputs).float()
+    for kernel in kernels.CANDIDATES.values():
+        assert torch.allclose(kernel(*inputs).float(), expected, atol=2e-2)
+    assert kernels.fastest(key, groups=7) in kernels.CANDIDATES
 
 
 @pytest.mark.parametrize("name", BUDGETED)
