@@ -60,10 +60,11 @@ class DecodeForward:
         self._observes = self._in_window()
         self._changes = store.changes
         self.rows = torch.arange(last - first, device=store.keys.device)
-        if self.even:
-            self._keys = list(store.keys[:, first:last].unbind())
-            self._values = list(store.values[:, first:last].unbind())
-        else:
+        # views of every layer, so that a step only narrows them
+        self._keys = store.keys[:, first:last].unbind()
+        self._values = store.values[:, first:last].unbind()
+        self._biases = store.bias[:, first:last, :, None].unbind()
+        if not self.even:
             self._starts = store.starts[:, first:last]
             self._all_keys = store.keys.view(-1, store.shape.dim)
             self._all_values = store.values.view(-1, store.shape.dim)
@@ -118,18 +119,15 @@ class DecodeForward:
         self, layer: int, keys: Float[Tensor, "B H 1 D"], values: Float[Tensor, "B H 1 D"]
     ) -> tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L D"]]:
         """Store a layer's new keys and values; return all that its rows attend to, as views."""
-        width = self.width
+        width, held_keys, held_values = self.width, self._keys[layer], self._values[layer]
         if self.even:
-            held_keys, held_values = self._keys[layer], self._values[layer]
             held_keys.select(2, width - 1).copy_(keys.squeeze(2))
             held_values.select(2, width - 1).copy_(values.squeeze(2))
-            return held_keys.narrow(2, 0, width), held_values.narrow(2, 0, width)
-        at, dim = self._slots[layer], keys.shape[-1]
-        self._all_keys.index_copy_(0, at, keys.reshape(-1, dim))
-        self._all_values.index_copy_(0, at, values.reshape(-1, dim))
-        rows = slice(self.first, self.last)
-        store = self.store
-        return store.keys[layer, rows, :, :width], store.values[layer, rows, :, :width]
+        else:
+            at, dim = self._slots[layer], keys.shape[-1]
+            self._all_keys.index_copy_(0, at, keys.reshape(-1, dim))
+            self._all_values.index_copy_(0, at, values.reshape(-1, dim))
+        return held_keys.narrow(2, 0, width), held_values.narrow(2, 0, width)
 
     def observe(self, layer: int, queries: Float[Tensor, "B H G D"]) -> None:
         """Remember a layer's queries for the next event."""
@@ -155,7 +153,7 @@ class DecodeForward:
         """One query per row: the `G` query heads of a KV head are its queries."""
         if self._observes:
             self.observe(layer, query)
-        bias = None if self.even else self.bias(layer)
+        bias = self.bias(layer)
         if self.store.attention is not None:
             logits = (query @ key.mT).float() * scale  # [B H G L]
             weights = (logits if bias is None else logits + bias).softmax(dim=-1)
@@ -173,6 +171,4 @@ class DecodeForward:
 
     def bias(self, layer: int) -> Float[Tensor, "B H 1 L"] | None:
         """What to add to the logits of one query per row; None where every slot holds an entry."""
-        if self.even:
-            return None
-        return self.store.bias[layer, self.first : self.last, :, None, : self.width]
+        return None if self.even else self._biases[layer].narrow(3, 0, self.width)
