@@ -69,9 +69,7 @@ def event(name: str, budget: int, shape: CacheShape) -> tuple[int, int]:
 def filled(policy: Policy, shape: CacheShape, seen: int) -> SlotStore:
     """A cache with one sequence that holds all of its `seen` tokens."""
     store = SlotStore(shape, sequences=1, capacity=seen, needs=policy.needs)
-    PromptForward(
-        store, {i: i for i in range(shape.layers)}, first=0, counts=[seen], columns=seen
-    )
+    PromptForward(store, {i: i for i in range(shape.layers)}, first=0, counts=[seen], columns=seen)
     random = torch.Generator().manual_seed(0)
     for tensor in (store.keys, store.values, store.queries):
         if tensor is not None:
@@ -83,9 +81,7 @@ def sentences(seen: int) -> SentenceTable:
     """Closed sentences of equal length, with random embeddings."""
     ends = torch.arange(SENTENCE, seen, SENTENCE)
     random = torch.Generator().manual_seed(0)
-    embeddings = torch.nn.functional.normalize(
-        torch.randn(len(ends), 64, generator=random), dim=-1
-    )
+    embeddings = torch.nn.functional.normalize(torch.randn(len(ends), 64, generator=random), dim=-1)
     return SentenceTable.empty(64, device="cpu", prompt=0).extended(
         ends, embeddings, torch.zeros_like(ends)
     )

@@ -46,8 +46,9 @@ def random_model(
         wanted = dtype
     tokenizer = synthetic_tokenizer(config.vocab_size)
     config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
+    config.dtype = wanted or torch.float32  # transformers 5.0 does not note what it is given
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=wanted or torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
     torch.nn.Module.to_empty(model, device=device)
     _draw(model, torch.device(device))
     model.tie_weights()

@@ -111,7 +111,7 @@ class KeyRedundancy(ScorerAlgebra):
         number, slots, _ = unit.shape
         # all of them at once: the sum over i of u_i.u_j is (the sum over i of u_i).u_j
         torch.bmm(unit, unit.sum(dim=1)[..., None], out=total[..., None])
-        total -= unit.square().sum(dim=-1)
+        total -= torch.linalg.vector_norm(unit, dim=-1).square_()
         # a key without a near-copy points to slot 0, from either end
         slot = torch.arange(slots, dtype=torch.float32, device=unit.device)
         rank = slot if self.keep == "last" else slots - slot
