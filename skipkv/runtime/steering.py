@@ -39,7 +39,6 @@ class Steering:
         self._ends, self._opens, self._closes = self._marks.table.to(device).unbind(dim=1)
         self._marked = self._marks.thinks
         self._context: SteeringContext | None = None
-        self._rows = slice(0, 0)
 
     def start(self, number: int) -> None:
         """A new sequence, nothing of it read yet."""
