@@ -110,11 +110,10 @@ class SentenceTable:
         if done < total:
             # float16 resolves 0.0005 near 1, where thresholds lie, and bfloat16 eight times less
             similarity = self.embeddings.float() @ self.embeddings[done:].float().T  # [S, new]
-            later = torch.arange(done, total, device=old.device)
-            earlier = torch.arange(total, device=old.device)[:, None]
-            # rank of the repeating sentence among the new ones, 1-based; 0: none
-            rank = ((similarity > threshold) & (later > earlier)) * (later - done + 1)
-            last = rank.amax(dim=1)
+            # what repeats it lies behind it, that is, right of the diagonal
+            repeats = (similarity > threshold).triu(1 - done)
+            # place of the last that does among the new ones, 1-based; 0: none
+            last = (repeats * torch.arange(1, total - done + 1, device=old.device)).amax(dim=1)
             value = similarity.gather(1, (last - 1).clamp_min(0)[:, None])[:, 0]
             old = torch.where(last > 0, value, torch.nn.functional.pad(old, (0, total - done)))
             self._known[threshold] = old

@@ -1,6 +1,7 @@
 """What scorers and evictors see of the cache."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import attrs
 import torch
@@ -8,6 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skipkv._types.sentences import SentenceTable
+
+# Above every position: sequences so far apart share one axis and never meet on it.
+_APART = 2**32
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -52,10 +56,9 @@ class CacheView:
     @property
     def sentence_ids(self) -> Int[Tensor, "R H L"]:
         """Index, in its sequence's table, of each entry's closed sentence; -1 where it has none."""
-        ids = torch.full_like(self.positions, -1)
-        for rows, table in self._rows_by_sequence():
-            ids[rows] = table.sentence_of(self.positions[rows])
-        return ids
+        place, firsts = self._sentence_places
+        ids = place - firsts[self.sequences, None, None]
+        return ids.masked_fill(place == firsts[-1], -1)
 
     def per_entry(self, values: Sequence[Float[Tensor, "_"]]) -> Float[Tensor, "R H L"]:
         """Spread one value per closed sentence over the entries of that sentence; 0 elsewhere.
@@ -63,20 +66,32 @@ class CacheView:
         Args:
             values: for every sequence of `sentences` a tensor with a value per closed sentence.
         """
-        ids = self.sentence_ids
-        spread = torch.zeros(ids.shape, device=ids.device)
-        for index, (rows, _) in enumerate(self._rows_by_sequence()):
-            # index -1 (no closed sentence) reads the zero appended here
-            spread[rows] = torch.nn.functional.pad(values[index].float(), (0, 1))[ids[rows]]
-        return spread
+        place, _ = self._sentence_places
+        given, wanted = [len(v) for v in values], [len(table) for table in self.sentences or ()]
+        if given != wanted:
+            raise ValueError(
+                f"CacheView.per_entry needs a value per closed sentence, {wanted} for its "
+                f"sequences, got {given}."
+            )
+        zero = torch.zeros(1, device=place.device)  # for those without a closed sentence
+        return torch.cat([*(v.float() for v in values), zero])[place]
 
-    def _rows_by_sequence(self) -> list[tuple[Int[Tensor, "_"], SentenceTable]]:
+    @cached_property
+    def _sentence_places(self) -> tuple[Int[Tensor, "R H L"], Int[Tensor, "_"]]:
+        """Each entry's sentence among those of all sequences in turn, and where each begins there.
+
+        An entry without a closed sentence has the place behind the last, which is also the last of
+        the beginnings. Searched once per view, in one search for all sequences.
+        """
         if self.sentences is None:
             raise ValueError(
                 "CacheView.sentences is None: a part that reads sentences must declare "
                 "needs = Needs(sentences=True)."
             )
-        return [
-            ((self.sequences == index).nonzero()[:, 0], table)
-            for index, table in enumerate(self.sentences)
-        ]
+        counts = torch.tensor([0, *(len(table) for table in self.sentences)])
+        firsts = counts.cumsum(dim=0).to(self.positions.device)
+        ends = torch.cat([t.ends.long() + n * _APART for n, t in enumerate(self.sentences)])
+        apart = self.positions + self.sequences.long()[:, None, None] * _APART
+        place = torch.searchsorted(ends, apart, right=True)
+        behind = place == firsts[self.sequences + 1, None, None]
+        return place.masked_fill(behind | ~self.occupied, firsts[-1]), firsts

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from skipkv._types import CacheView
 
+# 2**7 tiers either way, 2**32 scores and 2**24 slots: together they fill 64 bits.
+_TIERS, _SLOTS = 2**7, 2**24
+
 
 @attrs.frozen
 class TopK:
@@ -27,29 +30,36 @@ class TopK:
         self, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
     ) -> Bool[Tensor, "R H L"]:
         """The `budget` best entries, protected ones first."""
-        return best(scores.masked_fill(view.protected, torch.inf), view, budget)
+        return best(scores, view, budget, view.protected.int())
 
 
 def best(
     scores: Float[Tensor, "R H L"],
     view: CacheView,
     budget: int,
-    tier: Int[Tensor, "R H L"] | None = None,
+    tier: Int[Tensor, "R H L"],
 ) -> Bool[Tensor, "R H L"]:
     """The `budget` occupied slots with the highest scores; of equal ones the earlier.
 
     Args:
-        scores: a value per slot.
+        scores: a value per slot; float32 is compared.
         view: the rows the scores are for.
         budget: entries to keep at most, per row and head.
-        tier: where given, entries of a higher tier come first, whatever their scores.
+        tier: entries of a higher tier come first, whatever their scores; from -100 to 100.
     """
-    ranked = scores.masked_fill(~view.occupied, -torch.inf)
-    order = ranked.argsort(dim=-1, descending=True, stable=True)
-    if tier is not None:
-        tier = tier.masked_fill(~view.occupied, torch.iinfo(tier.dtype).min)
-        # a stable sort by tier of what is sorted by score: by tier, then by score
-        again = tier.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
-        order = order.gather(-1, again)
-    keep = torch.zeros_like(view.protected)
-    return keep.scatter_(-1, order[..., :budget], True) & view.occupied
+    order = _order(scores, tier.masked_fill(~view.occupied, -_TIERS))
+    chosen = order.topk(min(budget, order.shape[-1]), dim=-1, sorted=False).indices
+    return torch.zeros_like(view.occupied).scatter_(-1, chosen, True) & view.occupied
+
+
+def _order(scores: Float[Tensor, "R H L"], tier: Int[Tensor, "R H L"]) -> Int[Tensor, "R H L"]:
+    """A number per slot, no two alike: the higher by tier, then by score, then the earlier slot.
+
+    Choosing by one number takes a selection, where sorting by each in turn takes two stable sorts.
+    """
+    slots = scores.shape[-1]
+    bits = (scores.float() + 0.0).view(torch.int32)  # the sum makes -0.0 the 0.0 that it equals
+    # bits of floats order as integers do, negative ones the other way round
+    rank = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + 2**31  # in [0, 2**32)
+    behind = torch.arange(slots - 1, -1, -1, device=scores.device)
+    return ((tier.long() * 2**32 + rank) * _SLOTS) + behind

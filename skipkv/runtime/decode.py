@@ -1,6 +1,6 @@
 """Decode steps: one token more for each of some sequences, step after step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -14,10 +14,13 @@ class DecodeForward:
     """What cache and attention need to know while sequences `first .. last` decode.
 
     One object lasts until something else touches the store (`current` tells), and `begin` makes it
-    ready for the next step. Where all heads of all rows hold equally many entries, as they do
-    between most events, a step touches nothing but keys and values: the new ones go into the slot
-    behind the others, which the host knows, and no mask is needed. Elsewhere slots are looked up on
-    the device, and a bias masks what is empty.
+    ready for the next step. How much a step must look up depends on what the host knows:
+
+    * All rows hold equally many entries, in every head: the new ones go into one slot behind the
+      others, and no mask is needed. A step touches nothing but keys and values.
+    * Each row holds as many entries in one head as in the next, but not as many as other rows: the
+      new ones go one slot further in each row than at the step before, under a mask of rows.
+    * Heads differ: slots are looked up on the device, and the store's own bias masks what is empty.
 
     Args:
         store: the cache.
@@ -50,7 +53,8 @@ class DecodeForward:
         self._fixed = kernel is not None
         self._interval = interval
         widths, seen = store.widths[first:last], store.tokens_seen[first:last]
-        self.even = kernel is None and all(store.even[first:last]) and len(set(widths)) == 1
+        self._level = kernel is None and all(store.even[first:last])
+        self.even = self._level and len(set(widths)) == 1
         self.width = store.capacity if self._fixed else max(widths)
         self.newest = seen[0] - 1 if len(set(seen)) == 1 and not self._fixed else None
         """The position now fed to every row, where it is one and the host may say so."""
@@ -63,12 +67,37 @@ class DecodeForward:
         # views of every layer, so that a step only narrows them
         self._keys = store.keys[:, first:last].unbind()
         self._values = store.values[:, first:last].unbind()
-        self._biases = store.bias[:, first:last, :, None].unbind()
+        self._biases: Sequence[Float[Tensor, "B #H 1 capacity"]] = ()
+        self._slots: Sequence[Int[Tensor, "N"]] = ()  # per layer, among all slots of the store
         if not self.even:
-            self._starts = store.starts[:, first:last]
             self._all_keys = store.keys.view(-1, store.shape.dim)
             self._all_values = store.values.view(-1, store.shape.dim)
-        self._slots: tuple[Int[Tensor, "N"], ...] = ()
+            self._starts = store.starts[:, first:last]
+            if self._level:
+                self._prepare_level()
+            else:
+                self._biases = store.bias[:, first:last, :, None].unbind()
+        if store.queries is not None:
+            self._rings = store.queries[:, first:last].unbind()
+            self._ring_starts = torch.arange(
+                self._rings[0][..., 0, 0].numel(), device=self.rows.device
+            )
+            self._ring_starts = self._ring_starts.view(last - first, -1) * store.needs.queries
+        self._in_ring: Int[Tensor, "N"] | None = None
+
+    def _prepare_level(self) -> None:
+        """Where the newest entries lie, of which each step takes the next; and a mask of rows."""
+        capacity = self.store.capacity
+        held = self.store.lengths[0, self.first : self.last, 0]  # [B]
+        newest = self._starts + held[:, None] - 1  # [layers B H]
+        in_mask = self.rows * capacity + held - 1
+        self._newest = torch.cat([newest.flatten(), in_mask])
+        self._slots = self._newest[: newest.numel()].view(len(newest), -1).unbind()
+        self._in_mask = self._newest[newest.numel() :]
+        empty = torch.arange(capacity, device=held.device) >= held[:, None]
+        mask = torch.zeros(empty.shape, dtype=self.store.keys.dtype, device=held.device)
+        self._mask = mask.masked_fill_(empty, -torch.inf).view(-1)
+        self._biases = [self._mask.view(-1, 1, 1, capacity)] * len(newest)
 
     @property
     def current(self) -> bool:
@@ -93,7 +122,12 @@ class DecodeForward:
             self.positions += 1
         else:  # a tensor of its own: whoever watches the model may keep it
             self.positions = self.positions + 1
+        self._in_ring = None
         if self.even:
+            return
+        if self._level:
+            self._newest += 1
+            self._mask.index_fill_(0, self._in_mask, 0)
             return
         slots = self.store.place(self.first, self.last, self._starts, self.positions[:, 0])
         self._slots = slots.unbind()
@@ -105,7 +139,7 @@ class DecodeForward:
             self.newest += 1
         if not self._fixed:
             self.width += 1
-        self.store.stepped(self.first, self.last, placed=not self.even)
+        self.store.stepped(self.first, self.last, placed=not self._level)
         self._observes = self._in_window()
 
     def _in_window(self) -> bool:
@@ -131,10 +165,14 @@ class DecodeForward:
 
     def observe(self, layer: int, queries: Float[Tensor, "B H G D"]) -> None:
         """Remember a layer's queries for the next event."""
-        assert self.store.queries is not None
-        ring = self.store.queries[layer, self.first : self.last]
-        at = self.positions[:, 0] % self.store.needs.queries
-        ring[self.rows, :, :, at] = queries
+        ring, window = self._rings[layer], self.store.needs.queries
+        if self.newest is not None:
+            ring.select(3, self.newest % window).copy_(queries)
+            return
+        if self._in_ring is None:  # the same in all layers
+            self._in_ring = (self._ring_starts + self.positions % window).flatten()
+        dim = queries.shape[-1]
+        ring.view(-1, dim).index_copy_(0, self._in_ring, queries.reshape(-1, dim))
 
     def add_attention(self, layer: int, weights: Float[Tensor, "B H G L"]) -> None:
         """Add what each entry received, over query heads."""
@@ -169,6 +207,6 @@ class DecodeForward:
         )
         return fused
 
-    def bias(self, layer: int) -> Float[Tensor, "B H 1 L"] | None:
+    def bias(self, layer: int) -> Float[Tensor, "B #H 1 L"] | None:
         """What to add to the logits of one query per row; None where every slot holds an entry."""
         return None if self.even else self._biases[layer].narrow(3, 0, self.width)

@@ -193,7 +193,7 @@ class DecodeLoop:
         longest = max((request.prompt_tokens for request in newcomers), default=0)
         # Shortest first: who joins first lies in front, and need not change places to join.
         for request in sorted(newcomers, key=lambda r: r.prompt_tokens):
-            number = self._session.start(request.prompt_tokens)
+            number = self._session.start(request.prompt_tokens, new_tokens=request.max_new_tokens)
             passes = self._session.passes([request.prompt_tokens])
             drawn = None
             if not self._sampling.greedy:

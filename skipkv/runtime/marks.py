@@ -1,6 +1,6 @@
 """Which tokens end a paragraph, and which open and close the thinking part."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import torch
@@ -29,7 +29,8 @@ class Marks:
             [[_PARAGRAPH in p, p.strip() == _OPEN, p.strip() == _CLOSE] for p in pieces]
         )
         self._ends, self._opens, self._closes = self.table.T.tolist()
-        self._any = frozenset(self.table.any(dim=1).nonzero()[:, 0].tolist())
+        self._paragraphs = _where(self._ends)
+        self._turns = _where(self._opens) | _where(self._closes)
         self.thinks = any(self._opens) and any(self._closes)
         """Whether the vocabulary has think marks; without them all that is decoded is thinking."""
 
@@ -39,9 +40,13 @@ class Marks:
         """Those of a vocabulary, made once: reading a large one takes seconds."""
         return cls(text, vocabulary)
 
-    def none_in(self, tokens: Iterable[int]) -> bool:
-        """Whether no token ends a paragraph, or opens or closes the thinking part."""
-        return self._any.isdisjoint(tokens)
+    def paragraph_in(self, tokens: Iterable[int]) -> bool:
+        """Whether a token ends a paragraph."""
+        return not self._paragraphs.isdisjoint(tokens)
+
+    def turn_in(self, tokens: Iterable[int]) -> bool:
+        """Whether a token opens or closes the thinking part."""
+        return not self._turns.isdisjoint(tokens)
 
     def ends_paragraph(self, token: int) -> bool:
         """Whether this token's text holds an empty line."""
@@ -52,3 +57,7 @@ class Marks:
         if not self.thinks:
             return before
         return (before or bool(self._opens[token])) and not self._closes[token]
+
+
+def _where(marked: Sequence[bool]) -> frozenset[int]:
+    return frozenset(token for token, mark in enumerate(marked) if mark)

@@ -80,20 +80,23 @@ class SentenceTracker:
 
     def _close(self, ends: list[int], thoughts: list[int]) -> None:
         device = self._held.device
-        sums = torch.nn.functional.pad(self._held.cumsum(dim=0), (0, 0, 1, 0))
-        upto = torch.tensor([0, *ends], device=device)
-        # A cut before the held tokens takes its share of the sum: exact unless a segmenter closes a
-        # sentence more than _HELD tokens late.
-        share = (upto / max(self._summed, 1)).clamp(max=1)
-        totals = share[:, None] * self._sum + sums[(upto - self._summed).clamp_min(0)]
-        means = totals.diff(dim=0) / upto.diff()[:, None]
+        upto = torch.tensor(ends, device=device)
+        totals = torch.nn.functional.pad(self._held.cumsum(dim=0), (0, 0, 1, 0))
+        if self._summed:
+            # A cut before the held tokens takes its share of the sum: exact unless a segmenter
+            # closes a sentence more than _HELD tokens late.
+            shares = (upto / self._summed).clamp(max=1)[:, None]
+            totals = totals[(upto - self._summed).clamp_min(0)] + shares * self._sum
+            self._sum = (1 - shares[-1]) * self._sum
+        else:
+            totals = totals[upto]
+        sums = totals.diff(dim=0, prepend=torch.zeros_like(totals[:1]))
         self.table = self.table.extended(
-            upto[1:] + self._start,
-            torch.nn.functional.normalize(means, dim=-1).float(),
+            upto + self._start,
+            torch.nn.functional.normalize(sums, dim=-1).float(),  # as the mean's would be
             torch.tensor(thoughts, device=device),
         )
         end = ends[-1]
-        self._sum = (1 - share[-1]) * self._sum
         self._held = self._held[max(end - self._summed, 0) :]
         self._summed = max(self._summed - end, 0)
         self._start += end

@@ -58,6 +58,7 @@ class Running:
     """What the host knows of one sequence in the cache."""
 
     prompt_tokens: int
+    most_tokens: int | None = None  # that it can come to hold, where somebody says so
     tracker: SentenceTracker | None = None
     unread: list[int] = attrs.field(factory=list)  # ids the segmenter has not seen yet
     events: int = 0
@@ -172,8 +173,13 @@ class Session:
                 handle.remove()
             self.model.set_attn_implementation(before)
 
-    def start(self, prompt_tokens: int) -> int:
-        """Take in a new sequence, its prompt still to be fed; returns its number."""
+    def start(self, prompt_tokens: int, *, new_tokens: int | None = None) -> int:
+        """Take in a new sequence, its prompt still to be fed; returns its number.
+
+        Args:
+            prompt_tokens: length of its prompt.
+            new_tokens: how many it will decode at most, if that is known.
+        """
         number = len(self.running)
         self.store.clear(number)
         tracker = None
@@ -185,7 +191,12 @@ class Session:
                 prompt=prompt_tokens,
             )
         self.running.append(
-            Running(prompt_tokens=prompt_tokens, tracker=tracker, trace=[] if self._trace else None)
+            Running(
+                prompt_tokens=prompt_tokens,
+                most_tokens=None if new_tokens is None else prompt_tokens + new_tokens,
+                tracker=tracker,
+                trace=[] if self._trace else None,
+            )
         )
         if self._steering is not None:
             self._steering.start(number)
@@ -235,6 +246,11 @@ class Session:
         """Entries a row may ever hold; None where the cache grows."""
         return self._fixed
 
+    def _reserve(self, room: int) -> None:
+        ends = [running.most_tokens for running in self.running]
+        known = [end for end in ends if end is not None]
+        self.store.reserve(room, limit=max(known) if len(known) == len(ends) else None)
+
     def passes(self, prompts: Sequence[int]) -> list[list[range]]:
         """The forward passes that bring in prompts of these lengths: see `prefill.plan`."""
         later = _CHUNK if self.policy.budget is None else self._interval
@@ -246,7 +262,7 @@ class Session:
         Of row b the last `counts[b]` columns are tokens; those before are padding.
         """
         room = max(self.store.widths[first + i] + count for i, count in enumerate(counts))
-        self.store.reserve(room)
+        self._reserve(room)
         forward = PromptForward(
             self.store, self._layers, first=first, counts=counts, columns=ids.shape[1]
         )
@@ -281,7 +297,7 @@ class Session:
         """
         forward = self._decode
         if forward is None or (forward.first, forward.last) != (first, last) or not forward.current:
-            self.store.reserve(max(self.store.widths[first:last]) + 1)
+            self._reserve(max(self.store.widths[first:last]) + 1)
             forward = self._decode = DecodeForward(
                 self.store, self._layers, first=first, last=last, interval=self._interval
             )
@@ -339,11 +355,13 @@ class Session:
     def _keep_hidden(self, forward: DecodeForward, hidden: Float[Tensor, "B E"]) -> None:
         """Hidden states of a decode step, for the sentences that are read at the next event."""
         assert self._hidden is not None
-        ring = self._hidden[forward.first : forward.last]
         if forward.newest is not None:
-            ring[:, forward.newest % self._interval] = hidden
+            ring = self._hidden[forward.first : forward.last]
+            ring.select(1, forward.newest % self._interval).copy_(hidden)
         else:
-            ring[forward.rows, forward.positions[:, 0] % self._interval] = hidden.float()
+            rows = (forward.rows + forward.first) * self._interval
+            at = rows + forward.positions[:, 0] % self._interval
+            self._hidden.view(-1, hidden.shape[-1]).index_copy_(0, at, hidden.float())
 
     def _note_peaks(self, numbers: Iterable[int]) -> None:
         """See how much sequences hold, before an event takes some of it away."""

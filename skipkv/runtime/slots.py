@@ -105,7 +105,8 @@ class SlotStore:
         self.changes = 0
         """Changes so far other than by `stepped`: whoever holds views of the store compares it."""
         self._behind: tuple[int, int, bool] = 0, 0, False  # as given to `stepped`
-        self._steps = 0  # decode steps nobody has been told of
+        self._steps = 0  # decode steps that the device has not been told of
+        self._uncounted = 0  # nor the host
 
     @property
     def starts(self) -> Int[Tensor, "layers S H"]:
@@ -141,13 +142,13 @@ class SlotStore:
     @property
     def widths(self) -> list[int]:
         """The most entries a head of each sequence holds, as the host knows it."""
-        self._catch_up()
+        self._count()
         return self._widths
 
     @property
     def tokens_seen(self) -> list[int]:
         """Tokens each sequence has seen, as the host knows it."""
-        self._catch_up()
+        self._count()
         return self._tokens_seen
 
     @property
@@ -160,17 +161,28 @@ class SlotStore:
         """Bytes now allocated for keys and values, as the tensors' storages report them."""
         return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
 
-    def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` entries, at least doubling, for caches that may grow."""
+    def reserve(self, capacity: int, *, limit: int | None = None) -> None:
+        """Make room for `capacity` entries, at least doubling, for caches that may grow.
+
+        Args:
+            capacity: entries there must be room for, per sequence, layer and head.
+            limit: entries there can ever be; the store grows no further, and goes there at once
+                where doubling almost would.
+        """
         if capacity <= self.capacity:
             return
-        extra = max(capacity, 2 * self.capacity) - self.capacity
+        wanted = max(capacity, 2 * self.capacity)
+        if limit is not None and limit <= 1.25 * wanted:
+            wanted = max(capacity, limit)
         self._changing()
 
         def grown(tensor: Tensor, fill: int | float) -> Tensor:
             shape = list(tensor.shape)
-            shape[3] = extra
-            return torch.cat([tensor, tensor.new_full(shape, fill)], dim=3)
+            held, shape[3] = shape[3], wanted
+            larger = tensor.new_empty(shape)
+            larger[:, :, :, :held] = tensor
+            larger[:, :, :, held:] = fill
+            return larger
 
         self.keys = grown(self.keys, 0)
         self.values = grown(self.values, 0)
@@ -249,34 +261,45 @@ class SlotStore:
         Args:
             first: the first of the sequences.
             last: behind the last of them.
-            placed: whether the device knows of it, by `place`; otherwise all heads of these
+            placed: whether the device knows of it, by `place`; otherwise the heads of each of these
                 sequences hold equally many entries, and the new one goes behind them.
         """
         if self._behind != (first, last, placed):
             self._catch_up()
             self._behind = first, last, placed
         self._steps += 1
+        self._uncounted += 1
+
+    def _count(self) -> None:
+        """Bring what the host knows up to the decode steps done."""
+        steps, self._uncounted = self._uncounted, 0
+        first, last, _ = self._behind
+        for sequence in range(first, last if steps else first):
+            self._widths[sequence] += steps
+            self._tokens_seen[sequence] += steps
 
     def _catch_up(self) -> None:
         """Bring what is known of the entries up to the decode steps done."""
-        steps = self._steps
-        if not steps:
-            return
-        self._steps = 0
+        steps, self._steps = self._steps, 0
+        self._count()
         first, last, placed = self._behind
-        if not placed:
-            width = self._widths[first]
-            slots = slice(width, width + steps)
-            with torch.inference_mode():  # in which the store may have been made
-                ages = torch.arange(steps, device=self._seen.device)
-                new = self._seen[first:last, None] + ages  # [B steps]
-                self._positions[:, first:last, :, slots] = new.to(torch.int32)[:, None]
+        if not steps or placed:
+            return
+        with torch.inference_mode():  # in which the store may have been made
+            ages = torch.arange(steps, device=self._seen.device)
+            new = (self._seen[first:last, None] + ages).to(torch.int32)  # [B steps]
+            widths = self._widths[first:last]
+            if len(set(widths)) == 1:
+                slots = slice(widths[0] - steps, widths[0])
+                self._positions[:, first:last, :, slots] = new[:, None]
                 self._bias[:, first:last, :, slots] = 0
-                self._lengths[:, first:last] += steps
-                self._seen[first:last] += steps
-        for sequence in range(first, last):
-            self._widths[sequence] += steps
-            self._tokens_seen[sequence] += steps
+            else:
+                rows = torch.arange(first, last, device=ages.device)[:, None]
+                at = self._lengths[0, first:last, :1] + ages  # [B steps]
+                self._positions[:, rows, :, at] = new[:, :, None, None]
+                self._bias[:, rows, :, at] = 0
+            self._lengths[:, first:last] += steps
+            self._seen[first:last] += steps
 
     def _changing(self) -> None:
         self._catch_up()

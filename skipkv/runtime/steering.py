@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skipkv._types import SteeringContext, Thought
@@ -92,12 +92,8 @@ class Steering:
         ]
         if not any(at_delimiter):  # known here without asking the device
             return
-        rows = slice(first, first + len(stretches))
-        self._context = SteeringContext(
-            at_delimiter=torch.tensor(at_delimiter, device=self._ends.device),
-            thinking=self._thinking[rows],
-            thoughts=self._thoughts[rows],
-            positions=positions,
+        self._context = self._standing(
+            first, torch.tensor(at_delimiter, device=self._ends.device), positions
         )
 
     def begin(
@@ -114,17 +110,23 @@ class Steering:
             first: the sequence of the first row.
             ids: the tokens.
             positions: of the tokens.
-            known: the tokens again, where the host has them: if none of them is a mark, nobody is
-                at a delimiter, where alone a steerer acts.
+            known: the tokens again, where the host has them: if none of them ends a paragraph,
+                nobody is at a delimiter, where alone a steerer acts.
         """
-        if known is not None and self._marks.none_in(known):
-            return
-        ids, positions = ids[:, 0], positions[:, 0]
-        rows = slice(first, first + ids.shape[0])
-        if self._marked:
-            self._thinking[rows] = (self._thinking[rows] | self._opens[ids]) & ~self._closes[ids]
-        self._context = SteeringContext(
-            at_delimiter=self._ends[ids],
+        if self._marked and (known is None or self._marks.turn_in(known)):
+            thinking = self._thinking[first : first + ids.shape[0]]
+            thinking.copy_((thinking | self._opens[ids[:, 0]]) & ~self._closes[ids[:, 0]])
+        if known is None or self._marks.paragraph_in(known):
+            self._context = self._standing(
+                first, self._ends.index_select(0, ids[:, 0]), positions[:, 0]
+            )
+
+    def _standing(
+        self, first: int, at_delimiter: Bool[Tensor, "B"], positions: Int[Tensor, "B"]
+    ) -> SteeringContext:
+        rows = slice(first, first + at_delimiter.shape[0])
+        return SteeringContext(
+            at_delimiter=at_delimiter,
             thinking=self._thinking[rows],
             thoughts=self._thoughts[rows],
             positions=positions,

@@ -11,7 +11,7 @@ from skipkv.errors import ConfigError
 from skipkv.scorers.algebra import ScorerAlgebra
 
 # Similarities held at once on a CPU: a tile is read several times, from the cache if it fits.
-_CACHED = 2**18
+_CACHED = 2**19
 
 
 @attrs.frozen(kw_only=True)

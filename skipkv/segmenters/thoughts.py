@@ -115,16 +115,24 @@ def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     """One expression for all phrases; it runs for every sentence, so it is compiled once."""
     if not phrases:
         return re.compile(r"(?!)")  # matches nothing
-    return re.compile("|".join(map(_bounded, phrases)), re.IGNORECASE)
+    # what must stand around them is looked at once for all phrases that ask for the same
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for phrase in phrases:
+        grouped.setdefault(_bounds(phrase.strip()), []).append(_body(phrase))
+    alternatives = [f"{b}(?:{'|'.join(bodies)}){e}" for (b, e), bodies in grouped.items()]
+    return re.compile("|".join(alternatives), re.IGNORECASE)
 
 
-def _bounded(phrase: str) -> str:
-    """`phrase` as an expression that matches whole words: "'s correct" may follow a letter."""
-    body = r"\s+".join(re.escape(word).replace("'", "['\u2019]") for word in phrase.split())
-    phrase = phrase.strip()
+def _body(phrase: str) -> str:
+    """`phrase` as an expression: its words, with any white space between them."""
+    return r"\s+".join(re.escape(word).replace("'", "['\u2019]") for word in phrase.split())
+
+
+def _bounds(phrase: str) -> tuple[str, str]:
+    """What must stand around a phrase to match whole words: "'s correct" may follow a letter."""
     before = r"(?<!\w)" if _is_spaced_word(phrase[0]) else ""
     behind = r"(?!\w)" if _is_spaced_word(phrase[-1]) else ""
-    return before + body + behind
+    return before, behind
 
 
 def _is_spaced_word(character: str) -> bool:

@@ -20,8 +20,8 @@ def push(
     strength: Float[Tensor, "R"],
 ) -> Float[Tensor, "R E"]:
     """Each row's strength times the vector, where a thought opens inside the thinking part."""
-    steered = context.at_delimiter & context.thinking & (strength != 0)
-    delta = strength[:, None] * vector.on(hidden.device)  # [R E]
+    steered = context.at_delimiter & torch.logical_and(context.thinking, strength)  # not by 0
+    delta = torch.outer(strength, vector.on(hidden.device))  # [R E]
     # -0.0 and not 0.0: only adding that leaves every float, -0.0 too, as it was, bit for bit
     return torch.where(steered[:, None], delta, -0.0).to(hidden.dtype)
 

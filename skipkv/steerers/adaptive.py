@@ -1,6 +1,7 @@
 """Steer the harder, the more a sequence has rambled."""
 
 import attrs
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -64,5 +65,6 @@ class AdaptiveSteerer:
 
     def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
         """Strength so far times vector for rows at a delimiter inside the thinking part."""
-        rambling = context.thoughts.sum(dim=1) - context.thoughts[:, Thought.EXECUTION]
-        return push(hidden, context, self.vector, self.strength + self.growth * rambling.float())
+        rambling = context.thoughts[:, Thought.REFLECTION :].sum(dim=1, dtype=torch.float32)
+        strength = rambling.mul_(self.growth).add_(self.strength)
+        return push(hidden, context, self.vector, strength)

@@ -80,6 +80,28 @@ def test_top_k_keeps_the_protected_and_the_best(view: CacheView, data: Any) -> N
     assert_kept(TopK().keep(values, view, budget), view, values, top_k, budget)
 
 
+def test_every_float_has_its_place() -> None:
+    values = [-3.4e38, -1.5, -1e-45, -0.0, 0.0, 1e-45, 1.0, 1.0000001, 3.4e38]
+    ordered = torch.tensor(values)[None, None]
+    view = plain_view(ordered.shape[-1])
+    for budget in range(1, len(values)):
+        kept = TopK().keep(ordered, view, budget)[0, 0].tolist()
+        # of the two zeros, which are equal, the earlier; the second has its place below it
+        best_last = [0, 1, 2, 4, 3, 5, 6, 7, 8]
+        assert {slot for slot, stays in enumerate(kept) if stays} == set(best_last[-budget:])
+
+
+def plain_view(slots: int) -> CacheView:
+    return CacheView(
+        keys=torch.zeros(1, 1, slots, 1),
+        values=torch.zeros(1, 1, slots, 1),
+        positions=torch.arange(slots)[None, None],
+        protected=torch.zeros(1, 1, slots, dtype=torch.bool),
+        seen=torch.tensor([slots]),
+        sequences=torch.tensor([0]),
+    )
+
+
 @settings(max_examples=20, deadline=None)
 @given(view=cache_views(), data=st.data())
 def test_keep_all_keeps_all(view: CacheView, data: Any) -> None:

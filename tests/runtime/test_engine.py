@@ -130,6 +130,15 @@ def engine_bytes(model: PreTrainedModel, slots: int, policy: Policy) -> int:
     return 2 * 4 * entries * policy.budget.capacity * config.head_dim
 
 
+def test_a_growing_cache_ends_at_what_its_longest_request_can_come_to(
+    decode: Callable[..., list[Completion]], model: PreTrainedModel
+) -> None:
+    config = model.config
+    entry = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    (completion,) = decode(presets.full(), [list(range(5, 45))], max_new_tokens=1100)
+    assert completion.stats.peak_kv_bytes == 1140 * entry  # and not 2048
+
+
 def test_the_allocation_does_not_grow_with_the_generation(
     decode: Callable[..., list[Completion]],
 ) -> None:

@@ -162,12 +162,15 @@ class SlotStoreMachine(RuleBasedStateMachine):
         assert not self.store.keys[:, sequence].any()
         assert not self.store.values[:, sequence].any()
 
-    @rule(more=st.integers(-3, 4))
-    def reserve(self, more: int) -> None:
+    @rule(more=st.integers(-3, 4), beyond=st.none() | st.integers(0, 40))
+    def reserve(self, more: int, beyond: int | None) -> None:
         wanted = self.capacity + more
-        self.store.reserve(wanted)
+        limit = None if beyond is None else wanted + beyond
+        self.store.reserve(wanted, limit=limit)
         if more > 0:
-            assert self.store.capacity >= max(wanted, 2 * self.capacity)
+            doubled = max(wanted, 2 * self.capacity)
+            ends = limit is not None and limit <= 1.25 * doubled
+            assert self.store.capacity == (limit if ends else doubled)
             self.capacity = self.store.capacity
 
     @invariant()

@@ -1,5 +1,6 @@
 """What a view tells of sentences and of the window, against loops over rows, heads and slots."""
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -107,6 +108,23 @@ def test_positions_may_be_narrow() -> None:
     view = one_row(torch.tensor([[[0, 1, 2, -1]]], dtype=torch.int32), [table_of([2])])
     assert view.sentence_ids.tolist() == [[[0, 0, -1, -1]]]
     assert view.per_entry([torch.tensor([2.0])]).tolist() == [[[2, 2, 0, 0]]]
+
+
+def test_ends_may_be_narrow() -> None:
+    table = table_of([1, 1])
+    narrow = attrs.evolve(table, ends=table.ends.int())
+    view = one_row(torch.tensor([[[0, 1, 2, -1]]]), [narrow, narrow])
+    second = attrs.evolve(view, sequences=torch.tensor([1], dtype=torch.int32))
+    assert second.sentence_ids.tolist() == view.sentence_ids.tolist() == [[[0, 1, -1, -1]]]
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0, 3.0]])
+def test_values_must_be_as_many_as_sentences(values: list[float]) -> None:
+    view = one_row(torch.tensor([[[0, 1, 2, -1]]]), [table_of([1, 1])])
+    with pytest.raises(ValueError, match=r"\[2\] for its sequences, got \["):
+        view.per_entry([torch.tensor(values)])
+    with pytest.raises(ValueError, match=r"\[2\] for its sequences, got \[\]"):
+        view.per_entry([])
 
 
 def test_reading_sentences_that_nobody_recorded_says_how_to_ask_for_them() -> None:
