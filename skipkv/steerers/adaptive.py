@@ -1,7 +1,6 @@
 """Steer the harder, the more a sequence has rambled."""
 
 import attrs
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -65,6 +64,7 @@ class AdaptiveSteerer:
 
     def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
         """Strength so far times vector for rows at a delimiter inside the thinking part."""
-        rambling = context.thoughts[:, Thought.REFLECTION :].sum(dim=1, dtype=torch.float32)
-        strength = rambling.mul_(self.growth).add_(self.strength)
+        thoughts = context.thoughts
+        rambling = thoughts[:, Thought.REFLECTION] + thoughts[:, Thought.TRANSITION]
+        strength = float(self.strength) + self.growth * rambling
         return push(hidden, context, self.vector, strength)

@@ -1,7 +1,6 @@
 """Steer with a fixed strength."""
 
 import attrs
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -56,5 +55,4 @@ class AdditiveSteerer:
 
     def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
         """Strength times vector for rows at a delimiter inside the thinking part."""
-        strength = torch.full((hidden.shape[0],), float(self.strength), device=hidden.device)
-        return push(hidden, context, self.vector, strength)
+        return push(hidden, context, self.vector, float(self.strength))
