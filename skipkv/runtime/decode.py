@@ -155,8 +155,8 @@ class DecodeForward:
         """Store a layer's new keys and values; return all that its rows attend to, as views."""
         width, held_keys, held_values = self.width, self._keys[layer], self._values[layer]
         if self.even:
-            held_keys.select(2, width - 1).copy_(keys.squeeze(2))
-            held_values.select(2, width - 1).copy_(values.squeeze(2))
+            held_keys.narrow(2, width - 1, 1).copy_(keys)
+            held_values.narrow(2, width - 1, 1).copy_(values)
         else:
             at, dim = self._slots[layer], keys.shape[-1]
             self._all_keys.index_copy_(0, at, keys.reshape(-1, dim))
