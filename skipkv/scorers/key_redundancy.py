@@ -1,8 +1,10 @@
 """Keys that resemble many other keys say little new."""
 
+import math
+
 import attrs
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skipkv._types import CacheView
@@ -67,64 +69,94 @@ class KeyRedundancy(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """Softmax over the entries of each row and head of their mean similarity to the others."""
-        rows, heads, slots, _ = view.keys.shape
-        keys = view.keys.flatten(0, 1)  # [N L D], N = R * H
         empty = ~view.occupied
-        total = torch.empty(rows * heads, slots, device=keys.device)
-        step, tile = self._tiles(keys)
-        similar = total.new_empty(step, tile, slots)
-        near = torch.empty_like(similar)
-        for start in range(0, len(total), step):
-            some = slice(start, start + step)
-            self._sum_similarities(
-                _unit(keys[some], empty.flatten(0, 1)[some]), total[some], similar, near
-            )
-        mean = total.view(rows, heads, slots) / (~empty).sum(dim=-1, keepdim=True).clamp_min(1)
+        total = self._held_against(view.keys.flatten(0, 1), empty.flatten(0, 1))
+        mean = total.view_as(empty) / (~empty).sum(dim=-1, keepdim=True).clamp_min(1)
         # what is left of a head without entries is finite, and nobody reads it
         filled = mean.masked_fill(empty, torch.finfo(torch.float32).min)
         return filled.softmax(dim=-1)
 
-    def _tiles(self, keys: Float[Tensor, "N L D"]) -> tuple[int, int]:
-        """Heads and keys compared at a time: what fits a cache, and is smaller than the keys."""
-        number, slots, _ = keys.shape
-        room = keys.numel() // 2
-        if keys.device.type == "cpu":
-            room = min(room, _CACHED)
-        tile = max(1, min(self.tile, slots, room // slots))
-        return max(1, min(number, room // (tile * slots))), tile
+    def _held_against(
+        self, keys: Float[Tensor, "N L D"], empty: Bool[Tensor, "N L"]
+    ) -> Float[Tensor, "N L"]:
+        """The sum of each key's similarities to the others of its head, but for the forgiven."""
+        step, tile = self._tiles(keys)
+        total = torch.empty(empty.shape, device=keys.device)
+        room = total.new_empty(max(step * tile * keys.shape[1], keys.shape[2]))
+        for start in range(0, len(total), step):
+            some = slice(start, start + step)
+            unit = _unit(keys[some], empty[some])
+            total[some] = _sums(unit) - _forgiven(unit, self._copies(unit, tile, room), room)
+        return total
 
-    def _sum_similarities(
-        self,
-        unit: Float[Tensor, "n L D"],
-        total: Float[Tensor, "n L"],
-        similar: Float[Tensor, "N tile L"],
-        near: Float[Tensor, "N tile L"],
-    ) -> None:
-        """Sum every key's similarities to the others that are not forgiven, into `total`.
+    def _tiles(self, keys: Float[Tensor, "N L D"]) -> tuple[int, int]:
+        """Heads and keys compared at a time: what fits a cache, and twice the keys' own memory."""
+        number, slots, size = keys.shape
+        spare = int(1.9 * number * size)  # numbers per slot
+        each = size + 8  # of a head: its keys at length 1, what they are held against, and indices
+        tile = max(1, min(self.tile, slots, spare - each))
+        step = max(1, min(number, spare // (tile + each)))
+        if keys.device.type == "cpu":
+            tile = max(1, min(tile, _CACHED // slots))
+            step = max(1, min(step, _CACHED // (tile * slots)))
+        return step, tile
+
+    def _copies(
+        self, unit: Float[Tensor, "n L D"], tile: int, room: Float[Tensor, "M"]
+    ) -> Int[Tensor, "n L"]:
+        """The slot of the near-copy that each key forgives; slot 0 where it has none.
 
         Args:
             unit: keys of length 1.
-            total: what to fill.
-            similar: room to work in.
-            near: room to work in.
+            tile: keys compared with all others at a time.
+            room: to work in.
         """
         number, slots, _ = unit.shape
-        # all of them at once: the sum over i of u_i.u_j is (the sum over i of u_i).u_j
-        torch.bmm(unit, unit.sum(dim=1)[..., None], out=total[..., None])
-        total -= torch.linalg.vector_norm(unit, dim=-1).square_()
-        # a key without a near-copy points to slot 0, from either end
         slot = torch.arange(slots, dtype=torch.float32, device=unit.device)
         rank = slot if self.keep == "last" else slots - slot
-        for start in range(0, slots, similar.shape[1]):
-            some = unit[:, start : start + similar.shape[1]]
-            tile, found = similar[:number, : some.shape[1]], near[:number, : some.shape[1]]
-            torch.bmm(some, unit.mT, out=tile)
-            tile.diagonal(start, dim1=-2, dim2=-1).zero_()
-            torch.gt(tile, self.threshold, out=found)
-            forgiven = found.mul_(rank).amax(dim=-1, keepdim=True).long()  # [n tile 1]
-            if self.keep == "first":
-                forgiven = (slots - forgiven) % slots
-            total.scatter_add_(-1, forgiven[..., 0], -tile.gather(-1, forgiven)[..., 0])
+        highest = unit.new_empty(number, slots)
+        for start in range(0, slots, tile):
+            some = unit[:, start : start + tile]
+            shape = number, some.shape[1], slots
+            similar = room[: math.prod(shape)].view(shape)
+            torch.bmm(some, unit.mT, out=similar)
+            similar.diagonal(start, dim1=-2, dim2=-1).zero_()
+            near = similar.gt_(self.threshold)
+            torch.amax(near.mul_(rank), dim=-1, out=highest[:, start : start + tile])
+        copies = highest.long()
+        return copies if self.keep == "last" else (slots - copies) % slots
+
+
+def _sums(unit: Float[Tensor, "n L D"]) -> Float[Tensor, "n L"]:
+    """Each key's similarities to all others together: the sum of u.v over v is u.(sum over v)."""
+    whole = torch.bmm(unit, unit.sum(dim=1)[..., None])[..., 0]
+    return whole - torch.linalg.vector_norm(unit, dim=-1).square_()
+
+
+def _forgiven(
+    unit: Float[Tensor, "n L D"], copies: Int[Tensor, "n L"], room: Float[Tensor, "M"]
+) -> Float[Tensor, "n L"]:
+    """The similarities that are not held against each key, because others forgive it.
+
+    Args:
+        unit: keys of length 1.
+        copies: the slot of the key that each of them forgives.
+        room: to work in.
+    """
+    number, slots, size = unit.shape
+    keys = unit.view(-1, size)
+    heads = torch.arange(number, device=unit.device)[:, None] * slots
+    copy = (copies + heads).flatten()
+    similar = unit.new_empty(len(keys))
+    some = len(room) // size
+    for start in range(0, len(keys), some):
+        part = slice(start, start + some)
+        other = room[: copy[part].numel() * size].view(-1, size)
+        torch.index_select(keys, 0, copy[part], out=other)
+        torch.sum(other.mul_(keys[part]), dim=-1, out=similar[part])
+    own = copies == torch.arange(slots, device=unit.device)
+    similar = similar.view(number, slots).masked_fill_(own, 0.0)  # nobody is compared with itself
+    return torch.zeros_like(similar).scatter_add_(1, copies, similar)
 
 
 def _unit(keys: Float[Tensor, "n L D"], empty: Bool[Tensor, "n L"]) -> Float[Tensor, "n L D"]:
