@@ -124,13 +124,15 @@ class KeyRedundancy(ScorerAlgebra):
             near = similar.gt_(self.threshold)
             torch.amax(near.mul_(rank), dim=-1, out=highest[:, start : start + tile])
         copies = highest.long()
-        return copies if self.keep == "last" else (slots - copies) % slots
+        if self.keep == "first":
+            copies = (slots - copies) % slots
+        return copies
 
 
 def _sums(unit: Float[Tensor, "n L D"]) -> Float[Tensor, "n L"]:
     """Each key's similarities to all others together: the sum of u.v over v is u.(sum over v)."""
-    whole = torch.bmm(unit, unit.sum(dim=1)[..., None])[..., 0]
-    return whole - torch.linalg.vector_norm(unit, dim=-1).square_()
+    own: Tensor = torch.linalg.vector_norm(unit, dim=-1).square_()
+    return torch.bmm(unit, unit.sum(dim=1)[..., None])[..., 0] - own
 
 
 def _forgiven(
