@@ -50,13 +50,13 @@ class DecodeForward:
         self.layers = layers
         self.first, self.last = first, last
         self._kernel = kernel
-        self._fixed = kernel is not None
+        self.fixed = kernel is not None
         self._interval = interval
         widths, seen = store.widths[first:last], store.tokens_seen[first:last]
         self._level = kernel is None and all(store.even[first:last])
         self.even = self._level and len(set(widths)) == 1
-        self.width = store.capacity if self._fixed else max(widths)
-        self.newest = seen[0] - 1 if len(set(seen)) == 1 and not self._fixed else None
+        self.width = store.capacity if self.fixed else max(widths)
+        self.newest = seen[0] - 1 if len(set(seen)) == 1 and not self.fixed else None
         """The position now fed to every row, where it is one and the host may say so."""
         self.positions: Int[Tensor, "B 1"] = store.seen[first:last, None] - 1
         self._phases = {tokens - 1 for tokens in seen}
@@ -103,7 +103,7 @@ class DecodeForward:
     def current(self) -> bool:
         """Whether the store has room and has not changed but by this object's own steps."""
         return self._changes == self.store.changes and (
-            self._fixed or self.width < self.store.capacity
+            self.fixed or self.width < self.store.capacity
         )
 
     def refresh(self) -> None:
@@ -118,7 +118,7 @@ class DecodeForward:
 
     def place(self) -> None:
         """What the device does at the beginning of a step; the same operations every time."""
-        if self._fixed:
+        if self.fixed:
             self.positions += 1
         else:  # a tensor of its own: whoever watches the model may keep it
             self.positions = self.positions + 1
@@ -137,7 +137,7 @@ class DecodeForward:
         self._step += 1
         if self.newest is not None:
             self.newest += 1
-        if not self._fixed:
+        if not self.fixed:
             self.width += 1
         self.store.stepped(self.first, self.last, placed=not self._level)
         self._observes = self._in_window()
@@ -145,7 +145,7 @@ class DecodeForward:
     def _in_window(self) -> bool:
         """Whether this step's queries belong to the window of some row's next event."""
         window, interval = self.store.needs.queries, self._interval
-        if not window or interval is None or self._fixed:
+        if not window or interval is None or self.fixed:
             return bool(window)
         return any(-(phase + self._step) % interval < window for phase in self._phases)
 

@@ -1,6 +1,7 @@
-"""Following one sequence's sentences: from tokens and hidden states to its sentence table."""
+"""Following the sentences of sequences: from tokens and hidden states to their sentence tables."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,8 @@ from skipkv.segmenters import Segmenter
 # Hidden states of the open sentence's newest tokens are held one by one, because a segmenter may
 # close a sentence some tokens late (Punkt waits for the next word); older ones are in the sum.
 _HELD = 64
+# Numbers in the hidden states summed at once: bounds what reading needs, whatever the batch.
+_AT_ONCE = 2**21
 
 
 class SentenceTracker:
@@ -51,13 +54,18 @@ class SentenceTracker:
             PartError: the segmenter raised, or returned what is no cuts, or cuts that do not
                 increase or lie outside the stream.
         """
+        (error,) = feed([self], [ids], [pieces], [hidden])
+        if error is not None:
+            raise error
+
+    def _take(self, ids: Sequence[int], pieces: Sequence[str]) -> list[Cut]:
+        """The sentences these tokens close; their ends count from the open one's start."""
         self._ids += ids
         self._pieces += pieces
-        self._held = torch.cat([self._held, hidden.double()])
         cuts = self._cuts(TokenStream(ids=self._ids, pieces=self._pieces))
         if cuts:
-            self._close([cut.end for cut in cuts], [int(cut.thought) for cut in cuts])
-        self._fold()
+            del self._ids[: cuts[-1].end], self._pieces[: cuts[-1].end]
+        return cuts
 
     def _cuts(self, stream: TokenStream) -> list[Cut]:
         try:
@@ -78,33 +86,106 @@ class SentenceTracker:
             )
         return list(cuts)
 
-    def _close(self, ends: list[int], thoughts: list[int]) -> None:
-        device = self._held.device
-        upto = torch.tensor(ends, device=device)
-        totals = torch.nn.functional.pad(self._held.cumsum(dim=0), (0, 0, 1, 0))
-        if self._summed:
-            # A cut before the held tokens takes its share of the sum: exact unless a segmenter
-            # closes a sentence more than _HELD tokens late.
-            shares = (upto / self._summed).clamp(max=1)[:, None]
-            totals = totals[(upto - self._summed).clamp_min(0)] + shares * self._sum
-            self._sum = (1 - shares[-1]) * self._sum
-        else:
-            totals = totals[upto]
-        sums = totals.diff(dim=0, prepend=torch.zeros_like(totals[:1]))
-        self.table = self.table.extended(
-            upto + self._start,
-            torch.nn.functional.normalize(sums, dim=-1).float(),  # as the mean's would be
-            torch.tensor(thoughts, device=device),
-        )
-        end = ends[-1]
-        self._held = self._held[max(end - self._summed, 0) :]
-        self._summed = max(self._summed - end, 0)
-        self._start += end
-        del self._ids[:end], self._pieces[:end]
+    def _lengths(self, cuts: Sequence[Cut], count: int) -> list[int]:
+        """How many of the tokens held, with `count` new ones, lie in each sentence; the open last.
 
-    def _fold(self) -> None:
-        extra = self._held.shape[0] - _HELD
+        Those in the sum are missing here.
+        """
+        ends = [max(cut.end - self._summed, 0) for cut in cuts]
+        bounds = [0, *ends, len(self._held) + count]
+        return [end - start for start, end in pairwise(bounds)]
+
+    def _give_sum(self, cuts: Sequence[Cut], sums: Float[Tensor, "S E"]) -> None:
+        """Add the sum of the tokens that are no longer held to the sentences they lie in.
+
+        A cut before the held tokens takes its share of it: exact unless a segmenter closes a
+        sentence more than _HELD tokens late.
+        """
+        given = 0.0
+        for place, cut in enumerate(cuts):
+            share = min(cut.end / self._summed, 1.0) if self._summed else 0.0
+            if share > given:
+                sums[place] += (share - given) * self._sum
+                given = share
+        if given:
+            self._sum = (1 - given) * self._sum
+
+    def _hold(self, end: int, newest: Float[Tensor, "N E"]) -> None:
+        """Go on behind a sentence's end with the tokens of the open one that are held."""
+        self._start += end
+        self._summed = max(self._summed - end, 0)
+        extra = len(newest) - _HELD
         if extra > 0:
-            self._sum = self._sum + self._held[:extra].sum(dim=0)
+            self._sum = self._sum + newest[:extra].sum(dim=0)
             self._summed += extra
-            self._held = self._held[extra:].clone()
+            newest = newest[extra:]
+        self._held = newest.clone()  # the rest of what it is a part of may go
+
+
+def feed(
+    trackers: Sequence[SentenceTracker],
+    ids: Sequence[Sequence[int]],
+    pieces: Sequence[Sequence[str]],
+    hidden: Sequence[Float[Tensor, "_ E"]],
+) -> list[PartError | None]:
+    """Let trackers take the next tokens of their sequences, the states of several summed at once.
+
+    Args:
+        trackers: one per sequence.
+        ids: token ids, per sequence.
+        pieces: their text.
+        hidden: last hidden states after the final norm, at these tokens.
+
+    Returns:
+        What the segmenter of each did wrong, if anything; such a tracker must not be fed again.
+    """
+    largest = max((_HELD + len(states)) * states.shape[1] for states in hidden)
+    step = max(1, _AT_ONCE // largest)
+    errors: list[PartError | None] = []
+    for start in range(0, len(trackers), step):
+        some = slice(start, start + step)
+        cuts: list[list[Cut]] = []
+        for tracker, new, texts in zip(trackers[some], ids[some], pieces[some], strict=True):
+            closed, error = [], None
+            try:
+                closed = tracker._take(new, texts)
+            except PartError as caught:
+                error = caught
+            cuts.append(closed)
+            errors.append(error)
+        _close(trackers[some], cuts, hidden[some])
+    return errors
+
+
+def _close(
+    trackers: Sequence[SentenceTracker],
+    cuts: Sequence[Sequence[Cut]],
+    hidden: Sequence[Float[Tensor, "_ E"]],
+) -> None:
+    """Close sentences: every tracker's new ones, by their cuts, with the states of new tokens."""
+    parts = list(zip(trackers, cuts, hidden, strict=True))
+    rows = torch.cat([part for t, _, states in parts for part in (t._held, states)])  # float64
+    # Every tracker has a place per sentence that closes, and one for its open sentence.
+    lengths = [tracker._lengths(closed, len(states)) for tracker, closed, states in parts]
+    counts = torch.tensor([n for of_one in lengths for n in of_one], device=rows.device)
+    places = torch.repeat_interleave(counts, output_size=len(rows))
+    sums = rows.new_zeros(len(counts), rows.shape[1]).index_add_(0, places, rows)
+    first = 0
+    for (tracker, closed, _), of_one in zip(parts, lengths, strict=True):
+        tracker._give_sum(closed, sums[first : first + len(closed)])
+        first += len(of_one)
+    embeddings = torch.nn.functional.normalize(sums, dim=-1).float()  # of a sum as of the mean
+    ends = [tracker._start + cut.end for tracker, closed, _ in parts for cut in closed]
+    thoughts = [int(cut.thought) for closed in cuts for cut in closed]
+    facts = torch.tensor([ends, thoughts], dtype=torch.long, device=rows.device)
+    first = known = row = 0
+    for (tracker, closed, _), of_one in zip(parts, lengths, strict=True):
+        count = len(closed)
+        if count:
+            tracker.table = tracker.table.extended(
+                facts[0, known : known + count],
+                embeddings[first : first + count],
+                facts[1, known : known + count],
+            )
+        first, known, row = first + len(of_one), known + count, row + sum(of_one)
+        tracker._hold(closed[-1].end if closed else 0, rows[row - of_one[-1] : row])

@@ -4,7 +4,7 @@ The session owns all that changes: the slot store, the sequences' tokens and sen
 before and after each forward pass, and runs compression events when asked.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -23,8 +23,9 @@ from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, compress
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.kernels import Kernel
+from skipkv.runtime.last_hidden import LastHidden
 from skipkv.runtime.prefill import plan
-from skipkv.runtime.sentences import SentenceTracker
+from skipkv.runtime.sentences import SentenceTracker, feed
 from skipkv.runtime.slots import SlotStore
 from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.support import cache_shape, full_attention_layers
@@ -141,10 +142,15 @@ class Session:
                 text=text,
                 device=self._device,
             )
-        # The newest hidden states, a ring by position: read at events, so `interval` are enough.
+        # Read at events, so as many as there are steps between two of them are enough.
         self._interval = _INTERVAL if policy.budget is None else policy.budget.interval
         self._hidden = (
-            torch.zeros(sequences, self._interval, config.hidden_size, device=self._device)
+            LastHidden(
+                sequences,
+                kept=self._interval,
+                hidden_size=config.hidden_size,
+                device=self._device,
+            )
             if policy.needs.sentences
             else None
         )
@@ -214,7 +220,7 @@ class Session:
         self.store.swap(number, front)
         if self._steering is not None:
             self._steering.swap(number, front)
-        # The ring of hidden states holds what was decoded: nothing yet of either.
+        # Hidden states are kept of what was decoded: nothing yet of either.
         running = self.running
         running[number], running[front] = running[front], running[number]
 
@@ -238,7 +244,7 @@ class Session:
         if self._steering is not None:
             self._steering.move(source, target)
         if self._hidden is not None:
-            self._hidden[target] = self._hidden[source]
+            self._hidden.move(source, target)
         self.running[target] = self.running[source]
 
     @property
@@ -348,20 +354,9 @@ class Session:
     def _end_step(self, forward: DecodeForward) -> None:
         if self._steering is not None:
             self._steering.end()
-        if self._last_hidden is not None:
-            self._keep_hidden(forward, self._last_hidden[:, 0])
+        if self._hidden is not None and self._last_hidden is not None:
+            self._hidden.add(forward, self._last_hidden[:, 0])
         self._last_hidden = None
-
-    def _keep_hidden(self, forward: DecodeForward, hidden: Float[Tensor, "B E"]) -> None:
-        """Hidden states of a decode step, for the sentences that are read at the next event."""
-        assert self._hidden is not None
-        if forward.newest is not None:
-            ring = self._hidden[forward.first : forward.last]
-            ring.select(1, forward.newest % self._interval).copy_(hidden)
-        else:
-            rows = (forward.rows + forward.first) * self._interval
-            at = rows + forward.positions[:, 0] % self._interval
-            self._hidden.view(-1, hidden.shape[-1]).index_copy_(0, at, hidden.float())
 
     def _note_peaks(self, numbers: Iterable[int]) -> None:
         """See how much sequences hold, before an event takes some of it away."""
@@ -377,8 +372,8 @@ class Session:
     def events(self, numbers: Sequence[int]) -> dict[int, PartError]:
         """Read new sentences, bring these sequences down to their budget; returns what failed."""
         self._note_peaks(numbers)
+        self._read_decoded(numbers)
         for number in numbers:
-            self._read_decoded(number)
             self._count_thoughts(number)
         if over := self._over_budget(numbers):
             entries = [self.store.widths[n] for n in over]
@@ -456,34 +451,37 @@ class Session:
     def _read_prompt(self, forward: PromptForward, ids: Int[Tensor, "B T"]) -> None:
         """Give the trackers a chunk of prompt at once; it is on the host anyway."""
         assert self._last_hidden is not None
+        stretches = {}
         for row, number in enumerate(range(forward.first, forward.last)):
-            count = forward.counts[row]
-            if count:
-                tokens = ids[row, forward.columns - count :].tolist()
-                hidden = self._last_hidden[row, forward.columns - count :]
-                self._feed(number, tokens, hidden)
+            if count := forward.counts[row]:
+                start = forward.columns - count
+                stretches[number] = ids[row, start:].tolist(), self._last_hidden[row, start:]
+        self._feed(stretches)
 
-    def _read_decoded(self, number: int) -> None:
-        """Give a tracker what was decoded since it was last fed."""
-        unread = self.running[number].unread
-        if self._hidden is None or not unread:
+    def _read_decoded(self, numbers: Sequence[int]) -> None:
+        """Give the trackers what was decoded since they were last fed."""
+        if self._hidden is None:
             return
-        seen = self.store.tokens_seen[number]
-        positions = torch.arange(seen - len(unread), seen, device=self._device)
-        self._feed(number, unread, self._hidden[number, positions % self._interval])
-        unread.clear()
+        stretches = {}
+        for number in numbers:
+            unread = self.running[number].unread
+            if unread:
+                seen = self.store.tokens_seen[number]
+                stretches[number] = [*unread], self._hidden.newest(number, len(unread), seen=seen)
+                unread.clear()
+        self._feed(stretches)
 
-    def _feed(self, number: int, tokens: list[int], hidden: Float[Tensor, "N E"]) -> None:
-        running = self.running[number]
-        if running.error is not None:
-            return
-        tracker = running.tracker
-        assert tracker is not None
+    def _feed(self, stretches: Mapping[int, tuple[list[int], Float[Tensor, "_ E"]]]) -> None:
+        """Give sequences' trackers tokens and their hidden states."""
         assert self._text is not None
-        try:
-            tracker.feed(tokens, self._text.pieces(tokens), hidden)
-        except PartError as error:
-            running.error = error
+        running = {n: self.running[n] for n in stretches if self.running[n].error is None}
+        trackers = [cast(SentenceTracker, sequence.tracker) for sequence in running.values()]
+        if not trackers:
+            return
+        tokens, hidden = zip(*(stretches[n] for n in running), strict=True)
+        errors = feed(trackers, tokens, [self._text.pieces(t) for t in tokens], hidden)
+        for sequence, error in zip(running.values(), errors, strict=True):
+            sequence.error = error
 
     def _count_thoughts(self, number: int) -> None:
         """Tell the steering what was read: at events, so that it is told wherever a prompt was cut.

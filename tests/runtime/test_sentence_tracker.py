@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skipkv._types import Cut, SentenceTable, Thought, TokenStream
 from skipkv.errors import PartError
+from skipkv.runtime import sentences
 from skipkv.runtime.sentences import SentenceTracker
 from skipkv.segmenters import Delimiter, FixedLength
 
@@ -109,6 +110,37 @@ def test_a_cut_may_come_64_tokens_late(before: int, late: int) -> None:
     hidden = hidden_states(len(ids))
     tracker = fed(Late(delay=late), ids, range(len(ids)), hidden)
     expect(tracker.table, [before + 2, before + late + 4], hidden)
+
+
+@modest
+@given(data=st.data(), delay=st.integers(0, 3), at_once=st.sampled_from([1, 700, 2**21]))
+def test_sequences_fed_together_are_each_as_if_fed_alone(
+    data: Any, delay: int, at_once: int
+) -> None:
+    streams = data.draw(st.lists(STREAMS, min_size=1, max_size=4), label="streams")
+    broken = data.draw(st.none() | st.integers(0, len(streams) - 1), label="broken")
+    segmenters: list[Any] = [Late(delay=delay) for _ in streams]
+    if broken is not None:
+        segmenters[broken] = Wrong(cuts=[Cut(1), Cut(1)])
+    together = [SentenceTracker(segmenter, SIZE, "cpu") for segmenter in segmenters]
+    alone = [SentenceTracker(segmenter, SIZE, "cpu") for segmenter in segmenters]
+    states = [hidden_states(len(ids), seed=i) for i, ids in enumerate(streams)]
+    half = [len(ids) // 2 for ids in streams]
+    for parts in ([slice(0, h) for h in half], [slice(h, None) for h in half]):
+        ids = [stream[part] for stream, part in zip(streams, parts, strict=True)]
+        hidden = [h[part] for h, part in zip(states, parts, strict=True)]
+        pieces = [[PIECES[i] for i in some] for some in ids]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sentences, "_AT_ONCE", at_once)
+            errors = sentences.feed(together, ids, pieces, hidden)
+        assert [error is not None for error in errors] == [i == broken for i in range(len(ids))]
+        for number, tracker in enumerate(alone):
+            if number != broken:
+                tracker.feed(ids[number], pieces[number], hidden[number])
+    for one, other in zip(together, alone, strict=True):
+        assert one.table.ends.tolist() == other.table.ends.tolist()
+        assert one.table.thoughts.tolist() == other.table.thoughts.tolist()
+        assert torch.equal(one.table.embeddings, other.table.embeddings)
 
 
 @modest
