@@ -14,6 +14,7 @@ same work where other processes take the clock.
 """
 
 import math
+import operator
 import random
 import statistics
 import time
@@ -33,6 +34,7 @@ from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.session import Session
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.timing import Timings
 from skipkv.schedulers import Continuous
 from skipkv.tiny import problems
 
@@ -87,6 +89,9 @@ class Measured:
         tokens: decoded.
         steps: decode steps.
         gap: the longest between two tokens of a sequence, in seconds.
+        prompts: seconds of passes over prompts.
+        stepping: seconds of decode steps.
+        events: seconds of compression events.
     """
 
     wall: float
@@ -94,6 +99,9 @@ class Measured:
     tokens: int
     steps: int
     gap: float
+    prompts: float
+    stepping: float
+    events: float
 
 
 def main(
@@ -134,11 +142,18 @@ def main(
         rounds,
     )
     print(f"\n{requests} problems, {slots} slots, answers of {least} to {most} tokens, {preset}:\n")
-    print("| scheduler | decode steps | tokens/s | x static | x static, CPU time |")
-    print("|---|---|---|---|---|")
+    print(
+        "| scheduler | decode steps | prompts s | steps s | events s | tokens/s | x static "
+        "| x static, CPU time |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, row in table.items():
+        parts = [
+            f"{median(row, operator.attrgetter(part)):.2f}"
+            for part in ("prompts", "stepping", "events")
+        ]
         print(
-            f"| {name} | {row[0].steps} | {median(row, speed):.0f} | "
+            f"| {name} | {row[0].steps} | {' | '.join(parts)} | {median(row, speed):.0f} | "
             f"{ratio(row, table['static batches'], 'wall'):.2f} | "
             f"{ratio(row, table['static batches'], 'cpu'):.2f} |"
         )
@@ -200,13 +215,23 @@ def measured(
         session, sampling=Sampling(), eos=frozenset(), stop=(), text=text, prefill_chunk=chunk
     )
     handle = model.register_forward_hook(gaps, with_kwargs=True)
+    timings = Timings()
     try:
         wall, cpu = time.perf_counter(), time.process_time()
-        tokens = sum(len(finished.tokens) for finished in loop.run(queue))
+        tokens = sum(len(finished.tokens) for finished in loop.run(queue, timings))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     finally:
         handle.remove()
-    return Measured(wall=wall, cpu=cpu, tokens=tokens, steps=gaps.steps, gap=gaps.longest)
+    return Measured(
+        wall=wall,
+        cpu=cpu,
+        tokens=tokens,
+        steps=gaps.steps,
+        gap=gaps.longest,
+        prompts=sum(timings.prefill),
+        stepping=sum(timings.steps),
+        events=sum(timings.events),
+    )
 
 
 def compared(
