@@ -26,6 +26,7 @@ class AdditiveSteerer:
         ConfigError: no `SteeringVector`, or a strength that is not finite.
 
     Example:
+        >>> import torch
         >>> from skipkv.steerers import SteeringVector
         >>> steerer = AdditiveSteerer(
         ...     SteeringVector(vector=torch.tensor([1.0, 0.0]), layer=1), strength=0.5

@@ -351,7 +351,7 @@ def places(model: PreTrainedModel) -> tuple[Session, Callable[[], list[float]]]:
         assert store.tokens_seen == store.seen.tolist() == [int(mark) for mark in found]
         assert steering._thoughts[:, 0].tolist() == found
         decoding = session.decoding
-        assert hidden[:decoding, 0, 0].tolist() == found[:decoding]
+        assert hidden._ring[:decoding, 0, 0].tolist() == found[:decoding]
         return found[: len(session.running)]
 
     return session, marks
@@ -386,7 +386,7 @@ def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and
             number = data.draw(st.integers(len(decoding), alive - 1))
             session.join(number)
             assert session._hidden is not None
-            session._hidden[len(decoding)] = int(order[number])
+            session._hidden._ring[len(decoding)] = int(order[number])
             reading.remove(int(order[number]))
             decoding.add(int(order[number]))
         else:
