@@ -60,6 +60,7 @@ def _order(scores: Float[Tensor, "R H L"], tier: Int[Tensor, "R H L"]) -> Int[Te
     slots = scores.shape[-1]
     bits = (scores.float() + 0.0).view(torch.int32)  # the sum makes -0.0 the 0.0 that it equals
     # bits of floats order as integers do, negative ones the other way round
-    rank = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + 2**31  # in [0, 2**32)
-    behind = torch.arange(slots - 1, -1, -1, device=scores.device)
-    return ((tier.long() * 2**32 + rank) * _SLOTS) + behind
+    flipped = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
+    order = flipped.long().add_(2**31)  # in [0, 2**32)
+    order.add_(tier.long(), alpha=2**32).mul_(_SLOTS)
+    return order.add_(torch.arange(slots - 1, -1, -1, device=scores.device))

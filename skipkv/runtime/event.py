@@ -94,8 +94,12 @@ def _compress_group(
     step = max(1, _VIEW_ELEMENTS // per_layer)
     for start in range(0, store.shape.layers, step):
         layers = slice(start, min(start + step, store.shape.layers))
-        view = _view(store, policy, layers, sequences, width, prompts=prompts, tables=tables)
-        keep, broken = _decide(policy, view, budget)
+        # nobody holds the view, and what it has cached, while entries are moved
+        keep, broken = _decide(
+            policy,
+            _view(store, policy, layers, sequences, width, prompts=prompts, tables=tables),
+            budget,
+        )
         for i, message in enumerate(broken):
             errors[i] = errors[i] or message
         if keep is None:  # nothing to go by: the sequences of this event cannot go on

@@ -92,7 +92,7 @@ class KeyRedundancy(ScorerAlgebra):
     def _tiles(self, keys: Float[Tensor, "N L D"]) -> tuple[int, int]:
         """Heads and keys compared at a time: what fits a cache, and twice the keys' own memory."""
         number, slots, size = keys.shape
-        spare = int(1.9 * number * size)  # numbers per slot
+        spare = int(1.3 * number * size)  # numbers per slot; the view and its scores have the rest
         each = size + 8  # of a head: its keys at length 1, what they are held against, and indices
         tile = max(1, min(self.tile, slots, spare - each))
         step = max(1, min(number, spare // (tile + each)))
