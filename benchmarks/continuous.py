@@ -27,11 +27,12 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv import Engine, Policy, Request, presets
-from skipkv.runtime.attention import FORWARD
+from skipkv.runtime.forward import Forward
 from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.sampling import Sampling
+from skipkv.runtime.seam import under_way
 from skipkv.runtime.session import Session
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
@@ -69,7 +70,13 @@ class Gaps:
 
     def __call__(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A forward pass is over."""
-        forward, now = kwargs[FORWARD], time.perf_counter()
+        cache = under_way()
+        if cache is not None:
+            self.passed(cache.forward)
+
+    def passed(self, forward: Forward) -> None:
+        """This pass is over now."""
+        now = time.perf_counter()
         if forward.first:  # a pass over newcomers: those in front of them wait
             return
         if forward.decoding:

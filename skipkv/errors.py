@@ -11,6 +11,7 @@ __all__ = [
     "PartError",
     "ProtocolError",
     "SkipKVError",
+    "SkipKVWarning",
     "UnsupportedModelError",
 ]
 
@@ -44,3 +45,7 @@ class PartError(SkipKVError):
 
 class MissingExtraError(SkipKVError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class SkipKVWarning(UserWarning):
+    """Something the user should know that is no error: a policy that had nothing to do, say."""

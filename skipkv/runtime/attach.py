@@ -1,27 +1,41 @@
 """The same cache and the same events under anybody's `model.generate()`."""
 
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
-from skipkv.errors import ConfigError, InputError
+from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.policy import Policy
 from skipkv.runtime.forward import Forward, PromptForward
-from skipkv.runtime.session import EventRecord, Session
+from skipkv.runtime.seam import (
+    ATTACH,
+    CACHE_NAMES,
+    SlotCache,
+    borrowed,
+    causal_lm,
+    check_version,
+)
+from skipkv.runtime.session import EventRecord, Running, Session
 from skipkv.runtime.steering import check_steerer
 from skipkv.runtime.support import check_family, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
 
+# What transformers' continuous batching is started by: it decodes with a cache of its own, in a
+# thread whose errors do not reach the caller.
+_PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+
 
 @contextmanager
 def attach(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     policy: Policy,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -34,7 +48,8 @@ def attach(
     Layers with sliding-window attention keep transformers' own cache for them.
 
     Args:
-        model: a causal language model of a supported family.
+        model: a causal language model of a supported family, or a wrapper around one: a PEFT
+            adapter, `torch.compile(model)`, one that adds a value head.
         policy: what to keep. Its scheduler rests: `generate()` decodes the batch it is given.
         tokenizer: needed by policies that read sentences or steer.
         trace: record every compression event, with the positions kept.
@@ -58,6 +73,8 @@ def attach(
         >>> attached.peak_entries
         [48]
     """
+    model = causal_lm(model, user="skipkv.attach")
+    check_version()
     check_family(model)
     check_steerer(
         policy.steerer, layers=model.config.num_hidden_layers, width=model.config.hidden_size
@@ -68,16 +85,46 @@ def attach(
             "skipkv.attach(model, policy, tokenizer=tokenizer)."
         )
     attachment = Attachment(model, policy, tokenizer, trace=trace)
-    handles = [
-        model.register_forward_pre_hook(attachment._before, with_kwargs=True),
-        model.register_forward_hook(attachment._after, with_kwargs=True),
-    ]
+    with borrowed(model, by=ATTACH), _without_paging(model, attachment):
+        handles = [
+            model.register_forward_pre_hook(attachment._before, with_kwargs=True),
+            model.register_forward_hook(attachment._after, with_kwargs=True, always_call=True),
+        ]
+        try:
+            yield attachment
+        finally:
+            for handle in handles:
+                handle.remove()
+            attachment._close()
+    if not attachment._called:
+        warnings.warn(
+            f"No forward pass of {type(model).__name__} was seen while a policy was attached to "
+            "it. If something was generated meanwhile, another module decoded it, under no policy: "
+            "attach to the model whose generate() is called.",
+            SkipKVWarning,
+            stacklevel=3,  # the line of the `with`
+        )
+
+
+@contextmanager
+def _without_paging(model: PreTrainedModel, attachment: "Attachment") -> Iterator[None]:
+    """Refuse transformers' continuous batching while a policy is attached."""
+
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        attachment._called = True
+        raise InputError(
+            "generate_batch() decodes with a paged cache of its own, which no policy can be "
+            "attached to. Use model.generate(), or skipkv.Engine, which batches continuously."
+        )
+
+    names = [name for name in _PAGED if hasattr(model, name) and name not in vars(model)]
+    for name in names:
+        vars(model)[name] = refuse
     try:
-        yield attachment
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-        attachment._close()
+        for name in names:
+            del vars(model)[name]
 
 
 class Attachment:
@@ -103,26 +150,33 @@ class Attachment:
         self._text = None if tokenizer is None else TokenText(tokenizer)
         self._trace = trace
         self._hybrid = len(full_attention_layers(model.config)) < model.config.num_hidden_layers
+        self._eos = _eos(model, tokenizer)
+        self._fillers = self._eos | _as_ids(getattr(model.generation_config, "pad_token_id", None))
         self._session: Session | None = None
         self._hooks = ExitStack()
         self._pass: tuple[Forward, Int[Tensor, "B T"]] | None = None
-        self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens the segmenter has not seen yet
-        self._nested = False
+        self._passing = threading.Lock()  # held while a forward pass is under way
+        self._thread = 0  # that of the pass
+        self._called = False  # whether the model's forward was ever called
+        self._prompting = False  # until the first decode step
+        self._nested = False  # a pass of our own, before the one the caller asked for
+        self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens not read yet
+        self._ended: dict[int, Running] = {}  # rows that wait for the others, as they ended
 
     @property
     def events(self) -> list[int]:
         """Compression events that dropped something."""
-        return [r.events for r in self._last.running]
+        return [r.events for r in self._rows]
 
     @property
     def evicted(self) -> list[int]:
         """Entries dropped, summed over layers and KV heads."""
-        return [r.evicted for r in self._last.running]
+        return [r.evicted for r in self._rows]
 
     @property
     def peak_entries(self) -> list[int]:
         """Most entries any head of any layer held at once."""
-        return [self._last.peak_entries(n) for n in range(len(self._last.running))]
+        return [r.peak_entries for r in self._rows]
 
     @property
     def peak_kv_bytes(self) -> int:
@@ -132,7 +186,7 @@ class Attachment:
     @property
     def trace(self) -> list[tuple[EventRecord, ...]]:
         """Every sequence's compression events, where `attach(trace=True)` asked for them."""
-        return [tuple(r.trace or ()) for r in self._last.running]
+        return [tuple(r.trace or ()) for r in self._rows]
 
     @property
     def _last(self) -> Session:
@@ -140,22 +194,63 @@ class Attachment:
             raise InputError("Nothing has been generated under this attachment yet.")
         return self._session
 
+    @property
+    def _rows(self) -> list[Running]:
+        """What each row cost: to its end, where it has one, and so far where it goes on."""
+        session = self._last
+        self._read()
+        for number in range(len(session.running)):
+            session.peak_entries(number)
+        return [self._ended.get(n, running) for n, running in enumerate(session.running)]
+
     def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """A forward pre-hook of the model: exchange the cache, bring in what precedes this pass."""
-        if self._nested:
+        self._called = True
+        thread = threading.get_ident()
+        if self._nested and self._thread == thread:
             return None
+        if not self._passing.acquire(blocking=False) and self._thread != thread:
+            raise InputError(
+                "Two threads call a model that a policy is attached to. One generation at a time: "
+                "wait for the other, or load the model twice."
+            )
+        self._thread = thread
         if args:
             kwargs = {"input_ids": args[0], **kwargs}
             if len(args) > 1:
                 raise InputError("Under skipkv.attach, call the model with keyword arguments.")
-        ids, real = _tokens(kwargs)
-        cache = kwargs.get("past_key_values")
+        if kwargs.get("output_attentions") or self._model.config.output_attentions:
+            raise InputError(
+                "Under skipkv.attach attention weights are not returned: most kernels never have "
+                "them. Remove output_attentions=True, or write a scorer that sees view.attention."
+            )
+        given = [kwargs.pop(name) for name in CACHE_NAMES if kwargs.get(name) is not None]
+        cache = given[0] if given else None
         starting = self._session is None or cache is not self._session.cache
-        decoding = not starting and ids.shape[1] == 1  # then a look at the mask would only wait
-        counts = [1] * len(ids) if decoding else _counts(real)
         if starting:
-            self._start(cache, counts)
+            _check_cache(cache)
+        ids, real = _tokens(kwargs)
+        decoding = not starting and ids.shape[1] == 1  # then a look at the mask would only wait
+        if decoding:
+            counts = [1] * len(ids)
+        else:
+            ids, counts = _aligned(ids, real, last_only=kwargs.get("logits_to_keep") == 1)
+        if starting:
+            self._start(counts)
         session = self._last
+        seen = session.store.tokens_seen
+        if decoding:
+            if 0 in seen[: len(ids)]:
+                raise InputError(
+                    f"Prompt {seen.index(0)} is empty: its attention mask is all zero."
+                )
+        elif not starting:
+            _check_history(kwargs.get("attention_mask"), ids.shape[1], seen)
+            if self._prompting:  # generate(prefill_chunk_size=...)
+                for number, count in enumerate(counts):
+                    session.lengthen_prompt(number, count)
+        if not decoding or ids.device.type == "cpu":
+            _check_positions(kwargs.get("position_ids"), real, seen)
         return (), self._arguments(session, ids, counts, kwargs, prompt=starting)
 
     def _arguments(
@@ -183,12 +278,19 @@ class Attachment:
                     "in chunks; logits for all of it cannot be given. Use model.generate(), or "
                     "pass logits_to_keep=1."
                 )
+            if kwargs.get("output_hidden_states") or self._model.config.output_hidden_states:
+                raise InputError(
+                    f"The prompt has {max(counts)} tokens, more than budget + interval, and is fed "
+                    "in chunks; hidden states for all of it cannot be given. Remove "
+                    "output_hidden_states=True, or raise the budget."
+                )
             *earlier, (ids, counts) = _chunks(ids, counts, session.passes(counts))
             for chunk, sizes in earlier:
                 self._run(session, chunk, sizes)
         if prompt:
             forward: Forward = session.begin_prompt(0, counts, ids)
         else:
+            self._prompting = False
             known = ids[:, 0].tolist() if ids.device.type == "cpu" else None
             forward = session.begin_step(0, len(ids), ids, known=known)
         self._pass = (forward, ids)
@@ -213,45 +315,71 @@ class Attachment:
         self._events(session, range(len(counts)))
 
     def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """A forward hook of the model: run the events that are due."""
-        if self._nested or self._pass is None:
+        """A forward hook of the model, called after an error too: run the events that are due."""
+        if self._nested or self._thread != threading.get_ident():
             return
+        step, self._pass = self._pass, None
+        try:
+            if output is None or step is None:  # it failed
+                if self._session is not None:
+                    self._session.cache.abandon()
+                return
+            self._end(*step)
+        finally:
+            self._thread = 0
+            self._passing.release()
+
+    def _end(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
         session = self._last
-        (forward, ids), self._pass = self._pass, None
         session.end(forward, ids)
         if isinstance(forward, PromptForward):
             self._events(session, range(len(forward.counts)))
             return
-        if self._policy.needs.sentences:
-            self._decoded.append(ids)
+        self._decoded.append(ids)
         if due := session.due():
-            if self._decoded:
-                for number, tokens in enumerate(torch.cat(self._decoded, dim=1).tolist()):
-                    session.decoded(number, tokens)
-                self._decoded.clear()
+            self._read()
             self._events(session, due)
+
+    def _read(self) -> None:
+        """Read what was fed since the last time: for the segmenters, and to see which rows ended.
+
+        `generate()` feeds the end-of-sequence token and then padding to a row that waits for
+        others. Its entries are bounded all the same, but are no cost of its own.
+        """
+        if not self._decoded:
+            return
+        session = self._last
+        rows = torch.cat(self._decoded, dim=1).tolist()
+        self._decoded.clear()
+        for number, tokens in enumerate(rows):
+            session.decoded(number, tokens)
+            alive = [i for i, token in enumerate(tokens) if token not in self._fillers]
+            ended = number in self._ended
+            if ended and alive:  # it was no end: generate() was told of other ends
+                del self._ended[number]
+            start = alive[-1] + 1 if alive else 0
+            end = next((i for i in range(start, len(tokens)) if tokens[i] in self._eos), None)
+            if end is not None and number not in self._ended:
+                self._ended[number] = session.as_of(number, steps_ago=len(tokens) - end)
 
     def _events(self, session: Session, numbers: Sequence[int]) -> None:
         for error in session.events(numbers).values():
             raise error
 
-    def _start(self, cache: Any, prompts: Sequence[int]) -> None:
+    def _start(self, prompts: Sequence[int]) -> None:
         """A new generation begins: a session of its own."""
-        if isinstance(cache, Cache) and cache.get_seq_length() > 0:
-            raise InputError(
-                "Under skipkv.attach a generation must start with an empty cache: do not pass "
-                "past_key_values that already hold something."
-            )
         for index, prompt_tokens in enumerate(prompts):
             check_prompt(self._policy.budget, prompt_tokens, index)
         self._close()
         self._decoded.clear()
+        self._ended.clear()
         self._session = Session(
             self._model, self._policy, sequences=len(prompts), text=self._text, trace=self._trace
         )
         for prompt_tokens in prompts:
             self._session.join(self._session.start(prompt_tokens))  # generate() feeds all at once
         self._hooks.enter_context(self._session.hooked())
+        self._prompting = True
 
     def _close(self) -> None:
         self._hooks.close()
@@ -274,17 +402,91 @@ def _tokens(kwargs: dict[str, Any]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B
     return ids, mask[:, -ids.shape[1] :].bool()
 
 
-def _counts(real: Bool[Tensor, "B T"]) -> list[int]:
-    """Tokens per row; they must lie at the end."""
-    if bool((real[:, :-1] & ~real[:, 1:]).any()):
+def _aligned(
+    ids: Int[Tensor, "B T"], real: Bool[Tensor, "B T"], *, last_only: bool
+) -> tuple[Int[Tensor, "B T"], list[int]]:
+    """The tokens with all padding on the left, and how many of each row are no padding.
+
+    Padding lies inside where a further turn is padded on the left: before it stands the last token
+    of the turn before. Moving it changes which column is whose, but not the last one.
+    """
+    counts: list[int] = real.sum(dim=1).tolist()
+    if not bool((real[:, :-1] & ~real[:, 1:]).any()):
+        return ids, counts
+    if not last_only or not bool((real[:, -1] | ~real.any(dim=1)).all()):
         raise InputError(
             "The batch is padded on the right (or inside). Decoding needs left padding: set "
             "tokenizer.padding_side = 'left'."
         )
-    counts: list[int] = real.sum(dim=1).tolist()
-    if 0 in counts:
-        raise InputError(f"Prompt {counts.index(0)} is empty: its attention mask is all zero.")
-    return counts
+    order = real.long().argsort(dim=1, stable=True)  # padding first, tokens in order
+    return ids.gather(1, order), counts
+
+
+def _check_cache(cache: Any) -> None:
+    """Raise `InputError` for a cache that a new generation cannot begin with."""
+    if isinstance(cache, SlotCache):
+        raise InputError(
+            "This generation's cache is no longer the attached one: another generation began under "
+            "the same skipkv.attach (in another thread?). One generation at a time."
+        )
+    if isinstance(cache, Cache) and cache.get_seq_length() > 0:
+        raise InputError(
+            "Under skipkv.attach a generation must start with an empty cache: do not pass a cache "
+            "that already holds something."
+        )
+    if cache is None or (type(cache) is DynamicCache and not getattr(cache, "offloading", False)):
+        return
+    raise InputError(
+        f"Under skipkv.attach the policy's cache takes the place of {type(cache).__name__}"
+        f"{' with offloading' if type(cache) is DynamicCache else ''}. Remove "
+        "cache_implementation, or the cache you passed."
+    )
+
+
+def _check_history(mask: Tensor | None, columns: int, seen: Sequence[int]) -> None:
+    """Raise `InputError` if a mask hides tokens of earlier turns, whose entries are stored."""
+    if mask is None or mask.shape[1] == columns:
+        return
+    for row, (known, held) in enumerate(
+        zip(mask[:, :-columns].sum(dim=1).tolist(), seen, strict=False)
+    ):
+        if known != held:
+            raise InputError(
+                f"Row {row}: the attention mask shows {known} tokens of earlier turns, but the "
+                f"cache has seen {held}. Entries cannot be hidden afterwards, such as the padding "
+                "that generate() feeds to a row that ended early. Feed each conversation alone, or "
+                "start anew without a cache."
+            )
+
+
+def _check_positions(given: Tensor | None, real: Bool[Tensor, "B T"], seen: Sequence[int]) -> None:
+    """Raise `InputError` for positions other than those that follow from the mask."""
+    if given is None:
+        return
+    if given.ndim != 2 or given.shape[1] != real.shape[1]:
+        raise InputError(
+            f"Under skipkv.attach position_ids must be [batch, tokens], got {list(given.shape)}."
+        )
+    start = torch.tensor(seen[: len(real)], device=real.device)[:, None]
+    expected = start + real.long().cumsum(dim=1) - 1
+    if bool(((given != expected) & real).any()):
+        raise InputError(
+            "Under skipkv.attach positions count a row's tokens from 0, without gaps; the "
+            "position_ids given differ. Remove them."
+        )
+
+
+def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    """The tokens at which `generate()` ends a row, unless it is told others."""
+    configured = _as_ids(getattr(model.generation_config, "eos_token_id", None))
+    return configured or _as_ids(None if tokenizer is None else tokenizer.eos_token_id)
+
+
+def _as_ids(value: Any) -> frozenset[int]:
+    """A token id, several or none, as transformers' configs have them."""
+    if value is None:
+        return frozenset()
+    return frozenset([value] if isinstance(value, int) else value)
 
 
 def _chunks(

@@ -1,62 +1,43 @@
-"""Attention over the slot cache, registered with transformers under the name "skipkv".
+"""Attention over the slot cache.
 
 Grouped-query attention without repeating keys and values: the `G` query heads of a KV head are `G`
 queries of that head.
 """
 
-from typing import Any, cast
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.forward import Forward, PromptForward
 
-NAME = "skipkv"
-# The key of the forward pass among the keyword arguments that models hand down to attention.
-FORWARD = "skipkv_forward"
 # Queries per tile where attention weights must be seen, which takes them out of the fused kernel.
 _TILE = 128
 
 
-def register() -> None:
-    """Make the attention known to transformers. Harmless to repeat."""
-    AttentionInterface.register(NAME, attention_forward)
-    AttentionMaskInterface.register(NAME, mask_function)
-
-
-def mask_function(*args: Any, **kwargs: Any) -> Tensor | None:
-    """None for full attention, whose mask the cache knows; the stock one for a local window."""
-    return None if kwargs.get("local_size") is None else sdpa_mask(*args, **kwargs)
-
-
-def attention_forward(
-    module: torch.nn.Module,
+def attend(
+    forward: Forward,
+    layer: int,
     query: Float[Tensor, "B Q T D"],
     key: Float[Tensor, "B H L D"],
     value: Float[Tensor, "B H L D"],
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Float[Tensor, "B T Q D"], None]:
-    """The signature of transformers' attention functions; `Q` is `H * G` query heads."""
-    forward: Forward | None = kwargs.pop(FORWARD, None)
-    layer = None if forward is None else forward.layers.get(cast(int, module.layer_idx))
-    if forward is None or layer is None:  # a layer that keeps a cache of its own
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
-        )
+    scale: float,
+) -> Float[Tensor, "B T Q D"]:
+    """Attention of one layer in a forward pass.
+
+    Args:
+        forward: the pass.
+        layer: of the store.
+        query: of the new tokens; `Q` is `H * G` query heads.
+        key: what the rows hold.
+        value: what the rows hold.
+        scale: of the logits.
+    """
     batch, heads, _, size = key.shape
-    scale = size**-0.5 if scaling is None else scaling
+    columns = query.shape[2]
     if isinstance(forward, DecodeForward):
         one = forward.attend(layer, query.view(batch, heads, -1, size), key, value, scale)
-        return one.reshape(batch, 1, -1, size), None
-    columns = query.shape[2]
+        return one.reshape(batch, 1, -1, size)
     grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
     forward.observe(layer, grouped)
     if forward.store.attention is not None:
@@ -64,7 +45,7 @@ def attention_forward(
     else:
         output = _fused_attention(forward, layer, grouped, key, value, scale)
     # [B H G T D] -> [B T Q D]
-    return output.reshape(batch, -1, columns, size).transpose(1, 2).contiguous(), None
+    return output.reshape(batch, -1, columns, size).transpose(1, 2).contiguous()
 
 
 def _fused_attention(

@@ -16,6 +16,7 @@ from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop, Finished
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.sampling import Sampling
+from skipkv.runtime.seam import causal_lm, check_free, check_version
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer
 from skipkv.runtime.streaming import Piece, TextStream
@@ -33,7 +34,8 @@ class Engine:
     transformers' own registries and hooks, and put back before a result is handed out.
 
     Args:
-        model: a causal language model of a supported family, in evaluation mode.
+        model: a causal language model of a supported family, or a wrapper around one (a PEFT
+            adapter, say). It is decoded in evaluation mode, and is as it was between results.
         tokenizer: its tokenizer.
         policy: what to keep in the cache, whom to decode together.
         batch_size: sequences decoded side by side.
@@ -62,7 +64,7 @@ class Engine:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         policy: Policy,
         *,
@@ -71,6 +73,8 @@ class Engine:
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
     ) -> None:
+        model = causal_lm(model, user="Engine")
+        check_version()
         check_family(model)
         check_all_full(model.config)
         check_steerer(
@@ -83,8 +87,7 @@ class Engine:
                 f"Engine(prefill_chunk={prefill_chunk}) must be at least 1: it is how many tokens "
                 "of a newcomer's prompt are fed between two decode steps of the others."
             )
-        self.model = model
-        model.train(False)
+        self.model: PreTrainedModel = model
         self.tokenizer = tokenizer
         self.policy = policy
         self.batch_size = batch_size
@@ -213,6 +216,7 @@ class Engine:
         seeds: Sequence[int] | None,
     ) -> list[Request]:
         """A request per prompt and sample, checked."""
+        check_free(self.model)
         if isinstance(prompts, str):
             raise InputError(
                 "prompts must be a list of prompts, got one string. Wrap it: [prompt]."

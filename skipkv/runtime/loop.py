@@ -17,6 +17,7 @@ from skipkv.runtime.forward import Forward
 from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.prefill import PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import Sampling, choose, uniforms
+from skipkv.runtime.seam import borrowed, evaluating
 from skipkv.runtime.session import EventRecord, Running, Session
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
@@ -143,8 +144,13 @@ class DecodeLoop:
         waiting = list(requests)
         done: list[Finished | Fresh] = []
         while waiting or self._running:
-            # Whoever takes a result may do with the model what they like: it is hooked only here.
-            with self._session.hooked(), torch.inference_mode():
+            # Between results the model is the caller's: it is borrowed only here.
+            with (
+                borrowed(self._model, by="Engine"),
+                evaluating(self._model),
+                self._session.hooked(),
+                torch.inference_mode(),
+            ):
                 if timings is not None:
                     timings.resume()
                 while not done and (waiting or self._running):

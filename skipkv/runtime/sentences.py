@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import attrs
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -57,6 +58,10 @@ class SentenceTracker:
         (error,) = feed([self], [ids], [pieces], [hidden])
         if error is not None:
             raise error
+
+    def lengthen_prompt(self, tokens: int) -> None:
+        """The prompt has so many tokens more than was said."""
+        self.table = attrs.evolve(self.table, prompt=self.table.prompt + tokens)
 
     def _take(self, ids: Sequence[int], pieces: Sequence[str]) -> list[Cut]:
         """The sentences these tokens close; their ends count from the open one's start."""

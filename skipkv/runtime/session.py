@@ -17,14 +17,13 @@ from transformers import PreTrainedModel
 from skipkv._types import SentenceTable
 from skipkv.errors import PartError
 from skipkv.policy import Policy
-from skipkv.runtime import attention
-from skipkv.runtime.cache import SlotCache
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, compress
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.last_hidden import LastHidden
 from skipkv.runtime.prefill import plan
+from skipkv.runtime.seam import SlotCache, cache_name, under_way
 from skipkv.runtime.sentences import SentenceTracker, feed
 from skipkv.runtime.slots import SlotStore
 from skipkv.runtime.steering import Steering, check_steerer
@@ -128,7 +127,8 @@ class Session:
             device=self._device,
         )
         self._fixed = fixed
-        self.cache = SlotCache(config, self._layers)
+        self.cache = SlotCache(config, self._layers, dtype=model.dtype)
+        self._cache_name = cache_name(model)
         self.running: list[Running] = []
         self.decoding = 0
         self._steering = None
@@ -159,25 +159,20 @@ class Session:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """While it lasts, the model attends through the slot cache; afterwards it is as it was."""
-        attention.register()
-        before = self.model.config._attn_implementation
+        """While it lasts, hidden states are seen and steered in this session's passes."""
         handles = []
         try:
-            self.model.set_attn_implementation(attention.NAME)
             if self._hidden is not None:
                 handles.append(self.model.base_model.register_forward_hook(self._see_hidden))
             if self._steering is not None:
                 layers = cast(torch.nn.ModuleList, self.model.base_model.layers)
                 layer = layers[cast(int, self.policy.steerer.layer)]
-                handles.append(
-                    layer.register_forward_pre_hook(self._steering.hook, with_kwargs=True)
-                )
+                handles.append(layer.register_forward_pre_hook(self._steer, with_kwargs=True))
             yield
         finally:
+            self.cache.abandon()  # a pass that failed
             for handle in handles:
                 handle.remove()
-            self.model.set_attn_implementation(before)
 
     def start(self, prompt_tokens: int, *, new_tokens: int | None = None) -> int:
         """Take in a new sequence, its prompt still to be fed; returns its number.
@@ -207,6 +202,20 @@ class Session:
         if self._steering is not None:
             self._steering.start(number)
         return number
+
+    def lengthen_prompt(self, number: int, tokens: int) -> None:
+        """More of a sequence's prompt follows than `start` was told of."""
+        running = self.running[number]
+        running.prompt_tokens += tokens
+        if running.tracker is not None:
+            running.tracker.lengthen_prompt(tokens)
+
+    def as_of(self, number: int, *, steps_ago: int) -> Running:
+        """What a sequence had cost some decode steps ago, no event having come since."""
+        running = self.running[number]
+        peak = max(running.peak_entries, self.store.widths[number] - steps_ago)
+        trace = None if running.trace is None else [*running.trace]
+        return attrs.evolve(running, peak_entries=peak, trace=trace, tracker=None)
 
     def join(self, number: int) -> None:
         """A sequence's prompt is in: it decodes from now on, behind those that do already.
@@ -334,9 +343,8 @@ class Session:
         return {
             "attention_mask": None,
             "position_ids": forward.positions,
-            "past_key_values": self.cache,
+            self._cache_name: self.cache,
             "use_cache": True,
-            attention.FORWARD: forward,
         }
 
     def end(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
@@ -494,4 +502,9 @@ class Session:
             self._steering.count(number, running.tracker.table.thoughts)
 
     def _see_hidden(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        self._last_hidden = output.last_hidden_state.detach()
+        if under_way() is self.cache:
+            self._last_hidden = output.last_hidden_state.detach()
+
+    def _steer(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        assert self._steering is not None
+        return self._steering.hook(module, args, kwargs) if under_way() is self.cache else None

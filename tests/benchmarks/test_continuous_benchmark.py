@@ -6,7 +6,6 @@ from typing import Any
 import continuous
 import pytest
 
-from skipkv.runtime.attention import FORWARD
 from skipkv.testing import check_scheduler, toy_model, toy_tokenizer
 
 
@@ -31,7 +30,7 @@ def test_the_gap_is_between_decode_steps_with_somebody_waiting(
     ]
     for first, decoding in passes:
         forward: Any = SimpleNamespace(first=first, decoding=decoding)
-        gaps(None, (), {FORWARD: forward}, None)
+        gaps.passed(forward)
     assert (gaps.steps, gaps.longest) == (4, 5.0)
 
 

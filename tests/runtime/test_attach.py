@@ -10,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 import skipkv
 from skipkv import Budget, Engine, Policy, presets
-from skipkv.errors import ConfigError, InputError, PartError, UnsupportedModelError
+from skipkv.errors import ConfigError, InputError, PartError, SkipKVWarning, UnsupportedModelError
 from skipkv.scorers import KeyNorm
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -257,6 +257,7 @@ def test_a_policy_that_reads_text_asks_for_the_tokenizer(model: PreTrainedModel)
 
 def test_costs_are_known_only_after_a_generation(model: PreTrainedModel) -> None:
     with (
+        pytest.warns(SkipKVWarning, match="another module decoded it"),
         skipkv.attach(model, presets.full()) as attached,
         pytest.raises(InputError, match="Nothing has been generated"),
     ):

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
 from skipkv._types import Request
 from skipkv.runtime import loop
-from skipkv.runtime.attention import FORWARD
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.loop import DecodeLoop, Finished
+from skipkv.runtime.seam import under_way
 from skipkv.runtime.session import Session
 from skipkv.runtime.text import TokenText
 from skipkv.schedulers import Continuous, LengthGrouped
@@ -207,7 +207,9 @@ class Watched:
         return admitted
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        forward: Forward = kwargs[FORWARD]
+        cache = under_way()
+        assert cache is not None
+        forward: Forward = cache.forward
         rows, columns = kwargs["input_ids"].shape
         counts = list(forward.counts) if isinstance(forward, PromptForward) else [1] * rows
         self.passes.append((forward.first, counts, columns, self.waiting[-1]))

@@ -23,16 +23,6 @@ modest = settings(max_examples=50, deadline=None)
 KINDS = ["uniform", "even", "ragged"]
 
 
-class Layer(torch.nn.Module):
-    """What attention reads of the module it is called for."""
-
-    def __init__(self, layer_idx: int) -> None:
-        super().__init__()
-        self.layer_idx = layer_idx
-        self.num_key_value_groups = SHAPE.groups
-        self.is_causal = True
-
-
 @attrs.frozen(kw_only=True, eq=False)
 class Pass:
     """A forward pass just done over sequences that held something before."""
@@ -215,17 +205,14 @@ def attend(done: Pass, model_layer: int, tile: int, scale: float | None) -> Tens
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # its strides in a model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_TILE", tile)
-        output, weights = attention.attention_forward(
-            Layer(model_layer),
+        return attention.attend(
+            done.forward,
+            layer,
             query,
             done.store.keys[layer, rows, :, :width],
             done.store.values[layer, rows, :, :width],
-            None,
-            scaling=scale,
-            **{attention.FORWARD: done.forward},
+            scale or SHAPE.dim**-0.5,
         )
-    assert weights is None
-    return output
 
 
 def expect_mass(done: Pass, mass: dict[tuple[int, int, int, int], float]) -> None:
@@ -276,35 +263,19 @@ def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
     assert store.attention is not None
     for _ in range(12):
         forward, queries = feed(store, [original], [1])
-        for model_layer, layer in LAYERS.items():
-            attention.attention_forward(
-                Layer(model_layer),
+        for layer in LAYERS.values():
+            attention.attend(
+                forward,
+                layer,
                 queries[layer].flatten(1, 2),
                 store.keys[layer, :, :, : forward.width],
                 store.values[layer, :, :, : forward.width],
-                None,
-                **{attention.FORWARD: forward},
+                SHAPE.dim**-0.5,
             )
     assert store.attention.dtype == torch.float32
     # every query gives 1 in all
     total = torch.full((SHAPE.layers, 1, SHAPE.heads), 12.0 * SHAPE.groups)
     assert torch.allclose(store.attention.sum(dim=-1), total, atol=1e-4)
-
-
-def test_a_layer_without_slots_attends_as_transformers_does() -> None:
-    random = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 4, 5, 3, generator=random)
-    key, value = torch.randn(2, 2, 2, 5, 3, generator=random).unbind()
-    store = empty(sequences=2)
-    forward, _ = feed(store, [Original(0), Original(1)], [1, 1])
-    module = Layer(1)
-    mask = torch.ones(5, 5).tril().bool().expand(2, 1, 5, 5)
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=mask
-    )
-    for keywords in ({attention.FORWARD: forward}, {}):
-        output, _ = attention.attention_forward(module, query, key, value, mask, **keywords)
-        assert torch.allclose(output, expected.transpose(1, 2), atol=1e-6)
 
 
 class _Waiting(TorchFunctionMode):
@@ -335,16 +306,9 @@ def test_a_decode_pass_waits_for_nothing(kind: str, seen: bool, fixed: bool) -> 
         kernel = sdpa if fixed else None
         forward = DecodeForward(store, LAYERS, first=0, last=2, kernel=kernel)
         forward.begin()
-        for model_layer, layer in LAYERS.items():
+        for layer in LAYERS.values():
             held_keys, held_values = forward.write(layer, keys[layer], keys[layer])
-            attention.attention_forward(
-                Layer(model_layer),
-                query,
-                held_keys,
-                held_values,
-                None,
-                **{attention.FORWARD: forward},
-            )
+            attention.attend(forward, layer, query, held_keys, held_values, SHAPE.dim**-0.5)
     assert waiting.seen == []
     assert store.tokens_seen == store.seen.tolist() == [7, 5]
     assert max(store.tokens_seen) < LONGEST
