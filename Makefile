@@ -8,12 +8,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # Two workers: the tests use one thread each, and machines that run CI have two cores.
 PYTEST_OPTIONS ?= -n 2
 
-.PHONY: help demo test check format lint types pytest test-slow test-smollm test-oldest \
+.PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-oldest \
 	test-newest docs docs-serve figures bench clean
 
 help:
 	@echo "make demo         decode a few prompts under every preset"
-	@echo "make test         formatting, lint, types and tests: what CI runs (also: make check)"
+	@echo "make test         formatting, lint, types, tests, and the runtime on the oldest and the"
+	@echo "                  newest transformers: what CI runs (also: make check)"
+	@echo "make versions     the last of these alone"
 	@echo "make test-slow    the tests that take longer"
 	@echo "make test-smollm  the tests with the weights of SmolLM2-135M"
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
@@ -31,7 +33,7 @@ demo: .venv/.installed
 
 test: check
 
-check: lint types pytest
+check: lint types pytest versions
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -43,6 +45,23 @@ types: .venv/.dev
 
 pytest: .venv/.dev
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+# The oldest and the newest transformers, each with what it needs, laid over the environment of
+# `make pytest`: torch and the rest stay. What is newest changes without any file here changing, so
+# that one is asked for every time.
+versions: .venv/.dev .overlays/oldest/.made
+	rm -rf .overlays/newest
+	$(BIN)/python -m pip install -q --target .overlays/newest transformers
+	for version in oldest newest; do \
+		export PYTHONPATH=$(CURDIR)/.overlays/$$version; \
+		$(BIN)/python -c 'import transformers; print("transformers", transformers.__version__)'; \
+		$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/runtime tests/parity || exit 1; \
+	done
+
+.overlays/oldest/.made: constraints-oldest.txt | .venv/.dev
+	rm -rf .overlays/oldest
+	$(BIN)/python -m pip install -q --target .overlays/oldest -c constraints-oldest.txt transformers
+	@touch $@
 
 format: .venv/.dev
 	$(BIN)/ruff format .
@@ -81,7 +100,7 @@ bench: .venv/.dev
 	$(BIN)/skipkv bench
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
+	rm -rf .venv .venv-oldest .venv-newest .overlays .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
 
 # Stamps: an environment is installed again only when what it is made from has changed.
 

@@ -25,6 +25,7 @@ from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.schedule import widths
 from skipkv.runtime import Engine
 from skipkv.runtime.loading import load
+from skipkv.runtime.seam import cache_name
 from skipkv.runtime.support import cache_shape
 
 CONFIG = Path(__file__).parent / "configs" / "deepseek-r1-distill-qwen-7b.json"
@@ -278,12 +279,12 @@ def _continued(job: Job, sequences: int, length: int, steps: int) -> list[float]
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
             max_new_tokens=steps,
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
             streamer=laps,
+            **{cache_name(model): cache},
         )
     return laps.times
 

@@ -9,6 +9,7 @@ import statistics
 import torch
 
 from skipkv import tiny
+from skipkv.runtime.seam import cache_name
 from skipkv.tiny.traces import Trace, write_trace
 from skipkv.tiny.vocabulary import IDS
 
@@ -22,7 +23,7 @@ def main() -> None:
         trace = write_trace(problem, random.Random(number))
         ids = torch.tensor([[IDS[token] for token in trace.tokens]])
         with torch.inference_mode():
-            cache = model(ids, use_cache=True).past_key_values
+            cache = getattr(model(ids, use_cache=True), cache_name(model))
         keys = torch.cat([layer.keys[0] for layer in cache.layers])  # [layers * H, T, D]
         keys = torch.nn.functional.normalize(keys, dim=-1)
         similarity = (keys @ keys.transpose(1, 2)).mean(dim=-1)

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from skipkv.benchmark.recorder import Recorder
 from skipkv.benchmark.schedule import widths
+from skipkv.runtime.seam import cache_name
 
 NAME = "skipkv_floor"
 # Steps between two readings of the tokens, and so in a lap, as the engine has it: the mean of a few
@@ -135,11 +136,11 @@ def run_floor(
         interval: steps between two such falls.
         recorder: gets what it took.
     """
-    length = prompts.shape[1]
+    length, name = prompts.shape[1], cache_name(model)
     schedule = list(widths(length, new_tokens - 1, budget=budget, interval=interval))
     prefilled = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
     last = prefilled.logits[:, -1].argmax(dim=-1)
-    past = [(layer.keys, layer.values) for layer in prefilled.past_key_values.layers]
+    past = [(layer.keys, layer.values) for layer in getattr(prefilled, name).layers]
     held = min(length, budget)
     cache = FloorCache(past, capacity=max([held, *schedule]), held=held)
     del prefilled, past
@@ -153,9 +154,9 @@ def run_floor(
             output = model(
                 input_ids=last[:, None],
                 position_ids=position,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{name: cache},
             )
             last = output.logits[:, -1].argmax(dim=-1)
             position += 1

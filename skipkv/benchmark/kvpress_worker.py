@@ -130,7 +130,7 @@ def main() -> dict[str, Any]:
     widths: list[int] = []
 
     def see(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))  # its new and its old name
         widths.append(0 if cache is None else cache.get_seq_length())
 
     def decode(new_tokens: int, streamer: _Laps | None) -> None:

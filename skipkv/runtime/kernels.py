@@ -5,10 +5,11 @@ has several ways to do that; which is fastest depends on the device, its librari
 `fastest` tries them where time is money, on an accelerator.
 """
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -55,23 +56,30 @@ def varlen(
     lengths: Int[Tensor, "B H"],
     scale: float,
 ) -> Float[Tensor, "B H G D"]:
-    """Torch's attention over packed sequences, each KV head one of them; reads no empty slot."""
+    """Torch's attention over packed sequences, each KV head one of them; reads no empty slot.
+
+    The query heads of a KV head are heads of one query where torch groups them itself, and queries
+    of one head before (torch 2.11): each attends to all entries, so the outcome is the same.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     batch, heads, groups, size = query.shape
     slots, number = key.shape[2], batch * heads
     ends = torch.arange(number + 1, dtype=torch.int32, device=query.device)
+    grouped = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    queries = 1 if grouped else groups
+    options: dict[str, Any] = {"enable_gqa": True} if grouped else {}
     output = varlen_attn(
-        query.reshape(number, groups, size),
+        query.reshape(number * queries, groups // queries, size),
         key.reshape(-1, 1, size),
         value.reshape(-1, 1, size),
-        ends,
+        ends * queries,
         ends * slots,
-        1,
+        queries,
         slots,
         scale=scale,
-        enable_gqa=True,
         seqused_k=lengths.flatten().to(torch.int32),
+        **options,
     )
     return cast(Tensor, output).view(batch, heads, groups, size)
 

@@ -11,6 +11,7 @@ from skipkv.benchmark.floor import FloorCache, floor_attention, run_floor
 from skipkv.benchmark.memory import ProcessMemory
 from skipkv.benchmark.recorder import Recorder
 from skipkv.benchmark.schedule import widths
+from skipkv.runtime.seam import cache_name
 
 PROMPTS = torch.tensor([[5, 6, 7, 8, 9, 10], [20, 30, 40, 50, 60, 70]])
 
@@ -46,12 +47,13 @@ def test_its_logits_are_the_model_s_own_over_the_same_cache(small: tuple[Any, An
             cache.values[layer, :, :, : width - 1].clone(),
             layer,
         )
+    name = cache_name(model)
     ids, position = torch.tensor([[3], [4]]), torch.tensor([[50], [50]])
     with torch.inference_mode():
-        own = model(input_ids=ids, position_ids=position, past_key_values=past).logits
+        own = model(input_ids=ids, position_ids=position, **{name: past}).logits
         cache.attend_to(width)
         with floor_attention(model):
-            bare = model(input_ids=ids, position_ids=position, past_key_values=cache).logits
+            bare = model(input_ids=ids, position_ids=position, **{name: cache}).logits
     assert torch.allclose(bare, own, atol=1e-5)
 
 

@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 import skipkv
 from skipkv import Budget, Engine, Policy, presets
 from skipkv.errors import ConfigError, InputError, PartError, SkipKVWarning, UnsupportedModelError
+from skipkv.runtime.seam import cache_name
 from skipkv.scorers import KeyNorm
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -193,7 +194,7 @@ def a_used_cache(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
     filled = torch.zeros(3, 2, 1, 16)
     for layer in range(2):
         cache.update(filled, filled, layer)
-    model(input_ids=batch["input_ids"], past_key_values=cache)
+    model(input_ids=batch["input_ids"], **{cache_name(model): cache})
 
 
 def all_logits_of_a_long_prompt(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:

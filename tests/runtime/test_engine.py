@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets
 from skipkv.errors import ConfigError, InputError, PartError
 from skipkv.runtime import loop
+from skipkv.runtime.seam import cache_name
 from skipkv.schedulers import Continuous, LengthGrouped, padding_tokens
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
 from skipkv.segmenters import Newline
@@ -198,7 +199,7 @@ def evicting_by_hand(
     while len(found) < count:
         positions = torch.arange(seen, seen + len(ids))
         output = model(
-            torch.tensor([ids]), position_ids=positions[None], past_key_values=cache,
+            torch.tensor([ids]), position_ids=positions[None], **{cache_name(model): cache},
             attention_mask=torch.ones(1, len(ids) + held[0].shape[-1]),
         )  # fmt: skip
         seen += len(ids)
