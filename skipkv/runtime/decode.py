@@ -1,6 +1,6 @@
 """Decode steps: one token more for each of some sequences, step after step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -11,26 +11,22 @@ from skipkv.runtime.slots import SlotStore
 
 
 class DecodeForward:
-    """What cache and attention need to know while sequences `first .. last` decode.
+    """What cache and attention need to know while the lanes `first .. last` decode.
 
-    One object lasts until something else touches the store (`current` tells), and `begin` makes it
-    ready for the next step. How much a step must look up depends on what the host knows:
-
-    * All rows hold equally many entries, in every head: the new ones go into one slot behind the
-      others, and no mask is needed. A step touches nothing but keys and values.
-    * Each row holds as many entries in one head as in the next, but not as many as other rows: the
-      new ones go one slot further in each row than at the step before, under a mask of rows.
-    * Heads differ: slots are looked up on the device, and the store's own bias masks what is empty.
+    One object serves many steps: `begin` makes it ready for the next one, as long as it is
+    `current`. Where all heads of all lanes hold equally many entries, the new ones go into one slot
+    and no mask is needed. Elsewhere each head has a next slot of its own, and a mask hides free
+    slots: both are looked up once, and move on by one slot at every step.
 
     Args:
         store: the cache.
         layers: layer of the model -> layer of the store.
-        first: the first sequence.
-        last: behind the last sequence.
+        first: the first lane.
+        last: the lane after the last.
         interval: decode steps between two events; the queries of the window before an event are
             recorded, others are not. None records all.
-        kernel: look slots up on the device, attend to the whole capacity with this and record all
-            queries, so that a step is the same operations on the same tensors as any other.
+        kernel: attend to the whole capacity with this, under a mask, and record all queries. Then
+            every step is the same operations on the same tensors.
     """
 
     decoding = True
@@ -49,55 +45,53 @@ class DecodeForward:
         self.store = store
         self.layers = layers
         self.first, self.last = first, last
+        self._lanes = slice(first, last)
         self._kernel = kernel
         self.fixed = kernel is not None
         self._interval = interval
-        widths, seen = store.widths[first:last], store.tokens_seen[first:last]
-        self._level = kernel is None and all(store.even[first:last])
-        self.even = self._level and len(set(widths)) == 1
+        widths, seen = store.widths[self._lanes], store.tokens_seen[self._lanes]
+        self.even = not self.fixed and all(store.even[self._lanes]) and len(set(widths)) == 1
         self.width = store.capacity if self.fixed else max(widths)
         self.newest = seen[0] - 1 if len(set(seen)) == 1 and not self.fixed else None
-        """The position now fed to every row, where it is one and the host may say so."""
-        self.positions: Int[Tensor, "B 1"] = store.seen[first:last, None] - 1
+        """The position now fed to every lane, where it is one and the host may say so."""
         self._phases = {tokens - 1 for tokens in seen}
         self._step = 0
         self._observes = self._in_window()
-        self._changes = store.changes
-        self.rows = torch.arange(last - first, device=store.keys.device)
         # views of every layer, so that a step only narrows them
-        self._keys = store.keys[:, first:last].unbind()
-        self._values = store.values[:, first:last].unbind()
-        self._biases: Sequence[Float[Tensor, "B #H 1 capacity"]] = ()
-        self._slots: Sequence[Int[Tensor, "N"]] = ()  # per layer, among all slots of the store
+        self._keys = store.keys[:, self._lanes].unbind()
+        self._values = store.values[:, self._lanes].unbind()
         if not self.even:
             self._all_keys = store.keys.view(-1, store.shape.dim)
             self._all_values = store.values.view(-1, store.shape.dim)
-            self._starts = store.starts[:, first:last]
-            if self._level:
-                self._prepare_level()
-            else:
-                self._biases = store.bias[:, first:last, :, None].unbind()
+            self._biases = store.bias[:, self._lanes, :, None].unbind()
         if store.queries is not None:
-            self._rings = store.queries[:, first:last].unbind()
-            self._ring_starts = torch.arange(
-                self._rings[0][..., 0, 0].numel(), device=self.rows.device
-            )
-            self._ring_starts = self._ring_starts.view(last - first, -1) * store.needs.queries
+            self._rings = store.queries[:, self._lanes].unbind()
+            rings = last - first, store.shape.heads * store.shape.groups
+            self._ring_starts = torch.arange(rings[0] * rings[1], device=store.keys.device)
+            self._ring_starts = self._ring_starts.view(rings) * store.needs.queries
         self._in_ring: Int[Tensor, "N"] | None = None
+        device = store.keys.device
+        self.positions: Int[Tensor, "B 1"] = torch.empty(
+            last - first, 1, dtype=torch.long, device=device
+        )
+        self._lengths: Int[Tensor, "layers B H"] = torch.empty(
+            store.shape.layers, last - first, store.shape.heads, dtype=torch.long, device=device
+        )
+        self._slots = torch.empty_like(self._lengths)  # the newest, among all slots of the store
+        self.refresh()
 
-    def _prepare_level(self) -> None:
-        """Where the newest entries lie, of which each step takes the next; and a mask of rows."""
-        capacity = self.store.capacity
-        held = self.store.lengths[0, self.first : self.last, 0]  # [B]
-        newest = self._starts + held[:, None] - 1  # [layers B H]
-        in_mask = self.rows * capacity + held - 1
-        self._newest = torch.cat([newest.flatten(), in_mask])
-        self._slots = self._newest[: newest.numel()].view(len(newest), -1).unbind()
-        self._in_mask = self._newest[newest.numel() :]
-        empty = torch.arange(capacity, device=held.device) >= held[:, None]
-        mask = torch.zeros(empty.shape, dtype=self.store.keys.dtype, device=held.device)
-        self._mask = mask.masked_fill_(empty, -torch.inf).view(-1)
-        self._biases = [self._mask.view(-1, 1, 1, capacity)] * len(newest)
+    def refresh(self) -> None:
+        """Look up where each lane and head stands now, into the same tensors."""
+        store, lanes = self.store, self._lanes
+        self.positions.copy_(store.seen[lanes, None] - 1)
+        if not self.even:
+            self._lengths.copy_(store.lengths[:, lanes])
+            self._slots.copy_(store.starts[:, lanes] + self._lengths - 1)
+            slots = torch.arange(store.capacity, device=self._slots.device)
+            free = slots >= self._lengths[..., None]
+            store.bias[:, lanes].zero_().masked_fill_(free, -torch.inf)
+        store.changes += 1  # any other object's mask is overwritten
+        self._changes = store.changes
 
     @property
     def current(self) -> bool:
@@ -105,11 +99,6 @@ class DecodeForward:
         return self._changes == self.store.changes and (
             self.fixed or self.width < self.store.capacity
         )
-
-    def refresh(self) -> None:
-        """Follow what else has changed the store, on the same tensors, where they are fixed."""
-        self.positions.copy_(self.store.seen[self.first : self.last, None] - 1)
-        self._changes = self.store.changes
 
     def begin(self) -> None:
         """Make ready for the next step, on the device and on the host."""
@@ -120,17 +109,13 @@ class DecodeForward:
         """What the device does at the beginning of a step; the same operations every time."""
         if self.fixed:
             self.positions += 1
+            self._lengths += 1
         else:  # a tensor of its own: whoever watches the model may keep it
             self.positions = self.positions + 1
         self._in_ring = None
-        if self.even:
-            return
-        if self._level:
-            self._newest += 1
-            self._mask.index_fill_(0, self._in_mask, 0)
-            return
-        slots = self.store.place(self.first, self.last, self._starts, self.positions[:, 0])
-        self._slots = slots.unbind()
+        if not self.even:
+            self._slots += 1
+            self.store.bias.view(-1).index_fill_(0, self._slots.view(-1), 0)
 
     def count(self) -> None:
         """What the host does for a step, without asking the device."""
@@ -139,7 +124,7 @@ class DecodeForward:
             self.newest += 1
         if not self.fixed:
             self.width += 1
-        self.store.stepped(self.first, self.last, placed=not self._level)
+        self.store.step(self.first, self.last)
         self._observes = self._in_window()
 
     def _in_window(self) -> bool:
@@ -158,7 +143,7 @@ class DecodeForward:
             held_keys.narrow(2, width - 1, 1).copy_(keys)
             held_values.narrow(2, width - 1, 1).copy_(values)
         else:
-            at, dim = self._slots[layer], keys.shape[-1]
+            at, dim = self._slots[layer].view(-1), keys.shape[-1]
             self._all_keys.index_copy_(0, at, keys.reshape(-1, dim))
             self._all_values.index_copy_(0, at, values.reshape(-1, dim))
         return held_keys.narrow(2, 0, width), held_values.narrow(2, 0, width)
@@ -200,8 +185,7 @@ class DecodeForward:
             return seen
         if self._kernel is not None:
             assert bias is not None
-            lengths = self.store.lengths[layer, self.first : self.last]
-            return self._kernel(query, key, value, bias, lengths, scale)
+            return self._kernel(query, key, value, bias, self._lengths[layer], scale)
         fused: Tensor = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, scale=scale
         )

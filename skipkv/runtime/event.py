@@ -145,7 +145,7 @@ def _view(
     depth = layers.stop - layers.start
     device = store.keys.device
     seen = store.seen[at].repeat(depth)
-    positions = store.positions[layers, at, :, :width].flatten(0, 1).long()
+    positions = store.positions(layers, sequences, width).flatten(0, 1).long()
     queries = store.recent_queries(layers, sequences)
     return CacheView(
         keys=store.keys[layers, at, :, :width].flatten(0, 1),

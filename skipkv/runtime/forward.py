@@ -13,11 +13,17 @@ from skipkv.runtime.slots import SlotStore, on_device
 class PromptForward:
     """What the cache and the attention of every layer need to know during one pass over prompts.
 
-    The pass feeds `T` columns to the sequences `first .. first + len(counts)`; of row b the last
-    `counts[b]` columns are real tokens, those before are padding, which is neither stored nor seen.
+    The pass feeds `T` columns to the lanes `first .. first + len(counts)`. Of row b the last
+    `counts[b]` columns are tokens. Those before are padding, which is neither stored nor seen.
 
-    Built once per pass: it reserves the slots of the new tokens in all layers at once, so that a
-    layer does nothing but write its keys and values there.
+    A token goes into the next slot of each head, and sees the slots up to its own.
+
+    Args:
+        store: the cache; it counts the tokens at once.
+        layers: layer of the model -> layer of the store.
+        first: the first lane.
+        counts: tokens of each lane.
+        columns: of the pass, at least as many as any lane has tokens.
     """
 
     decoding = False
@@ -32,22 +38,28 @@ class PromptForward:
         columns: int,
     ) -> None:
         self.store = store
-        self.layers = layers  # layer of the model -> layer of the store
+        self.layers = layers
         self.first, self.last = first, first + len(counts)
         self.counts = counts
         self.columns = columns
-        device = store.keys.device
-        seen = store.seen[first : self.last].clone()
-        padding = columns - on_device(counts, device)[:, None]
-        place = torch.arange(columns, device=device) - padding  # [B T], negative in padding
+        lanes, device = slice(first, self.last), store.keys.device
+        seen = store.seen[lanes]
+        place = torch.arange(columns, device=device)
+        place = place - (columns - on_device(counts, device)[:, None])  # [B T], negative in padding
         self._real: Bool[Tensor, "B T"] = place >= 0
-        self._rows, self._columns = self._real.nonzero(as_tuple=True)
-        offsets = place[self._rows, self._columns]
         self.positions: Int[Tensor, "B T"] = (seen[:, None] + place).clamp_min(0)
-        self._token_positions = self.positions[self._rows, self._columns]
-        self._slots = store.append(first, counts, self._rows, offsets, self._token_positions)
-        self.width = max(store.widths[first : self.last])
-        self._uniform = all(store.uniform[first : self.last])
+        # Where each column lies. Padding lies nowhere; it sees what was there before, or slot 0, so
+        # that its softmax is over something. Nothing reads what it computes.
+        own = store.lengths[:, lanes, :, None] + place[:, None]
+        self._own: Int[Tensor, "layers B H T"] = own.clamp_min_(0)
+        self._rows, self._columns = self._real.nonzero(as_tuple=True)
+        if store.queries is not None:
+            newest = self._real & (place >= place[:, -1:] + 1 - store.needs.queries)
+            self._newest = newest.nonzero(as_tuple=True)
+            self._in_ring = self.positions[self._newest] % store.needs.queries
+        store.append(first, counts)
+        self.width = max(store.widths[lanes])
+        self._even = all(store.even[lanes])  # then all heads and layers share a mask
         self._shared_mask: Bool[Tensor, "B 1 T L"] | None = None
         self._heads = torch.arange(store.shape.heads, device=device)
 
@@ -55,7 +67,8 @@ class PromptForward:
         self, layer: int, keys: Float[Tensor, "B H T D"], values: Float[Tensor, "B H T D"]
     ) -> tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L D"]]:
         """Store a layer's new keys and values; return all that its rows may attend to, as views."""
-        index = (self._rows[:, None], self._heads, self._slots[layer])
+        slots = self._own[layer][self._rows, :, self._columns]  # [M H]
+        index = (self._rows[:, None], self._heads, slots)
         stored = []
         for cache, new in ((self.store.keys, keys), (self.store.values, values)):
             rows = cache[layer, self.first : self.last]
@@ -67,12 +80,9 @@ class PromptForward:
         """Remember a layer's most recent queries, if some part needs them."""
         if self.store.queries is None:
             return
-        rows, columns, positions = self._rows, self._columns, self._token_positions
-        window = self.store.needs.queries
-        recent = positions >= self.store.seen[self.first : self.last][rows] - window
-        rows, columns, positions = rows[recent], columns[recent], positions[recent]
+        rows, columns = self._newest
         ring = self.store.queries[layer, self.first : self.last]
-        ring[rows, :, :, positions % window] = queries.detach()[rows, :, :, columns]
+        ring[rows, :, :, self._in_ring] = queries.detach()[rows, :, :, columns]
 
     def add_attention(
         self, layer: int, weights: Float[Tensor, "B H G t L"], columns: slice
@@ -84,18 +94,12 @@ class PromptForward:
         mass += weights.detach().sum(dim=(2, 3))
 
     def mask(self, layer: int) -> Bool[Tensor, "B #H T L"]:
-        """Which entries each column may see: those of its own past.
-
-        Padding columns see the first slot, so that their softmax is over something; nothing reads
-        what they compute.
-        """
+        """Which slots each column may see: its own and those before."""
         if self._shared_mask is not None:
             return self._shared_mask
-        heads = slice(0, 1) if self._uniform else slice(None)
-        stored = self.store.positions[layer, self.first : self.last, heads, None, : self.width]
-        mask = (stored >= 0) & (stored <= self.positions[:, None, :, None])
-        mask[..., 0] |= ~self._real[:, None]
-        if self._uniform:
+        own = self._own[layer, :, : 1 if self._even else None, :, None]
+        mask = torch.arange(self.width, device=own.device) <= own
+        if self._even:
             self._shared_mask = mask
         return mask
 

@@ -1,5 +1,7 @@
 """The last hidden states of what was decoded, kept until sentences are read."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -48,10 +50,10 @@ class LastHidden:
         self._write()
         return self._ring[sequence].roll(-((seen - count) % self._kept), 0)[:count]
 
-    def move(self, source: int, target: int) -> None:
-        """Follow a sequence that changes its number."""
+    def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
+        """Put what lies in the lanes `sources` into the lanes `targets`, all at once."""
         self._write()
-        self._ring[target] = self._ring[source]
+        self._ring[targets] = self._ring[sources]
 
     def _write(self) -> None:
         """Write the states that wait."""
@@ -70,8 +72,8 @@ class LastHidden:
             ring[:, : count - fit] = states[:, fit:]
         else:
             ages = torch.arange(1 - count, 1, device=states.device)
-            rows = (forward.rows + forward.first)[:, None] * kept
-            places = rows + (forward.positions + ages) % kept  # [B steps]
+            lanes = torch.arange(forward.first, forward.last, device=states.device)
+            places = lanes[:, None] * kept + (forward.positions + ages) % kept  # [B steps]
             self._ring.view(-1, states.shape[-1]).index_copy_(
                 0, places.flatten(), states.flatten(0, 1)
             )

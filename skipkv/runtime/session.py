@@ -25,7 +25,7 @@ from skipkv.runtime.last_hidden import LastHidden
 from skipkv.runtime.prefill import plan
 from skipkv.runtime.seam import SlotCache, cache_name, under_way
 from skipkv.runtime.sentences import SentenceTracker, feed
-from skipkv.runtime.slots import SlotStore
+from skipkv.runtime.slots import SlotStore, put
 from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.support import cache_shape, full_attention_layers
 from skipkv.runtime.text import TokenText
@@ -222,16 +222,8 @@ class Session:
 
         The one that had the number it takes gets its old one.
         """
-        front = self.decoding
+        self._put({self.decoding: number, number: self.decoding})
         self.decoding += 1
-        if number == front:
-            return
-        self.store.swap(number, front)
-        if self._steering is not None:
-            self._steering.swap(number, front)
-        # Hidden states are kept of what was decoded: nothing yet of either.
-        running = self.running
-        running[number], running[front] = running[front], running[number]
 
     def stop(self, number: int) -> None:
         """Let a sequence go.
@@ -239,22 +231,24 @@ class Session:
         Of one that decoded the last that decodes takes the number, and what that leaves free, as
         the number of one that did not, the last of all takes.
         """
+        last = len(self.running) - 1
         if number < self.decoding:
             self.decoding -= 1
-            self._move(self.decoding, number)
-            number = self.decoding
-        self._move(len(self.running) - 1, number)
+            self._put({number: self.decoding, self.decoding: last})
+        else:
+            self._put({number: last})
         self.running.pop()
 
-    def _move(self, source: int, target: int) -> None:
-        if source == target:
+    def _put(self, sources: Mapping[int, int]) -> None:
+        """Put the sequence of lane `sources[lane]` into `lane`, for all of them at once."""
+        moving = {lane: source for lane, source in sources.items() if lane != source}
+        if not moving:
             return
-        self.store.move(source, target)
-        if self._steering is not None:
-            self._steering.move(source, target)
-        if self._hidden is not None:
-            self._hidden.move(source, target)
-        self.running[target] = self.running[source]
+        targets, origins = list(moving), list(moving.values())
+        for holder in (self.store, self._steering, self._hidden):
+            if holder is not None:
+                holder.put(targets, origins)
+        put(self.running, targets, origins)
 
     @property
     def room(self) -> int | None:

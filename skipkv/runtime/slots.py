@@ -1,6 +1,7 @@
 """The storage of the KV cache: every entry of every layer, sequence and head, in one allocation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -27,36 +28,51 @@ class CacheShape:
     dim: int
 
 
-def span(sequences: Sequence[int]) -> slice | list[int]:
-    """An index of these sequences; a slice, which copies nothing, where they lie side by side."""
-    if list(sequences) == list(range(sequences[0], sequences[-1] + 1)):
-        return slice(sequences[0], sequences[-1] + 1)
-    return list(sequences)
+def span(lanes: Sequence[int]) -> slice | list[int]:
+    """An index of these lanes; a slice, which copies nothing, where they lie side by side."""
+    if list(lanes) == list(range(lanes[0], lanes[-1] + 1)):
+        return slice(lanes[0], lanes[-1] + 1)
+    return list(lanes)
 
 
-def on_device(counts: Sequence[int], device: torch.device) -> Int[Tensor, "B"]:
-    """`counts` as a tensor; equal ones, as in decoding, are filled in there.
+def on_device(numbers: Sequence[int], device: torch.device) -> Int[Tensor, "n"]:
+    """`numbers` as a tensor, from pinned memory: so the host need not wait for a GPU."""
+    return torch.tensor(numbers, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
-    A copy from the host would make the host wait for all that the device has yet to do.
-    """
-    if len(set(counts)) == 1:
-        return torch.full((len(counts),), counts[0], device=device)
-    return torch.tensor(counts, device=device)
+
+def put(items: list[Any], targets: Sequence[int], sources: Sequence[int]) -> None:
+    """Put the items at `sources` in the places `targets`, all at once."""
+    for target, item in zip(targets, [items[source] for source in sources], strict=True):
+        items[target] = item
 
 
 class SlotStore:
-    """Keys and values of all layers, `[layers, B, H, capacity, D]`, and what is known of them.
+    """Keys and values of all layers, `[layers, S, H, capacity, D]`, and the positions they have.
 
-    The entries of a sequence, layer and head fill its first slots in the order of their positions;
-    `lengths` says how many. Sequences have their own lengths, so no padding is ever stored. Running
-    sequences lie side by side, `0 .. n`, so that a step works on views and copies nothing.
+    A sequence lies in a lane, an index of axis `S`. Running sequences lie side by side in the lanes
+    `0 .. n`, so that a step works on views and copies nothing. Lanes have their own lengths: no
+    padding is ever stored.
 
-    Only `append`, `place`, `stepped`, `compact`, `move`, `swap` and `clear` change what is
-    stored; the allocation grows in `reserve` alone, and never under a fixed budget, whose capacity
-    is allocated at the start.
+    Each head fills its first slots in the order of positions: the entries that the last compaction
+    kept, then every token since. For example, a head that has seen 12 tokens and dropped 5:
 
-    What is known of the entries (`positions`, `bias`, `lengths`, `seen`, `widths`, `tokens_seen`)
-    follows decode steps when somebody reads it: a step only counts.
+        slot             0   1   2   3 | 4   5   6 | 7   8
+        dropped before   0   2   5   5 | 5   5   5 | 5   5
+        position         0   3   7   8 | 9  10  11 |
+                         kept          | since     | free
+
+    An entry's position is its slot plus the number of entries that were dropped before it. A head's
+    length is the number of tokens seen less the number of all its dropped entries. So a decode step
+    writes keys and values and nothing else: `dropped` and `dropped_before` change at compactions
+    only, and the host counts the tokens seen.
+
+    Args:
+        shape: layers, heads and head size.
+        sequences: lanes.
+        capacity: slots of each head. Only `reserve` adds to them.
+        needs: what to record beside keys and values.
+        dtype: of keys and values.
+        device: where everything lies.
     """
 
     def __init__(
@@ -72,94 +88,78 @@ class SlotStore:
         self.shape = shape
         self.sequences = sequences
         self.needs = needs
-        layers, heads = shape.layers, shape.heads
+        heads = shape.layers, sequences, shape.heads
 
         def zeros(*axes: int, dtype: torch.dtype = dtype) -> Tensor:
-            return torch.zeros(axes, dtype=dtype, device=device)
+            return torch.zeros(*heads, *axes, dtype=dtype, device=device)
 
-        self.keys = zeros(layers, sequences, heads, capacity, shape.dim)
-        self.values = zeros(layers, sequences, heads, capacity, shape.dim)
-        self._positions = zeros(layers, sequences, heads, capacity, dtype=torch.int32) - 1
-        self._bias = zeros(layers, sequences, heads, capacity).fill_(-torch.inf)
-        self._lengths = zeros(layers, sequences, heads, dtype=torch.long)
-        self._seen = zeros(sequences, dtype=torch.long)
-        self.attention = (
-            zeros(layers, sequences, heads, capacity, dtype=torch.float32)
-            if needs.attention
-            else None
-        )
+        self.keys = zeros(capacity, shape.dim)
+        self.values = zeros(capacity, shape.dim)
+        self.dropped: Int[Tensor, "layers S H"] = zeros(dtype=torch.long)
+        self.dropped_before: Int[Tensor, "layers S H capacity"] = zeros(capacity, dtype=torch.int32)
+        self.attention = zeros(capacity, dtype=torch.float32) if needs.attention else None
         # a ring: the query of position p lies at p % W
-        self.queries = (
-            zeros(layers, sequences, heads, shape.groups, needs.queries, shape.dim)
-            if needs.queries
-            else None
-        )
-        # What the host knows without asking the device: besides `widths` and `tokens_seen`, whether
-        # all layers and heads of a sequence hold the same positions, and whether they hold at least
-        # equally many.
-        self._widths = [0] * sequences
-        self._tokens_seen = [0] * sequences
-        self.uniform = [True] * sequences
-        self.even = [True] * sequences
+        self.queries = zeros(shape.groups, needs.queries, shape.dim) if needs.queries else None
+        self.bias: Float[Tensor, "layers S H capacity"] = zeros(capacity)
+        """Room for the mask of decode steps, which `DecodeForward` writes."""
+        # What the host knows of each lane, without asking the device:
+        self.tokens_seen = [0] * sequences
+        self.least_dropped = [0] * sequences  # by any head
+        self.even = [True] * sequences  # whether all heads hold equally many entries
         self.peak_bytes = self.kv_bytes
         self.changes = 0
-        """Changes so far other than by `stepped`: whoever holds views of the store compares it."""
-        self._behind: tuple[int, int, bool] = 0, 0, False  # as given to `stepped`
-        self._steps = 0  # decode steps that the device has not been told of
-        self._uncounted = 0  # nor the host
-
-    @property
-    def starts(self) -> Int[Tensor, "layers S H"]:
-        """Each head's first slot, as an index into all slots of the store."""
-        layers, sequences, heads, capacity, _ = self.keys.shape
-        numbers = torch.arange(layers * sequences * heads, device=self.keys.device)
-        return numbers.view(layers, sequences, heads) * capacity
-
-    @property
-    def positions(self) -> Int[Tensor, "layers S H capacity"]:
-        """The position of the entry in each slot; -1 in an empty one."""
-        self._catch_up()
-        return self._positions
-
-    @property
-    def bias(self) -> Float[Tensor, "layers S H capacity"]:
-        """0 where there is an entry, -inf where there is none: attention adds it to its logits."""
-        self._catch_up()
-        return self._bias
-
-    @property
-    def lengths(self) -> Int[Tensor, "layers S H"]:
-        """Entries each head holds."""
-        self._catch_up()
-        return self._lengths
-
-    @property
-    def seen(self) -> Int[Tensor, "S"]:
-        """Tokens each sequence has seen."""
-        self._catch_up()
-        return self._seen
-
-    @property
-    def widths(self) -> list[int]:
-        """The most entries a head of each sequence holds, as the host knows it."""
-        self._count()
-        return self._widths
-
-    @property
-    def tokens_seen(self) -> list[int]:
-        """Tokens each sequence has seen, as the host knows it."""
-        self._count()
-        return self._tokens_seen
+        """Changes so far other than decode steps. Users of views of the store compare it."""
 
     @property
     def capacity(self) -> int:
-        """Entries there is room for, per sequence, layer and head."""
+        """Slots of each head."""
         return self.keys.shape[3]
 
     @property
     def kv_bytes(self) -> int:
         """Bytes now allocated for keys and values, as the tensors' storages report them."""
         return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
+
+    @property
+    def widths(self) -> list[int]:
+        """The most entries that a head of each lane holds."""
+        return [s - d for s, d in zip(self.tokens_seen, self.least_dropped, strict=True)]
+
+    @property
+    def seen(self) -> Int[Tensor, "S"]:
+        """Tokens that each lane has seen, on the device."""
+        return on_device(self.tokens_seen, self.keys.device)
+
+    @property
+    def lengths(self) -> Int[Tensor, "layers S H"]:
+        """Entries that each head holds."""
+        return self.seen[:, None] - self.dropped
+
+    @property
+    def starts(self) -> Int[Tensor, "layers S H"]:
+        """Each head's first slot, as an index into all slots of the store."""
+        numbers = torch.arange(self.dropped.numel(), device=self.keys.device)
+        return numbers.view(self.dropped.shape) * self.capacity
+
+    def positions(self, layers: slice, lanes: Sequence[int], width: int) -> Int[Tensor, "l n H L"]:
+        """The position of the entry in each of the first `width` slots; -1 in a free slot."""
+        at = span(lanes)
+        slots = torch.arange(width, dtype=torch.int32, device=self.keys.device)
+        free = slots >= self.lengths[layers, at, :, None]
+        return (slots + self.dropped_before[layers, at, :, :width]).masked_fill_(free, -1)
+
+    def recent_queries(
+        self, layers: slice, lanes: Sequence[int]
+    ) -> Float[Tensor, "l n H G W D"] | None:
+        """The last `W` queries of each of these rows, oldest first."""
+        if self.queries is None:
+            return None
+        window = self.needs.queries
+        ages = torch.arange(window, device=self.keys.device)
+        ring = (self.seen[span(lanes)][:, None] + ages) % window  # [n W]
+        rows = self.queries[layers, span(lanes)]
+        index = ring[None, :, None, None, :, None].expand_as(rows)
+        return rows.gather(4, index)
 
     def reserve(self, capacity: int, *, limit: int | None = None) -> None:
         """Make room for `capacity` entries, at least doubling, for caches that may grow.
@@ -174,9 +174,9 @@ class SlotStore:
         wanted = max(capacity, 2 * self.capacity)
         if limit is not None and limit <= 1.25 * wanted:
             wanted = max(capacity, limit)
-        self._changing()
+        self.changes += 1
 
-        def grown(tensor: Tensor, fill: int | float) -> Tensor:
+        def grown(tensor: Tensor, fill: Tensor | int = 0) -> Tensor:
             shape = list(tensor.shape)
             held, shape[3] = shape[3], wanted
             larger = tensor.new_empty(shape)
@@ -184,151 +184,49 @@ class SlotStore:
             larger[:, :, :, held:] = fill
             return larger
 
-        self.keys = grown(self.keys, 0)
-        self.values = grown(self.values, 0)
-        self._positions = grown(self._positions, -1)
-        self._bias = grown(self._bias, -torch.inf)
+        self.keys, self.values = grown(self.keys), grown(self.values)
+        self.dropped_before = grown(self.dropped_before, self.dropped[..., None])
+        self.bias = grown(self.bias)
         if self.attention is not None:
-            self.attention = grown(self.attention, 0)
+            self.attention = grown(self.attention)
         self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
 
-    def append(
-        self,
-        first: int,
-        counts: Sequence[int],
-        rows: Int[Tensor, "M"],
-        offsets: Int[Tensor, "M"],
-        positions: Int[Tensor, "M"],
-    ) -> Int[Tensor, "layers M H"]:
-        """Make room for `M` new tokens and return the slots their keys and values go to.
-
-        Args:
-            first: the sequence that row 0 stands for.
-            counts: new tokens per row, known to the host.
-            rows: the row each token belongs to.
-            offsets: its place among the row's new tokens, from 0.
-            positions: its position.
-        """
-        self._changing()
-        last = first + len(counts)
-        layers, heads = self.shape.layers, self.shape.heads
-        slots = self._lengths[:, first:last][:, rows] + offsets[:, None]
-        layer_axis = torch.arange(layers, device=slots.device)[:, None, None]
-        head_axis = torch.arange(heads, device=slots.device)
-        index = (layer_axis, rows[:, None], head_axis, slots)
-        self._positions[:, first:last][index] = positions.to(torch.int32)[:, None]
-        self._bias[:, first:last][index] = 0
-        added = on_device(counts, slots.device)
-        self._lengths[:, first:last] += added[:, None]
-        self._seen[first:last] += added
-        for sequence, count in enumerate(counts, start=first):
-            self._widths[sequence] += count
-            self._tokens_seen[sequence] += count
-        return slots
-
-    def place(
-        self,
-        first: int,
-        last: int,
-        starts: Int[Tensor, "layers n H"],
-        positions: Int[Tensor, "n"],
-    ) -> Int[Tensor, "layers N"]:
-        """Note on the device a token more in each of these sequences; call `stepped` as well.
-
-        Args:
-            first: the first of the sequences.
-            last: behind the last of them.
-            starts: each head's first slot, as an index into all slots of the store.
-            positions: of the tokens.
-
-        Returns:
-            Where the new entries go, per layer for all sequences and heads in turn, as indices into
-            all slots of the store.
-        """
-        lengths = self._lengths[:, first:last]
-        slots = (starts + lengths).flatten(1)
-        lengths += 1
-        self._seen[first:last] += 1
-        flat = slots.flatten()
-        of_heads = positions.to(torch.int32)[:, None].expand(-1, self.shape.heads).flatten()
-        self._positions.view(-1).index_copy_(0, flat, of_heads.repeat(self.shape.layers))
-        self._bias.view(-1).index_fill_(0, flat, 0)
-        return slots
-
-    def stepped(self, first: int, last: int, *, placed: bool) -> None:
-        """Count a token more in each of these sequences.
-
-        Args:
-            first: the first of the sequences.
-            last: behind the last of them.
-            placed: whether the device knows of it, by `place`; otherwise the heads of each of these
-                sequences hold equally many entries, and the new one goes behind them.
-        """
-        if self._behind != (first, last, placed):
-            self._catch_up()
-            self._behind = first, last, placed
-        self._steps += 1
-        self._uncounted += 1
-
-    def _count(self) -> None:
-        """Bring what the host knows up to the decode steps done."""
-        steps, self._uncounted = self._uncounted, 0
-        first, last, _ = self._behind
-        for sequence in range(first, last if steps else first):
-            self._widths[sequence] += steps
-            self._tokens_seen[sequence] += steps
-
-    def _catch_up(self) -> None:
-        """Bring what is known of the entries up to the decode steps done."""
-        steps, self._steps = self._steps, 0
-        self._count()
-        first, last, placed = self._behind
-        if not steps or placed:
-            return
-        with torch.inference_mode():  # in which the store may have been made
-            ages = torch.arange(steps, device=self._seen.device)
-            new = (self._seen[first:last, None] + ages).to(torch.int32)  # [B steps]
-            widths = self._widths[first:last]
-            if len(set(widths)) == 1:
-                slots = slice(widths[0] - steps, widths[0])
-                self._positions[:, first:last, :, slots] = new[:, None]
-                self._bias[:, first:last, :, slots] = 0
-            else:
-                rows = torch.arange(first, last, device=ages.device)[:, None]
-                at = self._lengths[0, first:last, :1] + ages  # [B steps]
-                self._positions[:, rows, :, at] = new[:, :, None, None]
-                self._bias[:, rows, :, at] = 0
-            self._lengths[:, first:last] += steps
-            self._seen[first:last] += steps
-
-    def _changing(self) -> None:
-        self._catch_up()
+    def append(self, first: int, counts: Sequence[int]) -> None:
+        """Count new tokens of the lanes from `first` on, whose slots the caller fills."""
         self.changes += 1
+        for lane, count in enumerate(counts, start=first):
+            self.tokens_seen[lane] += count
+
+    def step(self, first: int, last: int) -> None:
+        """Count the token of a decode step in each of the lanes `first .. last`."""
+        for lane in range(first, last):
+            self.tokens_seen[lane] += 1
 
     def compact(
-        self, layers: slice, sequences: Sequence[int], keep: Bool[Tensor, "R H L"]
+        self, layers: slice, lanes: Sequence[int], keep: Bool[Tensor, "R H L"]
     ) -> tuple[Int[Tensor, "R H"], Int[Tensor, "R H K"]]:
-        """Drop the entries that are not kept; those that are close ranks, in order.
+        """Drop the entries that are not kept and move the others together, in order.
 
-        This is the only place where entries are dropped. It works on some layers of some sequences;
-        call `compacted` for the sequences when all layers are done.
+        This is the only place where entries are dropped. It works on some layers of some lanes.
+        Call `compacted` for the lanes when all layers are done.
 
         Args:
             layers: the layers whose rows `keep` holds.
-            sequences: the sequences; row r is sequence r % n of layer r // n of these.
+            lanes: the lanes; row r is lane r % n of layer r // n of these.
             keep: which of the first `L` slots stay.
 
         Returns:
-            How many entries each row and head kept, and the positions of those, -1 behind.
+            How many entries each row and head kept, and their positions, filled up with -1.
         """
-        self._changing()
+        self.changes += 1
         rows, heads, width = keep.shape
-        depth, count = rows // len(sequences), len(sequences)
-        at = span(sequences)
+        depth, count = rows // len(lanes), len(lanes)
+        at = span(lanes)
         kept = keep.sum(dim=-1)  # [R H]
         most = int(kept.amax()) if kept.numel() else 0
         order = _in_order(keep, most).reshape(depth, count, heads, most)  # [l n H K]
-        empty = torch.arange(most, device=keep.device) >= kept.reshape(depth, count, heads, 1)
+        slots = torch.arange(most, device=keep.device)
+        free = slots >= kept.reshape(depth, count, heads, 1)
 
         moving = (self.starts[layers, at, :, None] + order).flatten()
         for tensor in (self.keys, self.values):
@@ -337,78 +235,43 @@ class SlotStore:
         if self.attention is not None:
             mass = self.attention[layers, at, :, :width].gather(3, order)
             self.attention[layers, at, :, :width] = 0
-            self.attention[layers, at, :, :most] = mass.masked_fill(empty, 0)
-        positions = self._positions[layers, at, :, :width].gather(3, order)
-        positions = positions.masked_fill(empty, -1)
-        self._positions[layers, at, :, :width] = -1
-        self._positions[layers, at, :, :most] = positions
-        self._bias[layers, at, :, :width] = -torch.inf
-        self._bias[layers, at, :, :most] = torch.zeros_like(
-            positions, dtype=self._bias.dtype
-        ).masked_fill(empty, -torch.inf)
-        self._lengths[layers, at] = kept.reshape(depth, count, heads)
-        return kept, positions.reshape(rows, heads, most)
+            self.attention[layers, at, :, :most] = mass.masked_fill(free, 0)
+        positions = self.positions(layers, lanes, width).gather(3, order)
+        dropped = self.seen[at][:, None] - kept.reshape(depth, count, heads)
+        self.dropped[layers, at] = dropped
+        self.dropped_before[layers, at] = dropped[..., None].int()
+        self.dropped_before[layers, at, :, :most] = torch.where(
+            free, dropped[..., None], positions - slots
+        ).int()
+        return kept, positions.masked_fill_(free, -1).reshape(rows, heads, most)
 
-    def compacted(self, sequences: Sequence[int]) -> None:
+    def compacted(self, lanes: Sequence[int]) -> None:
         """Tell the host what a finished compaction left; waits for the device."""
-        self._changing()
-        lengths = self._lengths[:, span(sequences)]
-        extremes = torch.stack([lengths.amin(dim=(0, 2)), lengths.amax(dim=(0, 2))], dim=1).tolist()
-        for sequence, (narrowest, widest) in zip(sequences, extremes, strict=True):
-            self._widths[sequence] = widest
-            self.even[sequence] = narrowest == widest
-            self.uniform[sequence] = False
+        dropped = self.dropped[:, span(lanes)]
+        extremes = torch.stack([dropped.amin(dim=(0, 2)), dropped.amax(dim=(0, 2))], dim=1)
+        for lane, (least, most) in zip(lanes, extremes.tolist(), strict=True):
+            self.least_dropped[lane], self.even[lane] = least, least == most
 
-    def move(self, source: int, target: int) -> None:
-        """Put the sequence at `source` in the place of the one at `target`."""
-        self._changing()
+    def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
+        """Put what lies in the lanes `sources` into the lanes `targets`, all at once."""
+        self.changes += 1
+        to, of = on_device(targets, self.keys.device), on_device(sources, self.keys.device)
         for tensor in self._tensors():
-            tensor[:, target] = tensor[:, source]
-        self._seen[target] = self._seen[source]
-        self._widths[target] = self._widths[source]
-        self._tokens_seen[target] = self._tokens_seen[source]
-        self.uniform[target] = self.uniform[source]
-        self.even[target] = self.even[source]
+            tensor.index_copy_(1, to, tensor.index_select(1, of))
+        for facts in (self.tokens_seen, self.least_dropped, self.even):
+            put(facts, targets, sources)
 
-    def swap(self, one: int, other: int) -> None:
-        """Let two sequences change places."""
-        self._changing()
-        pair, exchanged = [one, other], [other, one]
+    def clear(self, lane: int) -> None:
+        """Forget a sequence, values and all: the next one in its lane meets nothing of it."""
+        self.changes += 1
         for tensor in self._tensors():
-            tensor[:, pair] = tensor[:, exchanged]
-        self._seen[pair] = self._seen[exchanged]
-        for counts in (self._widths, self._tokens_seen):
-            counts[one], counts[other] = counts[other], counts[one]
-        for facts in (self.uniform, self.even):
-            facts[one], facts[other] = facts[other], facts[one]
-
-    def clear(self, sequence: int) -> None:
-        """Forget a sequence, values and all: the next one in its place meets nothing of it."""
-        self._changing()
-        for tensor in self._tensors():
-            tensor[:, sequence] = 0
-        self._positions[:, sequence] = -1
-        self._bias[:, sequence] = -torch.inf
-        self._seen[sequence] = 0
-        self._widths[sequence] = self._tokens_seen[sequence] = 0
-        self.uniform[sequence] = self.even[sequence] = True
-
-    def recent_queries(
-        self, layers: slice, sequences: Sequence[int]
-    ) -> Float[Tensor, "l n H G W D"] | None:
-        """The last `W` queries of each of these rows, oldest first."""
-        if self.queries is None:
-            return None
-        window = self.needs.queries
-        ages = torch.arange(window, device=self.seen.device)
-        ring = (self.seen[span(sequences)][:, None] + ages) % window  # [n W]
-        rows = self.queries[layers, span(sequences)]
-        index = ring[None, :, None, None, :, None].expand_as(rows)
-        return rows.gather(4, index)
+            tensor[:, lane] = 0
+        self.tokens_seen[lane] = self.least_dropped[lane] = 0
+        self.even[lane] = True
 
     def _tensors(self) -> list[Tensor]:
-        """All tensors whose axis 1 is the sequence."""
-        tensors = [self.keys, self.values, self._positions, self._bias, self._lengths]
+        """All tensors that hold something of the sequences; their axis 1 is the lane."""
+        tensors = [self.keys, self.values, self.dropped, self.dropped_before]
         return tensors + [t for t in (self.attention, self.queries) if t is not None]
 
 

@@ -45,16 +45,10 @@ class Steering:
         self._thoughts[number] = 0
         self._thinking[number] = not self._marked
 
-    def move(self, source: int, target: int) -> None:
-        """Follow a sequence that changes its number."""
-        self._thoughts[target] = self._thoughts[source]
-        self._thinking[target] = self._thinking[source]
-
-    def swap(self, one: int, other: int) -> None:
-        """Follow two sequences that exchange their numbers."""
-        pair, exchanged = [one, other], [other, one]
-        self._thoughts[pair] = self._thoughts[exchanged]
-        self._thinking[pair] = self._thinking[exchanged]
+    def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
+        """Put what is known of the lanes `sources` into the lanes `targets`, all at once."""
+        self._thoughts[targets] = self._thoughts[sources]
+        self._thinking[targets] = self._thinking[sources]
 
     def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
         """Refresh the counts of a sequence's thoughts; called at events."""

@@ -125,10 +125,16 @@ def drop(store: SlotStore, keep: Tensor, sequences: Sequence[int]) -> None:
     store.compacted(sequences)
 
 
+def all_positions(store: SlotStore) -> Tensor:
+    """The positions of all slots, [layers, S, H, capacity]."""
+    everything = slice(0, store.shape.layers), range(store.sequences)
+    return store.positions(*everything, store.capacity)
+
+
 def held(store: SlotStore, layer: int, sequence: int, head: int) -> list[int]:
     """Positions a head holds, in the order of their slots."""
     length = int(store.lengths[layer, sequence, head])
-    return store.positions[layer, sequence, head, :length].tolist()
+    return all_positions(store)[layer, sequence, head, :length].tolist()
 
 
 def ragged(
@@ -151,10 +157,11 @@ def ragged(
     random = torch.Generator().manual_seed(seed)
     most = max(lengths)
     noise = torch.rand(SHAPE.layers, len(lengths), SHAPE.heads, most, generator=random)
-    occupied = store.positions[..., :most] >= 0
+    slots = all_positions(store)[..., :most]
+    occupied = slots >= 0
     if kind == "ragged":
         # the newest stays, as under any budget: a head is never empty
-        newest = store.positions[..., :most] == store.seen[:, None, None] - 1
+        newest = slots == store.seen[:, None, None] - 1
         keep = ((noise < 0.6) | newest) & occupied
     else:
         ranks = noise.masked_fill(~occupied, 2.0).argsort(dim=-1).argsort(dim=-1)

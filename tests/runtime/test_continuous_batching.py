@@ -350,7 +350,7 @@ def places(model: PreTrainedModel) -> tuple[Session, Callable[[], list[float]]]:
         assert steering is not None
         assert hidden is not None
         found = store.keys[0, :, 0, 0, 0].tolist()
-        assert store.tokens_seen == store.seen.tolist() == [int(mark) for mark in found]
+        assert store.tokens_seen == [int(mark) for mark in found]
         assert steering._thoughts[:, 0].tolist() == found
         decoding = session.decoding
         assert hidden._ring[:decoding, 0, 0].tolist() == found[:decoding]
@@ -380,7 +380,7 @@ def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and
             number = session.start(mark)
             assert number == alive
             session.store.keys[:, number] = mark
-            session.store.seen[number] = session.store.tokens_seen[number] = mark
+            session.store.tokens_seen[number] = mark
             assert session._steering is not None
             session._steering._thoughts[number] = mark
             reading.add(mark)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from filled_stores import SHAPE, Original, empty, held, ragged
+from filled_stores import SHAPE, Original, all_positions, empty, held, ragged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -423,7 +423,7 @@ def test_a_view_shows_each_row_what_its_own_sequence_holds(
     policy = Policy(budget=budget, scorer=watching)
     store = case.build(policy.needs)
     assert store.attention is not None
-    store.attention += torch.where(store.positions >= 0, store.positions + 0.5, 0.0)
+    store.attention += torch.where(all_positions(store) >= 0, all_positions(store) + 0.5, 0.0)
     prompts = [1 + s for s in case.chosen]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(event, "_VIEW_ELEMENTS", elements)

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from filled_stores import LAYERS, LONGEST, SHAPE, Original, empty, feed, held, ragged
+from filled_stores import LAYERS, LONGEST, SHAPE, Original, all_positions, empty, feed, held, ragged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -63,7 +63,7 @@ class Case:
         originals = [Original(seed) for seed in range(len(self.before))]
         ragged(store, originals, self.before, self.seed, self.kind)
         if store.attention is not None:
-            store.attention += torch.where(store.positions >= 0, 0.25, 0.0)
+            store.attention += torch.where(all_positions(store) >= 0, 0.25, 0.0)
         received = None if store.attention is None else store.attention.clone()
         forward, queries = feed(
             store, originals, self.counts, first=self.first, columns=self.columns
@@ -110,9 +110,10 @@ def test_a_column_may_see_the_entries_of_its_own_past_and_no_others(case: Case) 
     for layer in range(SHAPE.layers):
         mask = done.forward.mask(layer).expand(-1, SHAPE.heads, -1, -1)
         assert mask.shape[-1] == done.forward.width
+        stored = all_positions(done.store)[layer, :, :, : done.forward.width]
         for row, column, position in done.real_columns():
             for head in range(SHAPE.heads):
-                slots = done.store.positions[layer, done.first + row, head, : done.forward.width]
+                slots = stored[done.first + row, head]
                 expected = [0 <= entry <= position for entry in slots.tolist()]
                 assert mask[row, head, column].tolist() == expected
         # a softmax over nothing would be NaN
@@ -141,11 +142,11 @@ def test_tokens_are_stored_in_every_head_and_padding_in_none(case: Case) -> None
         original = done.originals[sequence]
         for layer in range(SHAPE.layers):
             for head in range(SHAPE.heads):
-                positions = held(store, layer, sequence, head)
-                assert positions[len(positions) - count :] == new
-                at = layer, sequence, head, slice(len(positions))
-                assert torch.equal(store.keys[at], original.keys[layer, head, positions])
-                assert torch.equal(store.values[at], original.values[layer, head, positions])
+                stored = held(store, layer, sequence, head)
+                assert stored[len(stored) - count :] == new
+                at = layer, sequence, head, slice(len(stored))
+                assert torch.equal(store.keys[at], original.keys[layer, head, stored])
+                assert torch.equal(store.values[at], original.values[layer, head, stored])
 
 
 @modest
@@ -155,14 +156,13 @@ def test_decoding_needs_no_bias_exactly_when_no_slot_in_reach_is_empty(case: Cas
     forward = done.forward
     if not isinstance(forward, DecodeForward):
         return  # nothing was held before, so the pass was a prompt's
-    rows = done.store.positions[:, forward.first : forward.last, :, : forward.width]
+    rows = all_positions(done.store)[:, forward.first : forward.last, :, : forward.width]
     full = bool((rows >= 0).all())
     for layer in range(SHAPE.layers):
         bias = forward.bias(layer)
         assert (bias is None) == full
         if bias is not None:
             seen = rows[layer, :, :, None] >= 0
-            bias = bias.expand(seen.shape)  # one mask for all heads, where they hold equally many
             assert torch.equal(bias == 0, seen)
             assert torch.equal(bias == -torch.inf, ~seen)
 
@@ -232,25 +232,7 @@ def test_a_row_attends_as_it_does_alone(case: Case, neighbour: int) -> None:
     done = case.run()
     row = neighbour % len(done.counts)
     together = attend(done, 0, 128, None)[row]
-    sequence = done.first + row
-    width = done.store.widths[sequence]
-    alone = empty(sequences=1)
-    for name in ("keys", "values", "positions", "bias"):
-        getattr(alone, name)[:, 0] = getattr(done.store, name)[:, sequence]
-    alone.lengths[:, 0] = done.store.lengths[:, sequence] - 1
-    alone.widths[0], alone.even[0] = width - 1, done.store.even[sequence]
-    alone.uniform[0] = done.store.uniform[sequence]
-    alone.seen[0] = alone.tokens_seen[0] = done.store.tokens_seen[sequence] - 1
-    forward = DecodeForward(alone, LAYERS, first=0, last=1)
-    forward.begin()
-    single = attrs.evolve(
-        done,
-        store=alone,
-        first=0,
-        counts=[1],
-        forward=forward,
-        queries=done.queries[:, row : row + 1],
-    )
+    single = attrs.evolve(case, first=done.first + row, counts=[1]).run()
     assert torch.allclose(attend(single, 0, 128, None)[0], together, atol=1e-6)
 
 
@@ -281,16 +263,19 @@ def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
 class _Waiting(TorchFunctionMode):
     """Notes calls that move data between host and device, for which an accelerator would wait."""
 
-    NAMES = ("tensor", "as_tensor", "item", "tolist", "nonzero", "cpu", "__bool__", "__int__")
+    NAMES = ("as_tensor", "item", "tolist", "nonzero", "cpu", "__bool__", "__int__")
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__ in self.NAMES:
+        kwargs = kwargs or {}
+        to_device = "device" in kwargs or any(isinstance(arg, torch.device) for arg in args)
+        copies = func.__name__ in ("tensor", "to") and to_device and not kwargs.get("non_blocking")
+        if func.__name__ in self.NAMES or copies:
             self.seen.append(func.__name__)
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("kind", KINDS)

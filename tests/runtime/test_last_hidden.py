@@ -20,7 +20,6 @@ class Forward(DecodeForward):
     def __init__(self, first: int, seen: list[int], *, fixed: bool) -> None:
         self.first, self.last = first, first + len(seen)
         self.fixed = fixed
-        self.rows = torch.arange(len(seen))
         self.newest = seen[0] - 1 if len(set(seen)) == 1 and not fixed else None
         self.positions = torch.tensor(seen)[:, None] - 1
 
@@ -52,7 +51,7 @@ def test_the_newest_states_are_those_of_the_last_steps(data: Any, kept: int, wai
                     states[sequence].append(number)
             if data.draw(st.booleans(), label="move"):
                 source, target = data.draw(st.permutations(range(SEQUENCES)))[:2]
-                ring.move(source, target)
+                ring.put([target], [source])
                 seen[target], states[target] = seen[source], list(states[source])
             sequence = data.draw(st.integers(0, SEQUENCES - 1), label="read")
             count = data.draw(st.integers(0, min(kept, len(states[sequence]))), label="count")

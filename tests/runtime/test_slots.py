@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from filled_stores import SHAPE, Original, decode, empty, feed, held
+from filled_stores import SHAPE, Original, all_positions, decode, empty, feed, held
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -24,7 +24,6 @@ class Modelled:
     def __init__(self, seed: int) -> None:
         self.original = Original(seed)
         self.seen = 0
-        self.uniform = True
         # per layer and head: position -> attention received
         self.entries: dict[tuple[int, int], dict[int, float]] = {at: {} for at in EVERY_HEAD}
 
@@ -39,7 +38,7 @@ class Modelled:
 
 
 class SlotStoreMachine(RuleBasedStateMachine):
-    """Appends, compactions, moves, exchanges, clearings and reservations, in any order."""
+    """Prompts, steps, compactions, moves, clearings and reservations, in any order."""
 
     @initialize(queries=st.sampled_from([0, 1, 3]), attention=st.booleans())
     def start(self, queries: int, attention: bool) -> None:
@@ -79,7 +78,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         for layer in range(SHAPE.layers):
             weights = torch.randint(0, 4, shape, generator=random).float()
             if isinstance(forward, DecodeForward):
-                occupied = self.store.positions[layer, rows, :, : forward.width] >= 0
+                occupied = all_positions(self.store)[layer, rows, :, : forward.width] >= 0
                 weights = weights * occupied[:, :, None, None]
                 forward.add_attention(layer, weights.squeeze(3))
             else:
@@ -121,9 +120,9 @@ class SlotStoreMachine(RuleBasedStateMachine):
         random = torch.Generator().manual_seed(seed)
         for start in range(0, SHAPE.layers, step):
             layers = slice(start, start + step)
-            occupied = self.store.positions[layers, sequences, :, :width] >= 0
+            occupied = self.store.positions(layers, sequences, width) >= 0
             keep = (torch.rand(occupied.shape, generator=random) < density) & occupied
-            kept, positions = self.store.compact(layers, sequences, keep.flatten(0, 1))
+            kept, stayed = self.store.compact(layers, sequences, keep.flatten(0, 1))
             for depth, layer in enumerate(range(start, start + step)):
                 for i, sequence in enumerate(sequences):
                     row = depth * number + i
@@ -137,23 +136,21 @@ class SlotStoreMachine(RuleBasedStateMachine):
                             if stay
                         )
                         self.model[sequence].entries[layer, head] = stays
-                        told = positions[row, head].tolist()
+                        told = stayed[row, head].tolist()
                         assert kept[row, head] == len(stays)
                         assert told == [*stays] + [-1] * (len(told) - len(stays))
         self.store.compacted(sequences)
-        for sequence in sequences:
-            self.model[sequence].uniform = False
 
-    @rule(source=st.integers(0, SEQUENCES - 1), place=st.integers(0, SEQUENCES - 1))
-    def move(self, source: int, place: int) -> None:
-        self.store.move(source, place)
-        self.model[place] = self.model[source].copied()
-
-    @rule(one=st.integers(0, SEQUENCES - 1), other=st.integers(0, SEQUENCES - 1))
-    def swap(self, one: int, other: int) -> None:
-        self.store.swap(one, other)
-        model = self.model
-        model[one], model[other] = model[other], model[one]
+    @rule(
+        places=st.lists(st.integers(0, SEQUENCES - 1), min_size=1, unique=True),
+        sources=st.lists(st.integers(0, SEQUENCES - 1), min_size=SEQUENCES, max_size=SEQUENCES),
+    )
+    def put(self, places: list[int], sources: list[int]) -> None:
+        sources = sources[: len(places)]
+        self.store.put(places, sources)
+        copies = [self.model[source].copied() for source in sources]
+        for target, copied in zip(places, copies, strict=True):
+            self.model[target] = copied
 
     @rule(sequence=st.integers(0, SEQUENCES - 1))
     def clear(self, sequence: int) -> None:
@@ -177,22 +174,21 @@ class SlotStoreMachine(RuleBasedStateMachine):
     def every_head_holds_the_original_tensors_of_its_positions(self) -> None:
         for sequence, model in enumerate(self.model):
             for (layer, head), entries in model.entries.items():
-                positions = held(self.store, layer, sequence, head)
-                assert positions == list(entries)
-                assert positions == sorted(set(positions))
-                at = layer, sequence, head, slice(len(positions))
-                assert torch.equal(self.store.keys[at], model.original.keys[layer, head, positions])
+                stored = held(self.store, layer, sequence, head)
+                assert stored == list(entries)
+                assert stored == sorted(set(stored))
+                at = layer, sequence, head, slice(len(stored))
+                assert torch.equal(self.store.keys[at], model.original.keys[layer, head, stored])
                 assert torch.equal(
-                    self.store.values[at], model.original.values[layer, head, positions]
+                    self.store.values[at], model.original.values[layer, head, stored]
                 )
 
     @invariant()
-    def slots_behind_the_entries_are_empty(self) -> None:
-        slots = torch.arange(self.capacity)
-        occupied = slots < self.store.lengths[..., None]
-        assert (self.store.positions >= 0).equal(occupied)
-        assert (self.store.positions[~occupied] == -1).all()
-        assert self.store.bias.equal(torch.zeros(()).where(occupied, torch.tensor(-torch.inf)))
+    def slots_after_the_entries_are_free(self) -> None:
+        occupied = torch.arange(self.capacity) < self.store.lengths[..., None]
+        found = all_positions(self.store)
+        assert (found >= 0).equal(occupied)
+        assert (found[~occupied] == -1).all()
         if self.store.attention is not None:
             assert not self.store.attention[~occupied].any()
 
@@ -202,7 +198,6 @@ class SlotStoreMachine(RuleBasedStateMachine):
         assert store.widths == [max(m.lengths) for m in model]
         assert store.even == [len(set(m.lengths)) == 1 for m in model]
         assert store.tokens_seen == store.seen.tolist() == [m.seen for m in model]
-        assert store.uniform == [m.uniform for m in model]
 
     @invariant()
     def memory_changes_only_when_reserved(self) -> None:

@@ -158,7 +158,7 @@ def test_a_sequence_takes_its_state_along_and_a_new_one_finds_none() -> None:
         state.start(number)
     state.read_prompt(1, [OPEN])
     state.count(1, torch.tensor([1, 1]))
-    state.move(1, 0)
+    state.put([0], [1])
     assert step(state, 0, [PARAGRAPH]).tolist() == [3.0]
     state.start(0)
     assert step(state, 0, [PARAGRAPH]).tolist() == [0.0]
