@@ -13,10 +13,15 @@ from transformers.cache_utils import Cache
 from skipkv.errors import ConfigError, InputError
 from skipkv.policy import Policy
 from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.session import EventRecord, Session
-from skipkv.runtime.steering import check_steerer
+from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.support import check_family, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
+
+# Forward passes between two looks at whether logits were finite, where looking makes the device
+# wait.
+_UNSEEN = 16
 
 
 @contextmanager
@@ -48,6 +53,8 @@ def attach(
         InputError: raised by `generate()` for inputs that cannot be decoded so: right padding, a
             cache of one's own, `use_cache=False`.
         PartError: raised by `generate()` when a part of the policy breaks its protocol.
+        ModelError: raised by `generate()` when the logits are NaN or infinite: at once on a CPU,
+            and within 16 tokens or at the end of the context on an accelerator.
 
     Example:
         >>> import skipkv
@@ -68,12 +75,15 @@ def attach(
             "skipkv.attach(model, policy, tokenizer=tokenizer)."
         )
     attachment = Attachment(model, policy, tokenizer, trace=trace)
+    if attachment._text is not None:
+        warn_if_idle(policy.steerer, attachment._text, vocabulary=model.config.vocab_size)
     handles = [
         model.register_forward_pre_hook(attachment._before, with_kwargs=True),
         model.register_forward_hook(attachment._after, with_kwargs=True),
     ]
     try:
         yield attachment
+        attachment._check_logits()
     finally:
         for handle in handles:
             handle.remove()
@@ -108,6 +118,7 @@ class Attachment:
         self._pass: tuple[Forward, Int[Tensor, "B T"]] | None = None
         self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens the segmenter has not seen yet
         self._nested = False
+        self._finite: list[Bool[Tensor, "B"]] = []  # of passes whose logits were not looked at
 
     @property
     def events(self) -> list[int]:
@@ -219,6 +230,13 @@ class Attachment:
         session = self._last
         (forward, ids), self._pass = self._pass, None
         session.end(forward, ids)
+        for error in session.failed().values():  # before anything is made of these logits
+            raise error
+        logits = getattr(output, "logits", None)
+        if logits is not None:
+            self._finite.append(can_choose(logits[:, -1]))
+            if logits.device.type == "cpu" or len(self._finite) == _UNSEEN:
+                self._check_logits()
         if isinstance(forward, PromptForward):
             self._events(session, range(len(forward.counts)))
             return
@@ -235,6 +253,16 @@ class Attachment:
         for error in session.events(numbers).values():
             raise error
 
+    def _check_logits(self) -> None:
+        """Raise for a sequence whose logits left no token to choose."""
+        if not self._finite:
+            return
+        finite = torch.stack(self._finite).all(dim=0).tolist()
+        self._finite.clear()
+        for number, holds in enumerate(finite):
+            if not holds:
+                raise self._last.why_no_token(number)
+
     def _start(self, cache: Any, prompts: Sequence[int]) -> None:
         """A new generation begins: a session of its own."""
         if isinstance(cache, Cache) and cache.get_seq_length() > 0:
@@ -244,6 +272,7 @@ class Attachment:
             )
         for index, prompt_tokens in enumerate(prompts):
             check_prompt(self._policy.budget, prompt_tokens, index)
+        self._check_logits()
         self._close()
         self._decoded.clear()
         self._session = Session(
