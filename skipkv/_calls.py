@@ -1,7 +1,7 @@
 """Calling a part of a policy: what it raises, answers and edits is checked; an error names it."""
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -13,6 +13,11 @@ from skipkv._types import CacheView, SentenceTable, SteeringContext
 from skipkv.errors import PartError, SkipKVError
 
 _Error = TypeVar("_Error", bound=SkipKVError)
+_Shown = TypeVar("_Shown", Tensor, CacheView, SteeringContext)
+_FIELDS: dict[type, tuple[str, ...]] = {
+    kind: tuple(field.name for field in attrs.fields(kind))
+    for kind in (CacheView, SentenceTable, SteeringContext)
+}
 # How torch says on the CPU, and on devices without an error of their own, that memory is used up.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
@@ -161,13 +166,15 @@ def tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, CacheView | SentenceTable | SteeringContext):
-        for field in attrs.fields(type(value)):
-            prefix = f"{name}." if name else ""
-            yield from tensors(getattr(value, field.name), prefix + field.name)
-    elif isinstance(value, Sequence) and value and isinstance(value[0], SentenceTable):
-        for number, table in enumerate(value):
-            yield from tensors(table, f"{name}[{number}]")
+        return
+    start = name and f"{name}."
+    for field in _FIELDS.get(type(value), ()):
+        content = getattr(value, field)
+        if isinstance(content, Tensor):
+            yield start + field, content
+        elif field == "sentences" and content is not None:
+            for number, table in enumerate(content):
+                yield from tensors(table, f"{start}{field}[{number}]")
 
 
 def versions(shown: Mapping[str, object]) -> dict[str, int]:
@@ -186,16 +193,28 @@ def versions(shown: Mapping[str, object]) -> dict[str, int]:
     }
 
 
-def watched(tensor: Tensor) -> Tensor:
-    """The same memory as a tensor whose writes torch counts, in inference mode too.
+def watched(value: _Shown) -> _Shown:
+    """The same value, of whose tensors torch counts the writes, in inference mode too.
+
+    The tensors share their memory with those given. Those of sentence tables stay as they are: they
+    are made so that writes to them are counted.
 
     Args:
-        tensor: any tensor.
+        value: a tensor, a view of the cache, a steering context.
     """
+    with torch.inference_mode(False):
+        if isinstance(value, Tensor):
+            return _watched(value)
+        own: dict[str, Any] = {
+            name: _watched(tensor)
+            for name, tensor in tensors(value)
+            if name in _FIELDS[type(value)]
+        }
+        return attrs.evolve(value, **own)
+
+
+def _watched(tensor: Tensor) -> Tensor:
     if not tensor.is_inference():
         return tensor
-    with torch.inference_mode(False):
-        alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        return alias.set_(
-            tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride()
-        )
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor)  # type: ignore[call-overload, no-any-return]

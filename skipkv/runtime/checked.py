@@ -3,9 +3,7 @@
 import operator
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
-import attrs
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -104,8 +102,7 @@ def delta(
         hidden: what enters the layer.
         context: where the rows stand.
     """
-    hidden = watched(hidden)
-    context = SteeringContext(**{name: watched(tensor) for name, tensor in tensors(context)})
+    hidden, context = watched(hidden), watched(context)
     before = versions({"hidden": hidden, "context": context})
     try:
         return _delta(steerer, hidden, context), {}
@@ -150,7 +147,7 @@ def decide(
     Returns:
         The keep mask, None where a part gave no answer; and per sequence what went wrong.
     """
-    view = _watched_view(view)
+    view = watched(view)
     # as they are before a part sees them: an edit of the view must not change what is checked
     occupied, protected = view.occupied, view.protected.clone()
     before = versions({"view": view})
@@ -178,14 +175,6 @@ def decide(
     if all(map(all, held)):
         return keep, [None] * count
     return keep, _law_faults(policy, view, occupied, budget, held)
-
-
-def _watched_view(view: CacheView) -> CacheView:
-    """The view with its tensors watched; those of sentence tables are watched from the start."""
-    own: dict[str, Any] = {
-        name: watched(tensor) for name, tensor in tensors(view) if not name.startswith("sentences")
-    }
-    return attrs.evolve(view, **own)
 
 
 def _keep(

@@ -105,7 +105,7 @@ def choose(
     logits = logits.float()
     if uniforms is None:
         best, tokens = logits.max(dim=-1)  # NaN is the largest of all
-        return torch.where(best.abs() < torch.inf, tokens, NO_TOKEN)
+        return tokens.masked_fill(~(best.abs() < torch.inf), NO_TOKEN)
     # The processors used here look at no history.
     history = cast(torch.LongTensor, torch.empty(logits.shape[0], 0, dtype=torch.long))
     scores = processors(history, cast(torch.FloatTensor, logits))
@@ -113,7 +113,7 @@ def choose(
     total = cdf[:, -1:]  # NaN where the logits are not fit for a softmax
     target = (uniforms[:, None] * total).contiguous()
     tokens = torch.searchsorted(cdf, target, right=True).clamp_max(logits.shape[-1] - 1)
-    return torch.where(total.isnan(), NO_TOKEN, tokens)[:, 0]
+    return tokens.masked_fill(total.isnan(), NO_TOKEN)[:, 0]
 
 
 def can_choose(logits: Float[Tensor, "B V"]) -> Bool[Tensor, "B"]:

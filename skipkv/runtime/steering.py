@@ -41,7 +41,8 @@ class Steering:
         self._marks = Marks.of(text, vocabulary)
         self._ends, self._opens, self._closes = self._marks.table.to(device).unbind(dim=1)
         self._marked = self._marks.thinks
-        self._largest = torch.zeros(sequences, device=device)  # number in any delta so far
+        # The largest number in any delta so far that was added to finite states.
+        self._largest = torch.zeros(sequences, device=device)
         self._context: SteeringContext | None = None
         self._first = 0  # the sequence of the context's first row
         self._failed: dict[int, PartError] = {}
@@ -176,8 +177,11 @@ class Steering:
         for row, error in faults.items():
             self._failed[self._first + row] = error
         largest = self._largest[self._first : self._first + len(newest)]
-        norm = torch.linalg.vector_norm(delta, torch.inf, dim=-1, dtype=torch.float32)
-        torch.maximum(largest, norm, out=largest)
+        came, added = (
+            torch.linalg.vector_norm(states, torch.inf, dim=-1, dtype=torch.float32)
+            for states in (newest, delta)
+        )
+        torch.where(came < torch.inf, torch.maximum(largest, added), largest, out=largest)
         steered = (newest + delta)[:, None]
         return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
 

@@ -275,6 +275,18 @@ def test_a_stream_ends_what_a_broken_scheduler_leaves_waiting() -> None:
     assert done == {0: "length", 1: "error"}
 
 
+def test_a_part_whose_repr_fails_is_named_by_its_type() -> None:
+    class Nameless:
+        def score(self, view: CacheView) -> None:
+            return None
+
+        def __repr__(self) -> str:
+            raise RuntimeError("no name")
+
+    [completion] = decode(Policy(budget=BUDGET, scorer=Nameless()), PROMPTS[:1])
+    assert "Nameless object at " in str(completion.error)
+
+
 @contextmanager
 def spoiled(model: PreTrainedModel, bad: int = BAD) -> Iterator[PreTrainedModel]:
     """A model for which one token is not a number."""
@@ -326,6 +338,16 @@ def test_logits_that_become_nan_while_decoding_end_the_sequence_there(
             continue
         assert completion.tokens == well.tokens[: well.tokens.index(bad) + 1]
         assert str(completion.error).startswith("The model's logits are not finite (float32)")
+
+
+def test_a_steerer_that_reads_what_the_model_spoiled_is_not_blamed() -> None:
+    def delta(hidden: Tensor, context: SteeringContext) -> Tensor:
+        return hidden * (context.at_delimiter & context.thinking)[:, None]
+
+    with spoiled(toy_model()) as model:
+        policy = Policy(steerer=part(delta=delta, layer=1))
+        [completion] = decode(policy, [[OPEN, BAD, PARAGRAPH]], model=model)
+    assert str(completion.error).startswith("The model's logits are not finite")
 
 
 def test_in_float16_the_remedy_is_another_dtype() -> None:
