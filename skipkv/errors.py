@@ -8,6 +8,7 @@ __all__ = [
     "ConfigError",
     "InputError",
     "MissingExtraError",
+    "ModelError",
     "PartError",
     "ProtocolError",
     "SkipKVError",
@@ -39,7 +40,17 @@ class UnsupportedModelError(SkipKVError, ValueError):
 class PartError(SkipKVError):
     """A part broke its protocol while decoding: NaN, a wrong shape or dtype, a budget exceeded.
 
-    The sequences of that compression event fail with it; all others go on.
+    The sequences that the part was asked about fail with it; all others go on. `part` is the
+    part's repr. Where the part raised an error, that error's traceback is a note of this one.
+    """
+
+    part: str | None = None
+
+
+class ModelError(SkipKVError):
+    """The model computed NaN or infinite numbers, from which no token can be chosen.
+
+    The sequence fails with it; all others go on.
     """
 
 

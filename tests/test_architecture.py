@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "skipkv").rglob("*.py"))
 PARTS = {"segmenters", "scorers", "evictors", "steerers", "schedulers"}
 
-# `errors <- _validators <- _types <- _protocols, parts <- policy <- presets <- runtime <- the rest`
+# errors <- _validators <- _types <- _protocols, _calls, parts <- policy <- presets <- runtime <-
+# the rest
 RANK = {
     "errors": 0,
     "_validators": 1,
     "_types": 2,
     "_protocols": 3,
+    "_calls": 3,
     **dict.fromkeys(PARTS, 3),
     "policy": 4,
     "presets": 5,
@@ -68,7 +70,9 @@ def test_a_file_in_a_folder_imports_only_what_lies_below_it(path):
             pytest.fail(f"{imported}: {_layer(path)} is to know no other kind of part")
 
 
-@pytest.mark.parametrize("name", ["errors", "_validators", "_protocols", "policy", "presets"])
+@pytest.mark.parametrize(
+    "name", ["errors", "_validators", "_protocols", "_calls", "policy", "presets"]
+)
 def test_a_module_of_the_core_imports_only_what_lies_below_it(name):
     for layer, imported in _own_imports(ROOT / "skipkv" / f"{name}.py"):
         assert layer in RANK, f"{imported} is not below {name}"

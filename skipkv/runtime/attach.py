@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.policy import Policy
 from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.seam import (
     ATTACH,
     CACHE_NAMES,
@@ -24,13 +25,16 @@ from skipkv.runtime.seam import (
     check_version,
 )
 from skipkv.runtime.session import EventRecord, Running, Session
-from skipkv.runtime.steering import check_steerer
+from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.support import check_family, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
 
 # What transformers' continuous batching is started by: it decodes with a cache of its own, in a
 # thread whose errors do not reach the caller.
 _PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+# Forward passes between two looks at whether logits were finite, where looking makes the device
+# wait.
+_UNSEEN = 16
 
 
 @contextmanager
@@ -63,6 +67,8 @@ def attach(
         InputError: raised by `generate()` for inputs that cannot be decoded so: right padding, a
             cache of one's own, `use_cache=False`.
         PartError: raised by `generate()` when a part of the policy breaks its protocol.
+        ModelError: raised by `generate()` when the logits are NaN or infinite: at once on a CPU,
+            and within 16 tokens or at the end of the context on an accelerator.
 
     Example:
         >>> import skipkv
@@ -85,6 +91,8 @@ def attach(
             "skipkv.attach(model, policy, tokenizer=tokenizer)."
         )
     attachment = Attachment(model, policy, tokenizer, trace=trace)
+    if attachment._text is not None:
+        warn_if_idle(policy.steerer, attachment._text, vocabulary=model.config.vocab_size)
     with borrowed(model, by=ATTACH), _without_paging(model, attachment):
         handles = [
             model.register_forward_pre_hook(attachment._before, with_kwargs=True),
@@ -92,6 +100,7 @@ def attach(
         ]
         try:
             yield attachment
+            attachment._check_logits()
         finally:
             for handle in handles:
                 handle.remove()
@@ -162,6 +171,7 @@ class Attachment:
         self._nested = False  # a pass of our own, before the one the caller asked for
         self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens not read yet
         self._ended: dict[int, Running] = {}  # rows that wait for the others, as they ended
+        self._finite: list[Bool[Tensor, "B"]] = []  # of passes whose logits were not looked at
 
     @property
     def events(self) -> list[int]:
@@ -324,14 +334,21 @@ class Attachment:
                 if self._session is not None:
                     self._session.cache.abandon()
                 return
-            self._end(*step)
+            self._end(*step, output)
         finally:
             self._thread = 0
             self._passing.release()
 
-    def _end(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
+    def _end(self, forward: Forward, ids: Int[Tensor, "B T"], output: Any) -> None:
         session = self._last
         session.end(forward, ids)
+        for error in session.failed().values():  # before anything is made of these logits
+            raise error
+        logits = getattr(output, "logits", None)
+        if logits is not None:
+            self._finite.append(can_choose(logits[:, -1]))
+            if logits.device.type == "cpu" or len(self._finite) == _UNSEEN:
+                self._check_logits()
         if isinstance(forward, PromptForward):
             self._events(session, range(len(forward.counts)))
             return
@@ -366,10 +383,21 @@ class Attachment:
         for error in session.events(numbers).values():
             raise error
 
+    def _check_logits(self) -> None:
+        """Raise for a sequence whose logits left no token to choose."""
+        if not self._finite:
+            return
+        finite = torch.stack(self._finite).all(dim=0).tolist()
+        self._finite.clear()
+        for number, holds in enumerate(finite):
+            if not holds:
+                raise self._last.why_no_token(number)
+
     def _start(self, prompts: Sequence[int]) -> None:
         """A new generation begins: a session of its own."""
         for index, prompt_tokens in enumerate(prompts):
             check_prompt(self._policy.budget, prompt_tokens, index)
+        self._check_logits()
         self._close()
         self._decoded.clear()
         self._ended.clear()

@@ -50,7 +50,8 @@ class Completion:
         tokens: ids of the decoded tokens, with the one that ended the sequence.
         text: their text, without special tokens and without the stop string and what follows it.
         stop_reason: "eos", "stop_string", "length" (max_new_tokens reached) or "error".
-        error: the broken part, where the reason is "error"; tokens and text end where it broke.
+        error: what broke, where the reason is "error": a part of the policy, or the model. Tokens
+            and text end there.
         stats: what it cost.
         trace: its compression events, where the engine was asked for them.
     """

@@ -18,7 +18,7 @@ from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import causal_lm, check_free, check_version
 from skipkv.runtime.session import Session
-from skipkv.runtime.steering import check_steerer
+from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.streaming import Piece, TextStream
 from skipkv.runtime.support import check_all_full, check_family, check_prompt
 from skipkv.runtime.text import TokenText
@@ -95,6 +95,7 @@ class Engine:
         self._graphs = graphs
         self._eos = _eos(model, tokenizer) if eos_token_ids is None else frozenset(eos_token_ids)
         self._text = TokenText(tokenizer)
+        warn_if_idle(policy.steerer, self._text, vocabulary=model.config.vocab_size)
 
     @classmethod
     def from_pretrained(
@@ -150,7 +151,9 @@ class Engine:
 
         Returns:
             An iterator of `Completion`, `sampling.n` per prompt. A sequence on which a part of the
-            policy breaks its protocol ends with `stop_reason="error"`; the others go on.
+            policy breaks its protocol, or whose logits are not finite, ends with
+            `stop_reason="error"`; the others go on. Where the scheduler breaks, the prompts that
+            still wait end so.
 
         Raises:
             InputError: an empty prompt, or one too long for the model or the budget.

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import attrs
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from skipkv._types import CacheView, SentenceTable
-from skipkv.errors import PartError
+from skipkv.errors import SkipKVError
 from skipkv.policy import Policy
+from skipkv.runtime.checked import decide
 from skipkv.runtime.slots import SlotStore, span
-from skipkv.scorers import Combined, Scorer, Weighted
 
 # Elements of keys in one view: bounds what an event needs beside the cache, whatever the model's
 # depth.
@@ -25,12 +25,12 @@ class Outcome:
     Args:
         evicted: entries dropped, summed over layers and KV heads.
         kept: positions kept per layer and head, -1 behind, on the CPU; only where asked for.
-        error: the part that broke its protocol on this sequence, which cannot go on.
+        error: why this sequence cannot go on: a part that broke its protocol, or the model.
     """
 
     evicted: int = 0
     kept: Int[Tensor, "layers H K"] | None = attrs.field(default=None, repr=False)
-    error: PartError | None = None
+    error: SkipKVError | None = None
 
 
 def compress(
@@ -88,20 +88,20 @@ def _compress_group(
     count = len(sequences)
     width = max(store.widths[s] for s in sequences)
     before = store.lengths[:, span(sequences)].sum(dim=(0, 2))
-    errors: list[PartError | None] = [None] * count
+    errors: list[SkipKVError | None] = [None] * count
     kept_positions: list[Int[Tensor, "l n H K"]] = []
     per_layer = count * store.shape.heads * width * store.shape.dim
     step = max(1, _VIEW_ELEMENTS // per_layer)
     for start in range(0, store.shape.layers, step):
         layers = slice(start, min(start + step, store.shape.layers))
         # nobody holds the view, and what it has cached, while entries are moved
-        keep, broken = _decide(
+        keep, faults = decide(
             policy,
             _view(store, policy, layers, sequences, width, prompts=prompts, tables=tables),
             budget,
+            count=count,
         )
-        for i, message in enumerate(broken):
-            errors[i] = errors[i] or message
+        errors = [known or new for known, new in zip(errors, faults, strict=True)]
         if keep is None:  # nothing to go by: the sequences of this event cannot go on
             return [Outcome(error=error) for error in errors]
         _, positions = store.compact(layers, sequences, keep)
@@ -162,105 +162,3 @@ def _view(
         else store.attention[layers, at, :, :width].flatten(0, 1),
         sentences=tables,
     )
-
-
-def _decide(
-    policy: Policy, view: CacheView, budget: int
-) -> tuple[Bool[Tensor, "R H L"] | None, list[PartError | None]]:
-    """The keep mask, and per sequence what broke; no mask where a part failed for all of them."""
-    count = int(view.sequences[-1]) + 1
-    try:
-        scores = _checked_scores(policy.scorer, view)
-        keep = _checked_keep(policy, scores, view, budget)
-    except PartError as error:
-        return None, [error] * count
-    # All that depends on values, in one answer from the device.
-    finite = (torch.isfinite(scores) | ~view.occupied).flatten(1).all(dim=1)
-    within = (keep.sum(dim=-1) <= budget).all(dim=1)
-    real = ~(keep & ~view.occupied).flatten(1).any(dim=1)
-    safe = ~(view.protected & ~keep).flatten(1).any(dim=1)
-    laws = torch.stack([finite, within, real, safe])  # [4 R]
-    held = laws.unflatten(1, (-1, count)).all(dim=1).T.tolist()  # [n 4]
-    return keep, [_broken_law(policy, view, budget, laws) for laws in held]
-
-
-def _broken_law(policy: Policy, view: CacheView, budget: int, laws: list[bool]) -> PartError | None:
-    finite, within, real, safe = laws
-    if not finite:
-        return PartError(
-            f"{_culprit(policy.scorer, view)!r} scored an entry NaN or infinite. Scores must be "
-            "finite wherever view.occupied is True."
-        )
-    if not within:
-        return PartError(
-            f"{policy.evictor!r} kept more than the budget of {budget} entries per head."
-        )
-    if not real:
-        return PartError(f"{policy.evictor!r} kept an empty slot. Keep only where view.occupied.")
-    if not safe:
-        return PartError(
-            f"{policy.evictor!r} dropped an entry of view.protected (window, sinks or prompt)."
-        )
-    return None
-
-
-def _checked_scores(scorer: Scorer, view: CacheView) -> Float[Tensor, "R H L"]:
-    try:
-        return _scores(scorer, view)
-    except PartError:
-        for term in _terms(scorer):
-            _scores(term, view)  # raises in the name of the term at fault
-        raise
-
-
-def _scores(scorer: Scorer, view: CacheView) -> Float[Tensor, "R H L"]:
-    try:
-        scores = scorer.score(view)
-    except Exception as cause:
-        raise PartError(f"{scorer!r}.score raised {type(cause).__name__}: {cause}") from cause
-    complaint = _shape_complaint(scores, view, torch.float32)
-    if complaint:
-        raise PartError(f"{scorer!r}.score {complaint}")
-    return scores
-
-
-def _checked_keep(
-    policy: Policy, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
-) -> Bool[Tensor, "R H L"]:
-    try:
-        keep = policy.evictor.keep(scores, view, budget)
-    except Exception as cause:
-        raise PartError(
-            f"{policy.evictor!r}.keep raised {type(cause).__name__}: {cause}"
-        ) from cause
-    complaint = _shape_complaint(keep, view, torch.bool)
-    if complaint:
-        raise PartError(f"{policy.evictor!r}.keep {complaint}")
-    return keep
-
-
-def _shape_complaint(value: object, view: CacheView, dtype: torch.dtype) -> str:
-    shape = tuple(view.positions.shape)
-    if not isinstance(value, Tensor):
-        return f"must return a tensor [R, H, L] = {list(shape)}, got {type(value).__name__}."
-    if tuple(value.shape) != shape or value.dtype != dtype:
-        return (
-            f"must return [R, H, L] = {list(shape)} of {dtype}, got {list(value.shape)} of "
-            f"{value.dtype}."
-        )
-    return ""
-
-
-def _terms(scorer: Scorer) -> list[Scorer]:
-    """The scorers a sum or a multiple is made of."""
-    if isinstance(scorer, Combined):
-        return [term.scorer for term in scorer.terms]
-    return [scorer.scorer] if isinstance(scorer, Weighted) else []
-
-
-def _culprit(scorer: Scorer, view: CacheView) -> Scorer:
-    """The term of a sum that is not finite, so that the message names it and not the sum."""
-    for term in _terms(scorer):
-        if not bool((torch.isfinite(_scores(term, view)) | ~view.occupied).all()):
-            return term
-    return scorer

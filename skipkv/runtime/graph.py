@@ -130,7 +130,7 @@ class _Shape:
         """What a step starts from."""
         if not self._forward.current:
             self._forward.refresh()
-        self._ids.copy_(last[:, None])
+        torch.clamp(last[:, None], min=0, out=self._ids)  # there may be rows without a token
         if self._uniforms is not None:
             assert uniforms is not None
             self._uniforms.copy_(uniforms)

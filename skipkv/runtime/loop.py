@@ -1,27 +1,26 @@
 """The decode loop: admit, feed prompts, step, read back, compress; until every request is done."""
 
-import operator
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import attrs
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from skipkv._calls import without_frames
 from skipkv._types import Request
-from skipkv.errors import PartError
+from skipkv.errors import PartError, SkipKVError
+from skipkv.runtime import checked
 from skipkv.runtime.completion import Stats, StopReason
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.prefill import PREFILL_CHUNK, Reading, columns
-from skipkv.runtime.sampling import Sampling, choose, uniforms
+from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
 from skipkv.runtime.seam import borrowed, evaluating
 from skipkv.runtime.session import EventRecord, Running, Session
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
-from skipkv.schedulers import BatchScheduler
 
 # Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
 # finished sequence decodes until then is thrown away.
@@ -33,16 +32,6 @@ def _can_ask(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _indices(answer: Any, *, of: BatchScheduler) -> list[int]:
-    """What a scheduler answered, as a list."""
-    try:
-        return [operator.index(i) for i in answer]
-    except TypeError:
-        raise PartError(
-            f"{of!r}.admit must return a sequence of indices of waiting requests, got {answer!r}."
-        ) from None
-
-
 @attrs.define(kw_only=True)
 class Finished:
     """A request that is done, as the loop knows it."""
@@ -51,7 +40,7 @@ class Finished:
     tokens: list[int]
     reason: StopReason
     stop_string: str | None
-    error: PartError | None
+    error: SkipKVError | None
     stats: Stats
     trace: list[EventRecord] | None
 
@@ -78,7 +67,7 @@ class _Decoding:
     told: int = 0  # how many of them came out as `Fresh`
     tail: str = ""  # the newest text: the last token, and what a stop string may need before it
     reason: StopReason | None = None
-    error: PartError | None = None
+    error: SkipKVError | None = None
     stop_string: str | None = None
 
 
@@ -114,6 +103,7 @@ class DecodeLoop:
         self._sampling = sampling
         self._processors = sampling.processors()
         self._eos = eos
+        self._ends = eos | {NO_TOKEN}  # tokens at which a sequence ends
         self._stop = tuple(stop)
         self._text = text
         self._chunk = prefill_chunk
@@ -155,7 +145,7 @@ class DecodeLoop:
                     timings.resume()
                 while not done and (waiting or self._running):
                     if waiting and self._running < self._slots:
-                        self._admit(waiting)
+                        done += self._admit(waiting)
                     if self._newcomers:
                         self._feed_prompts()
                         done += self._release()
@@ -178,20 +168,22 @@ class DecodeLoop:
         """Slots taken."""
         return len(self._decoding) + len(self._newcomers)
 
-    def _admit(self, waiting: list[Request]) -> None:
+    def _admit(self, waiting: list[Request]) -> list[Finished]:
+        """Let requests in that the scheduler chooses; returns those that are done all the same.
+
+        Who should start next is unknown once a scheduler breaks. So all that wait end with its
+        error, and those that have started go on.
+        """
         running = self._running
-        free = self._slots - running
-        answer = self._scheduler.admit(tuple(waiting), free=free, running=running)
-        chosen = _indices(answer, of=self._scheduler)
-        legal = len(set(chosen)) == len(chosen) <= free and all(
-            0 <= i < len(waiting) for i in chosen
-        )
-        if not legal or not (chosen or running):
-            raise PartError(
-                f"{self._scheduler!r}.admit returned {chosen} for {len(waiting)} waiting, {free} "
-                f"free and {running} running. It must return distinct indices of waiting requests, "
-                "at most `free`, and at least one when nothing is running."
+        try:
+            chosen = checked.admitted(
+                self._scheduler, waiting, free=self._slots - running, running=running
             )
+        except PartError as error:
+            failure = without_frames(error)
+            unstarted = [self._unstarted(request, failure) for request in waiting]
+            waiting.clear()
+            return unstarted
         newcomers = [waiting[i] for i in chosen]
         for index in sorted(chosen, reverse=True):
             del waiting[index]
@@ -215,6 +207,7 @@ class DecodeLoop:
                     uniforms=drawn,
                 )
             )
+        return []
 
     def _feed_prompts(self) -> None:
         """Feed every newcomer its next chunk; those whose prompts are in decode their first token.
@@ -276,7 +269,7 @@ class DecodeLoop:
             chosen.append(self._last)
             if self._asks:
                 self._known = self._last.tolist()
-                if not self._eos.isdisjoint(self._known):
+                if not self._ends.isdisjoint(self._known):
                     break
         fed = [d.tokens[-1] for d in self._decoding]
         tokens = torch.stack(chosen, dim=1)  # [n steps]
@@ -289,7 +282,7 @@ class DecodeLoop:
         """Feed every sequence its newest token; the tokens that follow."""
         if self._recorded is not None and not self._recorded.failed:
             return self._recorded.step(self._last, drawn)
-        ids = self._last[:, None]
+        ids = self._last.clamp_min(0)[:, None]  # there may be rows without a token
         forward = self._session.begin_step(0, len(self._decoding), ids, known=self._known)
         return choose(self._forward(forward, ids), self._processors, drawn)
 
@@ -317,6 +310,9 @@ class DecodeLoop:
         for number, new in zip(numbers, read, strict=True):
             decoding = self._decoding[number]
             for token in new:
+                if decoding.reason is None and token == NO_TOKEN:
+                    decoding.reason = "error"
+                    decoding.error = self._session.why_no_token(number)
                 if decoding.reason is None:
                     self._take(decoding, token)
         return read
@@ -361,6 +357,27 @@ class DecodeLoop:
             if len(decoding.tokens) > decoding.told:
                 yield Fresh(request=decoding.request, tokens=decoding.tokens[decoding.told :])
                 decoding.told = len(decoding.tokens)
+
+    def _unstarted(self, request: Request, error: SkipKVError) -> Finished:
+        """A request that never got a slot."""
+        nothing = Stats(
+            new_tokens=0,
+            events=0,
+            evicted=0,
+            mean_entries=0.0,
+            peak_entries=0,
+            peak_kv_bytes=0,
+            seconds=0.0,
+        )
+        return Finished(
+            request=request,
+            tokens=[],
+            reason="error",
+            stop_string=None,
+            error=error,
+            stats=nothing,
+            trace=[] if self._session.traces else None,
+        )
 
     def _finished(self, number: int) -> Finished:
         decoding = [*self._decoding, *self._newcomers][number]

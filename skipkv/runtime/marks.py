@@ -31,6 +31,8 @@ class Marks:
         self._ends, self._opens, self._closes = self.table.T.tolist()
         self._paragraphs = _where(self._ends)
         self._turns = _where(self._opens) | _where(self._closes)
+        self.has_paragraphs = bool(self._paragraphs)
+        """Whether any token ends a paragraph; without one no steerer ever acts."""
         self.thinks = any(self._opens) and any(self._closes)
         """Whether the vocabulary has think marks; without them all that is decoded is thinking."""
 

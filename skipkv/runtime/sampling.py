@@ -5,7 +5,7 @@ from typing import cast
 import attrs
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -80,6 +80,10 @@ def uniforms(seed: int, sample: int, count: int) -> Float[Tensor, "count"]:
     return torch.from_numpy(np.random.default_rng([seed, sample]).random(count))
 
 
+NO_TOKEN = -1
+"""What `choose` answers for a row whose logits leave no token to choose; never fed to a model."""
+
+
 def choose(
     logits: Float[Tensor, "B V"],
     processors: LogitsProcessorList,
@@ -89,13 +93,33 @@ def choose(
 
     Inverting the CDF takes one random number per row and step, drawn beforehand: no generator state
     to carry, nothing to wait for, and the same token whoever else is in the batch.
+
+    A row with NaN or +inf among its logits, or with -inf alone, gets `NO_TOKEN`: it is found when
+    tokens are read, so a step waits for nothing. A few logits of -inf are tokens ruled out.
+
+    Args:
+        logits: of the last column.
+        processors: of the logits.
+        uniforms: a number per row; None takes the most probable token.
     """
     logits = logits.float()
     if uniforms is None:
-        return logits.argmax(dim=-1)
+        best, tokens = logits.max(dim=-1)  # NaN is the largest of all
+        return tokens.masked_fill(~(best.abs() < torch.inf), NO_TOKEN)
     # The processors used here look at no history.
     history = cast(torch.LongTensor, torch.empty(logits.shape[0], 0, dtype=torch.long))
     scores = processors(history, cast(torch.FloatTensor, logits))
     cdf = scores.double().softmax(dim=-1).cumsum(dim=-1)
-    target = (uniforms[:, None] * cdf[:, -1:]).contiguous()
-    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+    total = cdf[:, -1:]  # NaN where the logits are not fit for a softmax
+    target = (uniforms[:, None] * total).contiguous()
+    tokens = torch.searchsorted(cdf, target, right=True).clamp_max(logits.shape[-1] - 1)
+    return tokens.masked_fill(total.isnan(), NO_TOKEN)[:, 0]
+
+
+def can_choose(logits: Float[Tensor, "B V"]) -> Bool[Tensor, "B"]:
+    """Whether each row's logits leave a token to choose, as `choose` sees it.
+
+    Args:
+        logits: of the last column.
+    """
+    return logits.amax(dim=-1).abs() < torch.inf

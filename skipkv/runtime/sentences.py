@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skipkv._calls import without_frames
 from skipkv._types import Cut, SentenceTable, TokenStream
 from skipkv.errors import PartError
+from skipkv.runtime import checked
 from skipkv.segmenters import Segmenter
 
 # Hidden states of the open sentence's newest tokens are held one by one, because a segmenter may
@@ -67,29 +69,10 @@ class SentenceTracker:
         """The sentences these tokens close; their ends count from the open one's start."""
         self._ids += ids
         self._pieces += pieces
-        cuts = self._cuts(TokenStream(ids=self._ids, pieces=self._pieces))
+        cuts = checked.cuts(self._segmenter, TokenStream(ids=self._ids, pieces=self._pieces))
         if cuts:
             del self._ids[: cuts[-1].end], self._pieces[: cuts[-1].end]
         return cuts
-
-    def _cuts(self, stream: TokenStream) -> list[Cut]:
-        try:
-            cuts = self._segmenter.cut(stream)
-        except Exception as cause:
-            raise PartError(
-                f"{self._segmenter!r}.cut raised {type(cause).__name__}: {cause}"
-            ) from cause
-        if not isinstance(cuts, Sequence) or not all(isinstance(cut, Cut) for cut in cuts):
-            raise PartError(
-                f"{self._segmenter!r}.cut must return a sequence of skipkv.Cut, got {cuts!r}."
-            )
-        ends = [cut.end for cut in cuts]
-        if ends != sorted(set(ends)) or (ends and ends[-1] > len(stream)):
-            raise PartError(
-                f"{self._segmenter!r} cut a stream of {len(stream)} tokens at {ends}. Cuts must "
-                "increase strictly and lie inside the stream."
-            )
-        return list(cuts)
 
     def _lengths(self, cuts: Sequence[Cut], count: int) -> list[int]:
         """How many of the tokens held, with `count` new ones, lie in each sentence; the open last.
@@ -155,7 +138,7 @@ def feed(
             try:
                 closed = tracker._take(new, texts)
             except PartError as caught:
-                error = caught
+                error = without_frames(caught)
             cuts.append(closed)
             errors.append(error)
         _close(trackers[some], cuts, hidden[some])
@@ -187,10 +170,11 @@ def _close(
     for (tracker, closed, _), of_one in zip(parts, lengths, strict=True):
         count = len(closed)
         if count:
-            tracker.table = tracker.table.extended(
-                facts[0, known : known + count],
-                embeddings[first : first + count],
-                facts[1, known : known + count],
-            )
+            with torch.inference_mode(False):  # in which torch counts no writes: see `watched`
+                tracker.table = tracker.table.extended(
+                    facts[0, known : known + count],
+                    embeddings[first : first + count],
+                    facts[1, known : known + count],
+                )
         first, known, row = first + len(of_one), known + count, row + sum(of_one)
         tracker._hold(closed[-1].end if closed else 0, rows[row - of_one[-1] : row])

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipkv._types import SentenceTable
-from skipkv.errors import PartError
+from skipkv.errors import SkipKVError
 from skipkv.policy import Policy
+from skipkv.runtime import checked
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, compress
 from skipkv.runtime.forward import Forward, PromptForward
@@ -66,7 +67,7 @@ class Running:
     evicted_at: int = 0  # the sum of tokens seen when an entry was dropped, over those dropped
     peak_entries: int = 0
     trace: list[EventRecord] | None = None
-    error: PartError | None = None  # a part broke on it; it cannot go on
+    error: SkipKVError | None = None  # a part broke on it, or the model; it cannot go on
 
     def drop(self, evicted: int, *, seen: int) -> None:
         """Count entries that an event dropped, summed over layers and KV heads."""
@@ -112,7 +113,7 @@ class Session:
         self.model = model
         self.policy = policy
         self._text = text
-        self._trace = trace
+        self.traces = trace
         self._layers = full_attention_layers(config)
         fixed = None if policy.budget is None else policy.budget.capacity
         self._device = model.device
@@ -196,7 +197,7 @@ class Session:
                 prompt_tokens=prompt_tokens,
                 most_tokens=None if new_tokens is None else prompt_tokens + new_tokens,
                 tracker=tracker,
-                trace=[] if self._trace else None,
+                trace=[] if self.traces else None,
             )
         )
         if self._steering is not None:
@@ -347,18 +348,36 @@ class Session:
         if isinstance(forward, DecodeForward):
             self._end_step(forward)
             return
-        if self._steering is not None:
-            self._steering.end()
+        self._end_steering()
         if self._last_hidden is not None:
             self._read_prompt(forward, ids)
         self._last_hidden = None
 
     def _end_step(self, forward: DecodeForward) -> None:
-        if self._steering is not None:
-            self._steering.end()
+        self._end_steering()
         if self._hidden is not None and self._last_hidden is not None:
             self._hidden.add(forward, self._last_hidden[:, 0])
         self._last_hidden = None
+
+    def _end_steering(self) -> None:
+        if self._steering is not None:
+            for number, error in self._steering.end().items():
+                self.running[number].error = self.running[number].error or error
+
+    def failed(self) -> dict[int, SkipKVError]:
+        """Sequences that cannot go on, and why."""
+        return {n: r.error for n, r in enumerate(self.running) if r.error is not None}
+
+    def why_no_token(self, number: int) -> SkipKVError:
+        """Why a sequence's logits left no token to choose: its steerer broke, or the model did.
+
+        Args:
+            number: the sequence.
+        """
+        if (error := self.running[number].error) is not None:
+            return error
+        fault = None if self._steering is None else self._steering.fault(number)
+        return fault or checked.not_finite("logits are", self.store.keys.dtype)
 
     def _note_peaks(self, numbers: Iterable[int]) -> None:
         """See how much sequences hold, before an event takes some of it away."""
@@ -371,7 +390,7 @@ class Session:
         self._note_peaks([number])
         return self.running[number].peak_entries
 
-    def events(self, numbers: Sequence[int]) -> dict[int, PartError]:
+    def events(self, numbers: Sequence[int]) -> dict[int, SkipKVError]:
         """Read new sentences, bring these sequences down to their budget; returns what failed."""
         self._note_peaks(numbers)
         self._read_decoded(numbers)
@@ -385,7 +404,7 @@ class Session:
                 over,
                 prompts=[self.running[n].prompt_tokens for n in over],
                 tables=self._tables(over),
-                trace=self._trace,
+                trace=self.traces,
             )
             for number, before, outcome in zip(over, entries, outcomes, strict=True):
                 self._note(number, before, outcome)

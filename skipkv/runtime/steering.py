@@ -1,5 +1,6 @@
 """Applying a steerer: where each sequence stands, and the hook that adds the delta."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,8 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from skipkv._calls import broken
 from skipkv._types import SteeringContext, Thought
 from skipkv.errors import ConfigError, PartError
+from skipkv.runtime import checked
 from skipkv.runtime.marks import Marks
 from skipkv.runtime.text import TokenText
 from skipkv.steerers import Steerer
@@ -38,17 +41,22 @@ class Steering:
         self._marks = Marks.of(text, vocabulary)
         self._ends, self._opens, self._closes = self._marks.table.to(device).unbind(dim=1)
         self._marked = self._marks.thinks
+        # The largest number in any delta so far that was added to finite states.
+        self._largest = torch.zeros(sequences, device=device)
         self._context: SteeringContext | None = None
+        self._first = 0  # the sequence of the context's first row
+        self._failed: dict[int, PartError] = {}
 
     def start(self, number: int) -> None:
         """A new sequence, nothing of it read yet."""
         self._thoughts[number] = 0
         self._thinking[number] = not self._marked
+        self._largest[number] = 0
 
     def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
         """Put what is known of the lanes `sources` into the lanes `targets`, all at once."""
-        self._thoughts[targets] = self._thoughts[sources]
-        self._thinking[targets] = self._thinking[sources]
+        for known in (self._thoughts, self._thinking, self._largest):
+            known[targets] = known[sources]
 
     def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
         """Refresh the counts of a sequence's thoughts; called at events."""
@@ -118,6 +126,7 @@ class Steering:
     def _standing(
         self, first: int, at_delimiter: Bool[Tensor, "B"], positions: Int[Tensor, "B"]
     ) -> SteeringContext:
+        self._first = first
         rows = slice(first, first + at_delimiter.shape[0])
         return SteeringContext(
             at_delimiter=at_delimiter,
@@ -126,16 +135,27 @@ class Steering:
             positions=positions,
         )
 
-    def end(self) -> None:
-        """The step is over."""
+    def end(self) -> dict[int, PartError]:
+        """The step is over; returns what the steerer did wrong in it, by sequence."""
         self._context = None
+        failed, self._failed = self._failed, {}
+        return failed
+
+    def fault(self, number: int) -> PartError | None:
+        """What the steerer did wrong if it made a sequence's hidden state NaN or infinite.
+
+        Args:
+            number: the sequence; asking waits for the device.
+        """
+        if self._largest[number].isfinite():
+            return None
+        return broken(
+            self._steerer,
+            ".delta returned NaN or infinite numbers. A delta must be finite where `hidden` is.",
+        )
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        """A forward pre-hook of the steered layer: adds the delta to its newest input.
-
-        Raises:
-            PartError: the steerer's delta has another shape or dtype than the hidden states.
-        """
+        """A forward pre-hook of the steered layer: adds the delta to its newest input."""
         if self._context is None:
             return None
         if args:
@@ -145,22 +165,36 @@ class Steering:
     def _steered(self, hidden: Float[Tensor, "B T E"]) -> Float[Tensor, "B T E"]:
         assert self._context is not None
         newest = hidden[:, -1]
-        delta = self._steerer.delta(newest, self._context)
-        # what the host knows of a tensor, so that the step does not wait
-        if (
-            not isinstance(delta, Tensor)
-            or delta.shape != newest.shape
-            or delta.dtype != newest.dtype
-        ):
-            came = type(delta).__name__
-            if isinstance(delta, Tensor):
-                came = f"{list(delta.shape)} of {delta.dtype}"
-            raise PartError(
-                f"{self._steerer!r}.delta must return [R, E] = {list(newest.shape)} of "
-                f"{newest.dtype}, got {came}."
-            )
+        delta, faults = checked.delta(self._steerer, newest, self._context)
+        for row, error in faults.items():
+            self._failed[self._first + row] = error
+        largest = self._largest[self._first : self._first + len(newest)]
+        came, added = (
+            torch.linalg.vector_norm(states, torch.inf, dim=-1, dtype=torch.float32)
+            for states in (newest, delta)
+        )
+        torch.where(came < torch.inf, torch.maximum(largest, added), largest, out=largest)
         steered = (newest + delta)[:, None]
         return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+
+
+def warn_if_idle(steerer: Steerer, text: TokenText, *, vocabulary: int) -> None:
+    """Warn where a steerer can never act: no token of the vocabulary ends a paragraph.
+
+    Args:
+        steerer: the policy's.
+        text: of the tokens.
+        vocabulary: size of the model's.
+    """
+    if steerer.layer is None or Marks.of(text, vocabulary).has_paragraphs:
+        return
+    warnings.warn(
+        f"{steerer!r} never acts on this model: steering waits for a token whose text holds an "
+        "empty line (two newlines), and no single token of this tokenizer does. What is decoded is "
+        "what it would be without steering. Leave the steerer out, or take a model with such a "
+        "token.",
+        stacklevel=3,
+    )
 
 
 def check_steerer(steerer: Steerer, *, layers: int, width: int) -> None:

@@ -15,6 +15,8 @@ class BatchScheduler(Protocol):
     but not when nothing is running: then it must admit at least one.
 
     Laws: distinct indices into `waiting`, at most `free` of them; at least one when `running` is 0.
+    If a scheduler raises or breaks a law, nothing says who should start next: all requests that
+    still wait end with its error, and sequences already started decode to their end.
     """
 
     def admit(self, waiting: Sequence[Request], *, free: int, running: int) -> Sequence[int]:

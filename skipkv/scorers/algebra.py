@@ -4,10 +4,12 @@ import math
 from typing import TYPE_CHECKING
 
 import attrs
+import torch
 from attrs.validators import deep_iterable, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
+from skipkv._calls import culprit, scores_of
 from skipkv._types import CacheView, Needs, needs_of
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
@@ -105,8 +107,16 @@ class Weighted(ScorerAlgebra):
         return needs_of(self.scorer)
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
-        """`weight` times the scorer's values."""
-        return self.weight * self.scorer.score(view)
+        """`weight` times the scorer's values; what is wrong with them is the scorer's error."""
+        return self.weight * scores_of(self.scorer, view)
+
+    def culprit(self, view: CacheView) -> object:
+        """The scorer, or what it is made of, unless its values are finite and too large to weigh.
+
+        Args:
+            view: a view in which this one's values are not finite.
+        """
+        return self if _is_finite(self.scorer, view) else culprit(self.scorer, view)
 
     def __repr__(self) -> str:
         if isinstance(self.scorer, Weighted | Combined) or not isinstance(
@@ -162,6 +172,15 @@ class Combined(ScorerAlgebra):
             total = total + term.score(view)
         return total
 
+    def culprit(self, view: CacheView) -> object:
+        """The first term whose values are not finite; the sum itself where only it overflows.
+
+        Args:
+            view: a view in which the sum's values are not finite.
+        """
+        terms = (term for term in self.terms if not _is_finite(term, view))
+        return next((term.culprit(view) for term in terms), self)
+
     def __repr__(self) -> str:
         if len(self.terms) == 1:
             return f"Combined(terms=({self.terms[0]!r},))"
@@ -175,6 +194,11 @@ class Combined(ScorerAlgebra):
             bare = size.weight == 1 and not _composed(term)
             text += f" {sign} {size.scorer!r}" if bare else f" {sign} {size!r}"
         return text
+
+
+def _is_finite(scorer: object, view: CacheView) -> bool:
+    """Whether a scorer's values are, wherever there is an entry."""
+    return bool((torch.isfinite(scores_of(scorer, view)) | ~view.occupied).all())
 
 
 def _composed(term: Weighted) -> bool:

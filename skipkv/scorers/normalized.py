@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skipkv._calls import scores_of
 from skipkv._types import CacheView, Needs, needs_of
 from skipkv.scorers.algebra import ScorerAlgebra
 
@@ -41,7 +42,7 @@ class Normalized(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """(value - lowest) / (highest - lowest), both over the entries of the row and head."""
-        scores = self.scorer.score(view)
+        scores = scores_of(self.scorer, view)
         empty = ~view.occupied
         lowest = scores.masked_fill(empty, torch.inf).amin(dim=-1, keepdim=True)
         highest = scores.masked_fill(empty, -torch.inf).amax(dim=-1, keepdim=True)

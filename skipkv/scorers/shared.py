@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from skipkv._calls import scores_of
 from skipkv._types import CacheView, Needs, needs_of
 from skipkv.scorers.algebra import ScorerAlgebra
 
@@ -43,7 +44,7 @@ class Shared(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """The mean over heads of the scorer's values for the token in each slot."""
-        return mean_over_heads(self.scorer.score(view), view.positions)
+        return mean_over_heads(scores_of(self.scorer, view), view.positions)
 
 
 def mean_over_heads(

@@ -404,8 +404,9 @@ def test_a_scheduler_that_starves_the_engine_is_named(
         def admit(self, waiting: Any, *, free: int, running: int) -> list[int]:
             return []
 
-    with pytest.raises(PartError, match=r"Idle.*admit returned \[\]"):
-        decode(Policy(scheduler=Idle()))
+    for completion in decode(Policy(scheduler=Idle())):
+        assert completion.stop_reason == "error"
+        assert re.search(r"Idle.*admit returned \[\]", str(completion.error))
 
 
 @pytest.mark.parametrize("answer", [None, ["first"], 0])
@@ -419,10 +420,11 @@ def test_a_scheduler_that_answers_with_no_indices_is_named(
         def __repr__(self) -> str:
             return "Odd()"
 
-    with pytest.raises(
-        PartError, match=rf"Odd\(\)\.admit must return .*, got {re.escape(repr(answer))}"
-    ):
-        decode(Policy(scheduler=Odd()))
+    for completion in decode(Policy(scheduler=Odd())):
+        with pytest.raises(
+            PartError, match=rf"Odd\(\)\.admit must return .*, got {re.escape(repr(answer))}"
+        ):
+            raise completion.error  # type: ignore[misc]
 
 
 def test_the_model_is_as_it_was_whenever_a_result_is_handed_out(

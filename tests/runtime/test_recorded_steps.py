@@ -37,7 +37,8 @@ class Replayed(TorchDispatchMode):
         for func, args, kwargs, old in self.calls:
             new = func(*args, **kwargs)
             for before, after in zip(tree_leaves(old), tree_leaves(new), strict=True):
-                if isinstance(before, Tensor) and before.data_ptr() != after.data_ptr():
+                held = isinstance(before, Tensor) and after.numel()
+                if held and before.data_ptr() != after.data_ptr():
                     before.copy_(after)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipkv.errors import ConfigError, SkipKVError
-from skipkv.runtime.sampling import Sampling, choose, uniforms
+from skipkv.runtime.sampling import NO_TOKEN, Sampling, can_choose, choose, uniforms
 
 modest = settings(max_examples=80, deadline=None)
 BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -127,6 +127,39 @@ def test_a_row_s_token_does_not_depend_on_its_neighbours(rows: list[Any]) -> Non
     for row in range(len(rows)):
         one = slice(row, row + 1)
         assert choose(logits[one], sampling.processors(), drawn[one]) == together[row]
+
+
+UNFIT = st.sampled_from([math.nan, math.inf])
+SETTINGS = [
+    Sampling(),
+    Sampling(temperature=1.0),
+    Sampling(temperature=0.7, top_k=2),
+    Sampling(temperature=0.7, top_p=0.5),
+]
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=repr)
+@modest
+@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float16]))
+def test_a_row_whose_logits_leave_no_token_gets_none_and_the_others_theirs(
+    sampling: Sampling, data: Any, dtype: torch.dtype
+) -> None:
+    rows = data.draw(st.lists(st.tuples(*[st.integers(-9, 9)] * 4), min_size=2, max_size=4))
+    logits = torch.tensor(rows).to(dtype)
+    logits[:, 3] = -math.inf  # a token ruled out
+    row = data.draw(st.integers(0, len(rows) - 1))
+    spoiled = logits.clone()
+    if data.draw(st.booleans(), label="nothing left"):
+        spoiled[row] = -math.inf
+    else:
+        spoiled[row, data.draw(st.integers(0, 3))] = data.draw(UNFIT)
+    drawn = None if sampling.greedy else uniforms(0, 0, len(rows))
+    expected = choose(logits, sampling.processors(), drawn)
+    assert ((expected >= 0) & (expected < 3)).all()
+    expected[row] = NO_TOKEN
+    assert torch.equal(choose(spoiled, sampling.processors(), drawn), expected)
+    assert can_choose(spoiled).tolist() == [at != row for at in range(len(rows))]
+    assert can_choose(logits).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -206,7 +206,7 @@ def test_a_segmenter_that_raises_is_named() -> None:
     tracker = SentenceTracker(Raising(), SIZE, "cpu")
     with pytest.raises(PartError, match=r"Raising\(\)\.cut raised KeyError: 4") as caught:
         tracker.feed([0] * 4, [" x"] * 4, hidden_states(4))
-    assert isinstance(caught.value.__cause__, KeyError)
+    assert "raise KeyError(len(stream))" in "".join(caught.value.__notes__)
 
 
 @pytest.mark.parametrize("cuts", [None, 3, [2], ["x"]])

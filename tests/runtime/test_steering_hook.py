@@ -1,5 +1,6 @@
 """The steering hook: what a steerer is told, and what becomes of its delta."""
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
-from skipkv.errors import ConfigError, PartError
+from skipkv.errors import ConfigError
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import Steering, check_steerer
@@ -201,16 +202,23 @@ class Fixed:
 
 @pytest.mark.parametrize(
     "value",
-    [None, torch.zeros(SIZE), torch.zeros(2, SIZE), torch.zeros(1, SIZE, dtype=torch.float64)],
+    [None, torch.zeros(SIZE), torch.zeros(3, SIZE), torch.zeros(1, SIZE, dtype=torch.float64)],
     ids=["nothing", "one row", "too many rows", "float64"],
 )
 def test_a_delta_of_another_shape_or_dtype_names_the_steerer(value: Any) -> None:
     """It would otherwise reach the other rows, or change the dtype of all that follows."""
     state = steering(Fixed(value))
     state.start(0)
-    state.begin(0, torch.tensor([[PARAGRAPH]]), torch.tensor([[0]]), known=None)
-    with pytest.raises(PartError, match=r"Fixed\([\s\S]*\.delta must return \[R, E\] = \[1, 4\]"):
-        state.hook(torch.nn.Module(), (torch.zeros(1, 1, SIZE),), {})
+    state.start(1)
+    state.read_prompt(1, [OPEN])
+    ids = torch.tensor([[PARAGRAPH], [PARAGRAPH]])
+    state.begin(0, ids, torch.tensor([[0], [0]]), known=None)
+    (steered,), _ = state.hook(torch.nn.Module(), (torch.zeros(2, 1, SIZE),), {})
+    # only the sequence that thinks is steered at all
+    assert steered.isnan().all(dim=-1).tolist() == [[False], [True]]
+    [(number, error)] = state.end().items()
+    assert number == 1
+    assert re.search(r"Fixed\([\s\S]*\.delta must return .*\[R, E\] = \[1, 4\]", str(error))
 
 
 @pytest.mark.parametrize("layer", [-1, 2, 7])

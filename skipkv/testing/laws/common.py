@@ -1,12 +1,12 @@
 """What the laws of several protocols check alike."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
+from skipkv._calls import tensor_complaint, tensors
 from skipkv._protocols import require
 from skipkv._types import CacheView, Needs
 from skipkv.errors import ProtocolError
@@ -31,15 +31,10 @@ def protocol_law(protocol: type, field: str) -> Law:
     )
 
 
-def check_tensor(value: Any, shape: Any, dtype: torch.dtype, method: str) -> None:
-    """Raise `Broken` unless `value` is a tensor of this shape and dtype."""
-    if not isinstance(value, Tensor):
-        raise Broken(f"{method} returned no tensor but {value!r}.")
-    if tuple(value.shape) != tuple(shape) or value.dtype != dtype:
-        raise Broken(
-            f"{method} returned {list(value.shape)} of {value.dtype}; wanted: {list(shape)} of "
-            f"{dtype}."
-        )
+def check_tensor(value: Any, axes: str, like: Tensor, dtype: torch.dtype, method: str) -> None:
+    """Raise `Broken` unless `value` is such a tensor, as the runtime checks it."""
+    if complaint := tensor_complaint(value, axes, like, dtype):
+        raise Broken(f"{method} {complaint}")
 
 
 def check_same(before: Tensor, after: Tensor, where: Tensor, changed: str) -> None:
@@ -56,17 +51,6 @@ def check_same(before: Tensor, after: Tensor, where: Tensor, changed: str) -> No
             f"{changed}, the answer at {place} was {before[tuple(place)].item():g} and became "
             f"{after[tuple(place)].item():g}.\n  before: {shown(before)}\n  after:  {shown(after)}"
         )
-
-
-def tensors(value: object) -> Iterator[tuple[str, Tensor]]:
-    """The tensors among the fields of a value, with those of its sentence tables."""
-    for field in attrs.fields(type(value)):  # type: ignore[arg-type]
-        content = getattr(value, field.name)
-        if isinstance(content, Tensor):
-            yield field.name, content
-        elif field.name == "sentences" and content is not None:
-            for number, table in enumerate(content):
-                yield from ((f"sentences[{number}].{n}", t) for n, t in tensors(table))
 
 
 def snapshot(value: object) -> dict[str, Tensor]:

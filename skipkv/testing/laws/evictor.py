@@ -56,7 +56,8 @@ def _needs(evictor: Any, case: Case) -> None:
 
 def _answer(evictor: Any, case: Case) -> None:
     view, values, budget = _drawn(case, views_for(evictor))
-    check_tensor(evictor.keep(values, view, budget), view.positions.shape, torch.bool, "keep")
+    keep = evictor.keep(values, view, budget)
+    check_tensor(keep, "[R, H, L]", view.positions, torch.bool, "keep")
 
 
 def _budget(evictor: Any, case: Case) -> None:

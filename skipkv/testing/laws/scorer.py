@@ -47,7 +47,7 @@ def _needs(scorer: Any, case: Case) -> None:
 
 def _answer(scorer: Any, case: Case) -> None:
     view = case.draw("view", views_for(scorer))
-    check_tensor(scorer.score(view), view.positions.shape, torch.float32, "score")
+    check_tensor(scorer.score(view), "[R, H, L]", view.positions, torch.float32, "score")
 
 
 def _finite(scorer: Any, case: Case) -> None:
@@ -108,7 +108,7 @@ def _precision(scorer: Any, case: Case) -> None:
     half = in_precision(view, torch.bfloat16)
     single = in_precision(half, torch.float32)
     scores = scorer.score(half)
-    check_tensor(scores, view.positions.shape, torch.float32, "score, of a bfloat16 view,")
+    check_tensor(scores, "[R, H, L]", view.positions, torch.float32, "score, of a bfloat16 view,")
     check_same(scorer.score(single), scores, view.occupied, "with the same view in bfloat16")
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from skipkv._calls import tensors
 from skipkv._types import SteeringContext
 from skipkv.steerers import Steerer
 from skipkv.testing.laws.common import (
@@ -17,7 +18,6 @@ from skipkv.testing.laws.common import (
     check_unchanged,
     protocol_law,
     snapshot,
-    tensors,
 )
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 from skipkv.testing.laws.scorer import SEVERAL, one_row
@@ -79,7 +79,7 @@ def _layer(part: Any, case: Case) -> None:
 def _answer(part: Any, case: Case) -> None:
     hidden, context = part.drawn(case)
     dtype = case.draw("dtype", st.sampled_from([torch.float32, torch.bfloat16]))
-    check_tensor(part.delta(hidden.to(dtype), context), hidden.shape, dtype, "delta")
+    check_tensor(part.delta(hidden.to(dtype), context), "[R, E]", hidden, dtype, "delta")
 
 
 def _finite(part: Any, case: Case) -> None:

@@ -1,0 +1,263 @@
+"""The one place where the runtime asks the parts of a policy, and checks what they answer."""
+
+import operator
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from skipkv._calls import (
+    broken,
+    call,
+    check_tensor,
+    culprit,
+    scores_of,
+    tensors,
+    versions,
+    watched,
+    without_frames,
+)
+from skipkv._types import CacheView, Cut, Request, SteeringContext, TokenStream
+from skipkv.errors import ModelError, PartError, SkipKVError
+from skipkv.evictors import Evictor
+from skipkv.policy import Policy
+from skipkv.schedulers import BatchScheduler
+from skipkv.scorers import Scorer
+from skipkv.segmenters import Segmenter
+from skipkv.steerers import Steerer
+
+
+def cuts(segmenter: Segmenter, stream: TokenStream) -> list[Cut]:
+    """The sentences that a segmenter finds in a stream.
+
+    Args:
+        segmenter: any segmenter.
+        stream: the tokens it is shown.
+
+    Raises:
+        PartError: it raised, or answered something else than cuts that increase and lie inside the
+            stream.
+    """
+    answer = call(segmenter, "cut", {"stream": stream})
+    if not isinstance(answer, Sequence) or not all(isinstance(cut, Cut) for cut in answer):
+        raise broken(segmenter, f".cut must return a sequence of skipkv.Cut, got {answer!r}.")
+    ends = [cut.end for cut in answer]
+    if ends != sorted(set(ends)) or (ends and ends[-1] > len(stream)):
+        raise broken(
+            segmenter,
+            f" cut a stream of {len(stream)} tokens at {ends}. Cuts must increase strictly and lie "
+            "inside the stream.",
+        )
+    return list(answer)
+
+
+def admitted(
+    scheduler: BatchScheduler, waiting: Sequence[Request], *, free: int, running: int
+) -> list[int]:
+    """Which of the waiting requests a scheduler lets in.
+
+    Args:
+        scheduler: any scheduler.
+        waiting: the requests that wait.
+        free: free slots.
+        running: sequences in the other slots.
+
+    Raises:
+        PartError: it raised, or answered something else than places of waiting requests.
+    """
+    shown = {"waiting": tuple(waiting)}
+    answer = call(scheduler, "admit", shown, free=free, running=running)
+    try:
+        # one more than there are: an answer without an end must not be waited for
+        chosen = [operator.index(i) for i in islice(iter(answer), len(waiting) + 1)]
+    except TypeError:
+        raise broken(
+            scheduler,
+            f".admit must return a sequence of indices of waiting requests, got {answer!r}.",
+        ) from None
+    legal = len(set(chosen)) == len(chosen) <= free and all(0 <= i < len(waiting) for i in chosen)
+    if not legal or not (chosen or running):
+        raise broken(
+            scheduler,
+            f".admit returned {chosen} for {len(waiting)} waiting, {free} free and {running} "
+            "running. It must return distinct indices of waiting requests, at most `free`, and at "
+            "least one when nothing is running.",
+        )
+    return chosen
+
+
+def delta(
+    steerer: Steerer, hidden: Float[Tensor, "R E"], context: SteeringContext
+) -> tuple[Float[Tensor, "R E"], dict[int, PartError]]:
+    """What a steerer adds to each row, and what it did wrong, by row.
+
+    A row's delta depends on that row alone. So where the steerer breaks, it is asked again for each
+    row it acts on alone, and only the rows on which it breaks then are at fault. A row at fault
+    gets NaN: its logits are then not finite, and no token is chosen from them.
+
+    Args:
+        steerer: any steerer.
+        hidden: what enters the layer.
+        context: where the rows stand.
+    """
+    hidden, context = watched(hidden), watched(context)
+    before = versions({"hidden": hidden, "context": context})
+    try:
+        return _delta(steerer, hidden, context), {}
+    except PartError as error:
+        failure = without_frames(error)
+    edited = versions({"hidden": hidden, "context": context}) != before
+    found = torch.zeros_like(hidden)
+    faults: dict[int, PartError] = {}
+    acting = (context.at_delimiter & context.thinking).nonzero()[:, 0].tolist()
+    for row in [] if edited else acting:
+        one = slice(row, row + 1)
+        alone = SteeringContext(**{name: tensor[one] for name, tensor in tensors(context)})
+        try:
+            found[one] = _delta(steerer, hidden[one], alone)
+        except PartError as error:
+            faults[row] = without_frames(error)
+    if not faults:  # what was edited belongs to any row
+        faults = dict.fromkeys(range(len(hidden)) if edited else acting, failure)
+    found[list(faults)] = torch.nan
+    return found, faults
+
+
+def _delta(
+    steerer: Steerer, hidden: Float[Tensor, "R E"], context: SteeringContext
+) -> Float[Tensor, "R E"]:
+    answer = call(steerer, "delta", {"hidden": hidden, "context": context})
+    check_tensor(steerer, "delta", answer, "[R, E]", hidden, hidden.dtype)
+    return answer  # type: ignore[no-any-return]
+
+
+def decide(
+    policy: Policy, view: CacheView, budget: int, *, count: int
+) -> tuple[Bool[Tensor, "R H L"] | None, list[SkipKVError | None]]:
+    """Which entries a policy keeps.
+
+    Args:
+        policy: scorer and evictor.
+        view: row r is sequence r % count.
+        budget: entries to keep per row and head at most.
+        count: sequences in the view.
+
+    Returns:
+        The keep mask, None where a part gave no answer; and per sequence what went wrong.
+    """
+    view = watched(view)
+    # as they are before a part sees them: an edit of the view must not change what is checked
+    occupied, protected = view.occupied, view.protected.clone()
+    before = versions({"view": view})
+    try:
+        scores = scores_of(policy.scorer, view)
+        finite = torch.isfinite(scores) | ~occupied
+        keep = _keep(policy.evictor, scores, view, budget)
+    except PartError as error:
+        failure = without_frames(error)
+        faults: list[SkipKVError | None] = [failure] * count
+        if versions({"view": view}) == before:
+            for number, fault in _model_faults(view, occupied, count).items():
+                faults[number] = fault
+        return None, faults
+    # All that depends on values, in one answer from the device.
+    laws = torch.stack(
+        [
+            finite.flatten(1).all(dim=1),
+            (keep.sum(dim=-1) <= budget).all(dim=1),
+            ~(keep & ~occupied).flatten(1).any(dim=1),
+            ~(protected & ~keep).flatten(1).any(dim=1),
+        ]
+    )  # [4 R]
+    held = laws.unflatten(1, (-1, count)).all(dim=1).T.tolist()  # [n 4]
+    if all(map(all, held)):
+        return keep, [None] * count
+    return keep, _law_faults(policy, view, occupied, budget, held)
+
+
+def _keep(
+    evictor: Evictor, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
+) -> Bool[Tensor, "R H L"]:
+    shown = {"scores": scores, "view": view, "budget": budget}
+    keep = call(evictor, "keep", shown)
+    check_tensor(evictor, "keep", keep, "[R, H, L]", view.positions, torch.bool)
+    return keep  # type: ignore[no-any-return]
+
+
+def _law_faults(
+    policy: Policy,
+    view: CacheView,
+    occupied: Bool[Tensor, "R H L"],
+    budget: int,
+    held: list[list[bool]],
+) -> list[SkipKVError | None]:
+    """What to say of each sequence of which the laws held, or not, in this order."""
+    model: dict[int, ModelError] = {}
+    name: object = policy.scorer
+    if not all(finite for finite, *_ in held):
+        model = _model_faults(view, occupied, len(held))
+        name = _culprit(policy.scorer, view)
+    faults: list[SkipKVError | None] = []
+    for number, (finite, within, real, safe) in enumerate(held):
+        fault: SkipKVError | None = None
+        if not finite:
+            fault = model.get(number) or broken(
+                name,
+                " scored an entry NaN or infinite. Scores must be finite wherever view.occupied is "
+                "True.",
+            )
+        elif not within:
+            fault = broken(
+                policy.evictor, f" kept more than the budget of {budget} entries per head."
+            )
+        elif not real:
+            fault = broken(
+                policy.evictor, " kept an empty slot. Keep only where view.occupied is True."
+            )
+        elif not safe:
+            fault = broken(
+                policy.evictor, " dropped an entry of view.protected (window, sinks or prompt)."
+            )
+        faults.append(fault)
+    return faults
+
+
+def _culprit(scorer: Scorer, view: CacheView) -> object:
+    try:
+        return culprit(scorer, view)
+    except PartError:  # asked again, a term does something else: the sum is what is known
+        return scorer
+
+
+def _model_faults(
+    view: CacheView, occupied: Bool[Tensor, "R H L"], count: int
+) -> dict[int, ModelError]:
+    """Sequences of which the model itself computed what no part can judge."""
+    faults: dict[int, ModelError] = {}
+    empty = ~occupied[..., None]
+    computed = {"keys": (view.keys, empty), "values": (view.values, empty)}
+    if view.queries is not None:
+        computed["queries"] = (view.queries, torch.zeros_like(view.queries, dtype=torch.bool))
+    for name, (tensor, unused) in computed.items():
+        finite = (tensor.isfinite() | unused).flatten(1).all(dim=1)  # [R]
+        for number, holds in enumerate(finite.unflatten(0, (-1, count)).all(dim=0).tolist()):
+            if not holds and number not in faults:
+                faults[number] = not_finite(f"{name} are", tensor.dtype)
+    return faults
+
+
+def not_finite(what: str, dtype: torch.dtype) -> ModelError:
+    """The error of a model that computes NaN or infinite numbers.
+
+    Args:
+        what: which numbers they are, with a verb.
+        dtype: the model's.
+    """
+    if dtype == torch.float16:
+        remedy = "float16 holds no number above 65504: load the model in bfloat16 or float32."
+    else:
+        remedy = "Its weights may be damaged or incomplete: look for NaN among its parameters."
+    short = str(dtype).removeprefix("torch.")
+    return ModelError(f"The model's {what} not finite ({short}). {remedy}")
