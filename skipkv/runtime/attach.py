@@ -1,5 +1,6 @@
 """The same cache and the same events under anybody's `model.generate()`."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,10 +13,11 @@ from transformers.cache_utils import Cache
 
 from skipkv.errors import ConfigError, InputError
 from skipkv.policy import Policy
+from skipkv.runtime.completion import Stats, stats_of
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.session import EventRecord, Session
 from skipkv.runtime.steering import check_steerer
-from skipkv.runtime.support import check_family, check_prompt, full_attention_layers
+from skipkv.runtime.support import check_family, check_policy, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
 
 
@@ -44,7 +46,7 @@ def attach(
 
     Raises:
         UnsupportedModelError: an architecture the runtime does not decode.
-        ConfigError: the policy needs a tokenizer, or a layer the model does not have.
+        ConfigError: the policy is none, or needs a tokenizer, or a layer the model does not have.
         InputError: raised by `generate()` for inputs that cannot be decoded so: right padding, a
             cache of one's own, `use_cache=False`.
         PartError: raised by `generate()` when a part of the policy breaks its protocol.
@@ -58,6 +60,7 @@ def attach(
         >>> attached.peak_entries
         [48]
     """
+    check_policy(policy, user="skipkv.attach")
     check_family(model)
     check_steerer(
         policy.steerer, layers=model.config.num_hidden_layers, width=model.config.hidden_size
@@ -108,6 +111,24 @@ class Attachment:
         self._pass: tuple[Forward, Int[Tensor, "B T"]] | None = None
         self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens the segmenter has not seen yet
         self._nested = False
+        self._started = self._ended = 0.0
+
+    @property
+    def stats(self) -> list[Stats]:
+        """What each sequence of the last generation cost, as a `Completion` of the Engine has it.
+
+        As for the Engine, the last token decoded counts, though it is never fed.
+        """
+        session = self._last
+        return [
+            stats_of(
+                session,
+                number,
+                new_tokens=session.store.tokens_seen[number] - running.prompt_tokens + 1,
+                seconds=self._ended - self._started,
+            )
+            for number, running in enumerate(session.running)
+        ]
 
     @property
     def events(self) -> list[int]:
@@ -217,6 +238,7 @@ class Attachment:
         if self._nested or self._pass is None:
             return
         session = self._last
+        self._ended = time.perf_counter()
         (forward, ids), self._pass = self._pass, None
         session.end(forward, ids)
         if isinstance(forward, PromptForward):
@@ -246,6 +268,7 @@ class Attachment:
             check_prompt(self._policy.budget, prompt_tokens, index)
         self._close()
         self._decoded.clear()
+        self._started = time.perf_counter()
         self._session = Session(
             self._model, self._policy, sequences=len(prompts), text=self._text, trace=self._trace
         )
