@@ -26,12 +26,11 @@ import torch
 import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skipkv import Engine, Policy, Request, presets
+from skipkv import Engine, Policy, presets
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.loading import load
-from skipkv.runtime.loop import DecodeLoop
+from skipkv.runtime.loop import DecodeLoop, Order
 from skipkv.runtime.prefill import PREFILL_CHUNK
-from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import under_way
 from skipkv.runtime.session import Session
 from skipkv.runtime.text import TokenText
@@ -44,7 +43,7 @@ from skipkv.tiny import problems
 class Static:
     """Batches in the order given: nobody starts before the whole batch is done."""
 
-    def admit(self, waiting: Sequence[Request], *, free: int, running: int) -> Sequence[int]:
+    def admit(self, waiting: Sequence[Order], *, free: int, running: int) -> Sequence[int]:
         """The first requests when nothing is running, else none."""
         return () if running else range(min(free, len(waiting)))
 
@@ -132,7 +131,7 @@ def main(
     policy = presets.full() if preset == "full" else presets.get(preset)(budget, interval=interval)
     short, mixed = queues(weights, tokenizer, requests, least, most, long, seed)
 
-    def run(scheduler: Any, queue: list[Request], kind: type[DecodeLoop]) -> Measured:
+    def run(scheduler: Any, queue: list[Order], kind: type[DecodeLoop]) -> Measured:
         given = policy.with_(scheduler=scheduler)
         return measured(weights, tokenizer, given, queue, kind, slots=slots, chunk=chunk)
 
@@ -187,7 +186,7 @@ def queues(
     most: int,
     long: int,
     seed: int,
-) -> tuple[list[Request], list[Request]]:
+) -> tuple[list[Order], list[Order]]:
     """Requests with answers of different lengths; the same with every eighth prompt a long one."""
     rng = random.Random(seed)
     engine = Engine(model, tokenizer, Policy())
@@ -195,7 +194,7 @@ def queues(
     for index, problem in enumerate(problems(count, seed=seed)):
         prompt = engine.encode([{"role": "user", "content": problem.question}])
         drawn = round(math.exp(rng.uniform(math.log(least), math.log(most))))
-        request = Request(index=index, prompt=prompt, max_new_tokens=drawn)
+        request = Order(index=index, prompt=prompt, max_new_tokens=drawn)
         short.append(request)
         if index % 8 == 7:
             ids = [rng.randrange(model.config.vocab_size) for _ in range(long)]
@@ -208,7 +207,7 @@ def measured(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     policy: Policy,
-    queue: list[Request],
+    queue: list[Order],
     kind: type[DecodeLoop],
     *,
     slots: int,
@@ -218,9 +217,7 @@ def measured(
     text, gaps = TokenText(tokenizer), Gaps()
     with torch.inference_mode():
         session = Session(model, policy, sequences=slots, text=text)
-    loop = kind(
-        session, sampling=Sampling(), eos=frozenset(), stop=(), text=text, prefill_chunk=chunk
-    )
+    loop = kind(session, eos=frozenset(), text=text, prefill_chunk=chunk)
     handle = model.register_forward_hook(gaps, with_kwargs=True)
     timings = Timings()
     try:

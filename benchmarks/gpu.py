@@ -23,7 +23,7 @@ from skipkv.benchmark import Case, Job, Measurement, Subject, baselines_of, poli
 from skipkv.benchmark.isolation import guarded, is_oom
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.schedule import widths
-from skipkv.runtime import Engine
+from skipkv.runtime import Engine, Sampling
 from skipkv.runtime.loading import load
 from skipkv.runtime.seam import cache_name
 from skipkv.runtime.support import cache_shape
@@ -260,7 +260,9 @@ def _under(job: Job, name: str, sequences: int) -> None:
     policy = presets.get(name)(job.budget, interval=job.interval)
     engine = Engine(job.model, job.tokenizer, policy, batch_size=sequences, eos_token_ids=[])
     rows = [job.prompts[i % len(job.prompts)] for i in range(sequences)]
-    list(engine.generate(rows, max_new_tokens=job.interval + 2, progress=False))
+    list(
+        engine.generate(rows, max_new_tokens=job.interval + 2, sampling=Sampling(), progress=False)
+    )
 
 
 def _continued(job: Job, sequences: int, length: int, steps: int) -> list[float]:

@@ -15,7 +15,7 @@ import attrs
 import torch
 import typer
 
-from skipkv import Engine
+from skipkv import Engine, Sampling
 from skipkv.benchmark import policies_of
 from skipkv.benchmark.prompts import prompts
 from skipkv.cli.steering import model_settings
@@ -84,7 +84,11 @@ def main(
 def cost(engine: Engine, given: tuple[tuple[int, ...], ...], new_tokens: int) -> Cost:
     """Decode once."""
     timings = Timings()
-    list(engine.generate(given, max_new_tokens=new_tokens, progress=False, timings=timings))
+    list(
+        engine.generate(
+            given, max_new_tokens=new_tokens, sampling=Sampling(), progress=False, timings=timings
+        )
+    )
     return Cost(statistics.median(timings.steps), sum(timings.events) / len(timings.steps))
 
 

@@ -26,7 +26,16 @@ from skipkv.segmenters import Segmenter
 from skipkv.steerers import Steerer
 
 if TYPE_CHECKING:
-    from skipkv.runtime import Completion, Engine, EventRecord, Piece, Sampling, Stats, attach
+    from skipkv.runtime import (
+        Completion,
+        Engine,
+        EventRecord,
+        Piece,
+        Prompt,
+        Sampling,
+        Stats,
+        attach,
+    )
 
 __all__ = [
     "BatchScheduler",
@@ -40,6 +49,7 @@ __all__ = [
     "Needs",
     "Piece",
     "Policy",
+    "Prompt",
     "Request",
     "Sampling",
     "Scorer",
@@ -61,6 +71,16 @@ __all__ = [
     "steerers",
 ]
 __version__ = "0.1.0"
+_FROM_RUNTIME = {
+    "Completion",
+    "Engine",
+    "EventRecord",
+    "Piece",
+    "Prompt",
+    "Sampling",
+    "Stats",
+    "attach",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -68,7 +88,7 @@ def __getattr__(name: str) -> Any:
 
     It brings in transformers' models, which takes seconds; parts and their tests do without.
     """
-    if name in {"Completion", "Engine", "EventRecord", "Piece", "Sampling", "Stats", "attach"}:
+    if name in _FROM_RUNTIME:
         from skipkv import runtime
 
         return getattr(runtime, name)

@@ -1,6 +1,7 @@
 """A policy: five parts and a budget, checked when it is built."""
 
 import math
+from typing import TypedDict, Unpack
 
 import attrs
 from jaxtyping import Bool, Int
@@ -25,8 +26,11 @@ class Budget:
 
     Either `tokens` or `ratio` says how many entries remain after a compression event. Events follow
     the forward pass that appends token number k * interval + 1 of a sequence (as in the published
-    implementations), and the end of a prompt that exceeds the budget; between events a row holds at
-    most budget + interval entries.
+    implementations), and the end of a prompt that exceeds the budget.
+
+    Under `tokens` a row never holds more than budget + interval entries: a prompt longer than that
+    goes in in pieces, with an event after each. Under a `ratio` a prompt goes in whole, since its
+    share is that of the whole prompt.
 
     Args:
         tokens: entries kept, in tokens.
@@ -108,6 +112,17 @@ class Budget:
         return kept & (positions >= 0)
 
 
+class _Fields(TypedDict, total=False):
+    """The fields of a policy, as `Policy.with_` takes them."""
+
+    budget: Budget | None
+    scorer: Scorer
+    evictor: Evictor
+    segmenter: Segmenter
+    steerer: Steerer
+    scheduler: BatchScheduler
+
+
 @attrs.frozen(kw_only=True)
 class Policy:
     """How a model thinks in a bounded cache: a composition of five small parts under a budget.
@@ -116,10 +131,11 @@ class Policy:
     part against its protocol and works out what the runtime must record for them.
 
     Args:
-        budget: entries a row may hold; None keeps everything (then scorer and evictor rest).
+        budget: entries a row may hold; None keeps everything (then scorer and evictor are
+            unused).
         scorer: values entries.
         evictor: chooses which entries stay.
-        segmenter: cuts the stream into sentences; rests unless some part needs sentences.
+        segmenter: cuts the stream into sentences; unused unless some part needs sentences.
         steerer: nudges hidden states.
         scheduler: decides who decodes together.
 
@@ -166,6 +182,18 @@ class Policy:
             return needs_of(self.steerer)
         return needs_of(self.scorer) | needs_of(self.evictor) | needs_of(self.steerer)
 
-    def with_(self, **changes: object) -> "Policy":
-        """A copy with some parts exchanged, checked anew: `policy.with_(steerer=NoSteering())`."""
-        return attrs.evolve(self, **changes)  # type: ignore[arg-type]
+    def with_(self, **changes: Unpack[_Fields]) -> "Policy":
+        """A copy with some fields exchanged, checked anew: `policy.with_(steerer=NoSteering())`.
+
+        Args:
+            changes: the fields to exchange, under the names that `Policy` gives them.
+
+        Raises:
+            ConfigError: a policy has no field of that name, or the new parts do not fit.
+        """
+        names = [field.name for field in attrs.fields(type(self))]
+        if unknown := [name for name in changes if name not in names]:
+            raise ConfigError(
+                f"Policy.with_ takes no {', '.join(unknown)}. A policy has: {', '.join(names)}."
+            )
+        return attrs.evolve(self, **changes)

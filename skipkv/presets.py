@@ -1,9 +1,14 @@
 """The published methods as compositions of parts.
 
-Each is a function of a budget in tokens; what the papers fix is a default. `get` finds one by name.
+Each is a function of a budget: a number of tokens (1024), a share of the tokens seen (0.25) or a
+`Budget`. What the papers fix is a default; of a `Budget` given, the other arguments replace fields.
+`get` finds one by name.
 """
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import attrs
 
 from skipkv.errors import ConfigError
 from skipkv.evictors import SentencePrimary, SinkAndRecent, TopK
@@ -32,6 +37,9 @@ __all__ = [
     "tova",
 ]
 
+AnyBudget: TypeAlias = int | float | Budget
+"""Entries kept per KV head: a number of tokens, a share of the tokens seen, or a `Budget`."""
+
 
 def full() -> Policy:
     """The full cache: nothing is ever dropped, memory grows with every token.
@@ -41,81 +49,128 @@ def full() -> Policy:
     return Policy()
 
 
-def streaming_llm(budget: int, *, sinks: int = 4, interval: int = 128) -> Policy:
+def streaming_llm(
+    budget: AnyBudget,
+    *,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
     """StreamingLLM: the first tokens as attention sinks, and the most recent ones.
 
     Source: Xiao et al. 2024, arXiv 2309.17453.
 
     Args:
-        budget: entries per KV head, in tokens.
-        sinks: first tokens, always kept.
-        interval: decode steps between two compression events.
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        sinks: first tokens, always kept; 4 by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
     """
-    return Policy(
-        budget=Budget(tokens=budget, interval=interval, window=1, sinks=sinks),
-        evictor=SinkAndRecent(sinks=sinks),
-    )
+    own = _budget(budget, recent=1, sinks=sinks, prompt=prompt, interval=interval)
+    if sinks is None and own.sinks == 0:
+        own = attrs.evolve(own, sinks=4)
+    return Policy(budget=own, evictor=SinkAndRecent(sinks=own.sinks))
 
 
-def h2o(budget: int, *, interval: int = 128) -> Policy:
+def h2o(
+    budget: int | Budget,
+    *,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
     """H2O: entries that received most attention so far, and the recent ones, half and half.
 
     Source: Zhang et al. 2023, arXiv 2306.14048. Differs: entries are dropped every `interval`
     steps, not at every step.
 
     Args:
-        budget: entries per KV head, in tokens; half of them are the most recent.
-        interval: decode steps between two compression events.
+        budget: entries per KV head, in tokens; half of them are the most recent. Of a `Budget` its
+            window is what is recent.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+
+    Raises:
+        ConfigError: the budget is a ratio, of which no half can be said in tokens.
     """
+    if isinstance(budget, float):
+        raise ConfigError(
+            f"h2o({budget}) keeps half of its budget as recent tokens, a number that a ratio does "
+            f"not give. Say it: h2o(Budget(ratio={budget}, window=128))."
+        )
+    recent = budget // 2 if isinstance(budget, int) else 0  # a Budget has its own
     return Policy(
-        budget=Budget(tokens=budget, interval=interval, window=budget // 2),
+        budget=_budget(budget, recent=recent, sinks=sinks, prompt=prompt, interval=interval),
         scorer=AccumulatedAttention(),
         evictor=TopK(),
     )
 
 
-def tova(budget: int, *, interval: int = 128) -> Policy:
+def tova(
+    budget: AnyBudget,
+    *,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
     """TOVA: entries the newest query attends to, one set for all heads of a layer.
 
     Source: Oren et al. 2024, arXiv 2401.06104. Differs: entries are dropped every `interval` steps,
     not at every step. Some published baselines call this H2O.
 
     Args:
-        budget: entries per KV head, in tokens.
-        interval: decode steps between two compression events.
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
     """
     return Policy(
-        budget=Budget(tokens=budget, interval=interval, window=1),
+        budget=_budget(budget, recent=1, sinks=sinks, prompt=prompt, interval=interval),
         scorer=LastQueryAttention(),
         evictor=TopK(),
     )
 
 
-def snapkv(budget: int, *, window: int = 8, pool: int = 7, interval: int = 128) -> Policy:
+def snapkv(
+    budget: AnyBudget,
+    *,
+    window: int | None = None,
+    pool: int = 7,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
     """SnapKV, applied while decoding: entries the most recent queries attend to.
 
     Source: Li et al. 2024, arXiv 2404.14469, as a baseline of R-KV.
 
     Args:
-        budget: entries per KV head, in tokens.
-        window: most recent tokens, whose queries score the others; always kept.
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        window: most recent tokens, whose queries score the others; always kept. By default 8, or
+            those of a `Budget`.
         pool: neighbouring entries that attention is max-pooled over; odd.
-        interval: decode steps between two compression events.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
     """
+    own = _budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval)
     return Policy(
-        budget=Budget(tokens=budget, interval=interval, window=window),
-        scorer=WindowAttention(window=window, pool=pool),
+        budget=own,
+        scorer=WindowAttention(window=own.window, pool=pool),
         evictor=TopK(),
     )
 
 
 def rkv(
-    budget: int,
+    budget: AnyBudget,
     *,
     importance: float = 0.1,
-    window: int = 8,
+    window: int | None = None,
     pool: int = 7,
-    interval: int = 128,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
     grouped: int | None = None,
 ) -> Policy:
     """R-KV: what recent queries attend to, less what other keys of the row repeat.
@@ -125,16 +180,20 @@ def rkv(
     scores, so that its next max-pooling joins entries that were never neighbours.
 
     Args:
-        budget: entries per KV head, in tokens.
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
         importance: the paper's lambda, in [0, 1]: weight of attention; redundancy has the rest.
-        window: most recent tokens, whose queries score the others; always kept.
+        window: most recent tokens, whose queries score the others; always kept. By default 8, or
+            those of a `Budget`.
         pool: neighbouring entries that attention is max-pooled over; odd.
-        interval: decode steps between two compression events.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
         grouped: size of batches of prompts of like length; None starts prompts as they come.
     """
+    own = _budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval)
     return Policy(
-        budget=Budget(tokens=budget, interval=interval, window=window),
-        scorer=importance * WindowAttention(window=window, pool=pool)
+        budget=own,
+        scorer=importance * WindowAttention(window=own.window, pool=pool)
         - (1 - importance) * KeyRedundancy(),
         evictor=TopK(),
         scheduler=_scheduler(grouped),
@@ -145,8 +204,10 @@ def seal(
     vector: SteeringVector,
     *,
     strength: float | int = 1.0,
-    budget: int | None = None,
-    interval: int = 128,
+    budget: AnyBudget | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
 ) -> Policy:
     """SEAL: the full cache, steered towards execution with a fixed strength.
 
@@ -155,24 +216,31 @@ def seal(
     Args:
         vector: towards execution; `skipkv calibrate` makes one.
         strength: how much of the vector is added; 0 changes nothing.
-        budget: entries per KV head, in tokens; None keeps everything.
-        interval: decode steps between two compression events.
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`; None
+            keeps everything, and then the following change nothing.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
     """
-    policy = full() if budget is None else rkv(budget, interval=interval)
+    policy = (
+        full() if budget is None else rkv(budget, sinks=sinks, prompt=prompt, interval=interval)
+    )
     return policy.with_(steerer=AdditiveSteerer(vector, strength=strength))
 
 
 def skipkv(
-    budget: int,
+    budget: AnyBudget,
     *,
     threshold: float = 0.95,
     steering: Steerer | None = None,
     grouped: int | None = None,
     prompt_sentences: bool = True,
     importance: float = 0.1,
-    window: int = 8,
+    window: int | None = None,
     pool: int = 7,
-    interval: int = 128,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
 ) -> Policy:
     """SkipKV: R-KV's score, sentences that a later one repeats go first, and steering if given.
 
@@ -184,26 +252,55 @@ def skipkv(
     when it is compressed.
 
     Args:
-        budget: entries per KV head, in tokens.
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
         threshold: cosine similarity above which a later sentence repeats an earlier one, in (0, 1);
             it belongs to the model (the paper: 0.95 to 0.99).
         steering: nudges the model towards execution; None for none.
         grouped: size of batches of prompts of like length; None starts prompts as they come.
         prompt_sentences: whether repeated sentences of the prompt go first too.
         importance: weight of attention, in [0, 1]; redundancy of keys has the rest.
-        window: most recent tokens, whose queries score the others; always kept.
+        window: most recent tokens, whose queries score the others; always kept. By default 8, or
+            those of a `Budget`.
         pool: neighbouring entries that attention is max-pooled over; odd.
-        interval: decode steps between two compression events.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
     """
+    own = _budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval)
     return Policy(
-        budget=Budget(tokens=budget, interval=interval, window=window),
-        scorer=importance * WindowAttention(window=window, pool=pool)
+        budget=own,
+        scorer=importance * WindowAttention(window=own.window, pool=pool)
         - (1 - importance) * KeyRedundancy()
         - SentenceRedundancy(threshold=threshold, prompt=prompt_sentences),
         evictor=SentencePrimary(threshold=threshold, whole=False, prompt=prompt_sentences),
         steerer=NoSteering() if steering is None else steering,
         scheduler=_scheduler(grouped),
     )
+
+
+def _budget(budget: Any, *, recent: int = 8, **given: int | bool | None) -> Budget:
+    """A preset's budget; what is given beside a `Budget` replaces its fields.
+
+    Args:
+        budget: a number of tokens, a ratio or a `Budget`.
+        recent: the window of a number or a ratio.
+        given: fields of the budget; None for those not given.
+    """
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if isinstance(budget, Budget):
+        return attrs.evolve(budget, **fields)
+    if isinstance(budget, bool) or not isinstance(budget, int | float):
+        raise ConfigError(
+            f"A budget must be a number of tokens (1024), a ratio in (0, 1] (0.25) or a Budget, "
+            f"got {budget!r}."
+        )
+    if isinstance(budget, float) and not 0 < budget <= 1:
+        raise ConfigError(
+            f"A budget of {budget} is neither a ratio, which lies in (0, 1], nor a whole number "
+            "of tokens."
+        )
+    size = {"tokens" if isinstance(budget, int) else "ratio": budget}
+    return Budget(**{"window": recent, **size, **fields})
 
 
 def _scheduler(grouped: int | None) -> BatchScheduler:

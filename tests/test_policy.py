@@ -163,6 +163,61 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
         presets.get("rvk")
 
 
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize("name", presets.BUDGETED)
+def test_a_preset_takes_tokens_a_ratio_or_a_budget(name: str) -> None:
+    preset = presets.get(name)
+    whole = Budget(tokens=64, interval=16, window=6, sinks=2)
+    assert preset(whole).budget == whole
+    assert preset(whole, interval=32, prompt=True, sinks=3).budget == Budget(
+        tokens=64, interval=32, window=6, sinks=3, prompt=True
+    )
+    tokens = preset(64, sinks=2, prompt=True).budget
+    assert tokens is not None
+    assert (tokens.tokens, tokens.sinks, tokens.prompt, tokens.interval) == (64, 2, True, 128)
+    if name == "h2o":
+        with pytest.raises(ConfigError, match=r"h2o\(Budget\(ratio=0.25, window=128\)\)"):
+            preset(0.25)
+    else:
+        share = preset(0.25).budget
+        assert share is not None
+        assert (share.ratio, share.tokens) == (0.25, None)
+
+
+def test_a_window_given_replaces_that_of_a_budget_and_is_observed() -> None:
+    budget = Budget(tokens=64, window=6)
+    for policy, window in ((presets.rkv(budget), 6), (presets.snapkv(budget, window=4), 4)):
+        assert policy.needs.queries == window
+        assert policy.budget is not None
+        assert policy.budget.window == window
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (64.0, r"64.0 is neither a ratio, which lies in \(0, 1\], nor a whole number of tokens"),
+        (0.0, "0.0 is neither a ratio"),
+        ("64", r"a ratio in \(0, 1\] \(0.25\) or a Budget, got '64'"),
+        (None, "or a Budget, got None"),
+        (True, "or a Budget, got True"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_call")
+def test_a_presets_budget_of_another_kind_is_refused(budget: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        presets.rkv(budget)
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_with_names_the_fields_that_a_policy_has() -> None:
+    policy = presets.rkv(64)
+    assert policy.with_(scorer=Recency()).scorer == Recency()
+    with pytest.raises(
+        ConfigError, match=r"Policy.with_ takes no scorers. A policy has: budget, scorer, evictor"
+    ):
+        policy.with_(scorers=Recency())  # type: ignore[call-arg]
+
+
 def test_h2o_keeps_heavy_hitters_and_recent_tokens_half_and_half() -> None:
     budget = presets.h2o(100).budget
     assert budget is not None

@@ -16,7 +16,7 @@ import torch
 from skipkv.benchmark.bench import Bench
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.subjects import PolicySubject
-from skipkv.runtime import Engine
+from skipkv.runtime import Engine, Sampling
 
 STEP, EVENT, OTHER = "step", "event", "other"
 
@@ -137,9 +137,17 @@ def _profile(
 ) -> Clocks:
     policy = subject.policy(budget=budget, interval=bench.interval)
     engine = Engine(model, tokenizer, policy, batch_size=len(rows), eos_token_ids=[])
-    list(engine.generate(rows, max_new_tokens=bench.interval + 2, progress=False))
+    list(
+        engine.generate(
+            rows, max_new_tokens=bench.interval + 2, sampling=Sampling(), progress=False
+        )
+    )
     with clocked(model.device) as clocks:
-        list(engine.generate(rows, max_new_tokens=bench.new_tokens, progress=False))
+        list(
+            engine.generate(
+                rows, max_new_tokens=bench.new_tokens, sampling=Sampling(), progress=False
+            )
+        )
     return clocks
 
 

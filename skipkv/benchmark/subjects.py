@@ -17,7 +17,7 @@ from skipkv.benchmark.schedule import most
 from skipkv.errors import ConfigError
 from skipkv.evaluation.candidates import Candidate, parse_candidates
 from skipkv.policy import Policy
-from skipkv.runtime import Engine
+from skipkv.runtime import Engine, Sampling
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
 
 FLOOR, DYNAMIC, STATIC, KVPRESS = "floor", "generate_dynamic", "generate_static", "kvpress"
@@ -115,7 +115,11 @@ class PolicySubject:
             nonlocal kv_bytes
             done = list(
                 engine.generate(
-                    job.prompts, max_new_tokens=new_tokens, progress=False, timings=recorder
+                    job.prompts,
+                    max_new_tokens=new_tokens,
+                    sampling=Sampling(),
+                    progress=False,
+                    timings=recorder,
                 )
             )
             for completion in done:

@@ -7,6 +7,7 @@ import attrs
 from skipkv.errors import InputError
 from skipkv.evaluation.answers import THINK
 from skipkv.evaluation.datasets import DataSet
+from skipkv.runtime.prompts import token_ids
 
 LOST = 0.1
 """A share of a prompt: a byte-level vocabulary loses nothing, and one of words that loses more than
@@ -34,10 +35,10 @@ def encode(data: DataSet, tokenizer: Any) -> Prompts:
         tokenizer: the model's; without a chat template the prompt is the text alone.
 
     Raises:
-        InputError: the tokenizer does not know the words of a question.
+        InputError: the tokenizer does not know the words of a question, or its chat template fails.
     """
-    chat = _has_template(tokenizer)
-    texts = []
+    chat = bool(getattr(tokenizer, "chat_template", None))
+    ids = []
     for problem in data.problems:
         content = _content(problem.question, data.defaults.instruction)
         lost = lost_share(tokenizer, content)
@@ -47,23 +48,14 @@ def encode(data: DataSet, tokenizer: Any) -> Prompts:
                 f"{lost:.0%} of its characters. The model was made for other texts; choose "
                 "another --data or another --model."
             )
-        texts.append(_as_chat(tokenizer, content) if chat else content)
-    options = {"add_special_tokens": False} if chat else {}  # the template has them
-    ids = [tuple(tokenizer(text, **options)["input_ids"]) for text in texts]
-    return Prompts(ids=tuple(ids), opened=all(text.rstrip().endswith(THINK) for text in texts))
-
-
-def _has_template(tokenizer: Any) -> bool:
-    return bool(getattr(tokenizer, "chat_template", None))
+        prompt = [{"role": "user", "content": content}] if chat else content
+        ids.append(tuple(token_ids(prompt, tokenizer, name=f"Problem {problem.id} of {data.name}")))
+    opened = all(str(tokenizer.decode(list(own))).rstrip().endswith(THINK) for own in ids)
+    return Prompts(ids=tuple(ids), opened=opened)
 
 
 def _content(question: str, instruction: str) -> str:
     return f"{question}\n{instruction}" if instruction else question
-
-
-def _as_chat(tokenizer: Any, content: str) -> str:
-    messages = [{"role": "user", "content": content}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def lost_share(tokenizer: Any, text: str) -> float:

@@ -8,7 +8,7 @@ import attrs
 from skipkv._types import Request
 from skipkv.errors import ConfigError
 from skipkv.policy import Policy
-from skipkv.runtime import Completion, Engine
+from skipkv.runtime import Completion, Engine, Sampling
 from skipkv.schedulers import BatchScheduler, Continuous
 
 
@@ -114,7 +114,10 @@ def decode_with_stored_padding(
     for stored, engine in engines.items():
         own = [index for index, value in enumerate(padding) if value == stored]
         completions = engine.generate(
-            [prompts[index] for index in own], max_new_tokens=max_new_tokens, progress=False
+            [prompts[index] for index in own],
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(),
+            progress=False,
         )
         for index, completion in zip(own, completions, strict=True):
             found[index] = attrs.evolve(completion, index=index)

@@ -7,6 +7,7 @@ Start with `engine.py` and `attach.py` (the two ways in), then `session.py` (wha
 from skipkv.runtime.attach import Attachment, attach
 from skipkv.runtime.completion import Completion, Stats
 from skipkv.runtime.engine import Engine
+from skipkv.runtime.prompts import Prompt
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.session import EventRecord
 from skipkv.runtime.streaming import Piece
@@ -17,6 +18,7 @@ __all__ = [
     "Engine",
     "EventRecord",
     "Piece",
+    "Prompt",
     "Sampling",
     "Stats",
     "attach",

@@ -1,6 +1,7 @@
 """The same cache and the same events under anybody's `model.generate()`."""
 
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.policy import Policy
+from skipkv.runtime.completion import Stats, stats_of
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.seam import (
@@ -26,7 +28,7 @@ from skipkv.runtime.seam import (
 )
 from skipkv.runtime.session import EventRecord, Running, Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
-from skipkv.runtime.support import check_family, check_prompt, full_attention_layers
+from skipkv.runtime.support import check_family, check_policy, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
 
 # What transformers' continuous batching is started by: it decodes with a cache of its own, in a
@@ -63,7 +65,7 @@ def attach(
 
     Raises:
         UnsupportedModelError: an architecture the runtime does not decode.
-        ConfigError: the policy needs a tokenizer, or a layer the model does not have.
+        ConfigError: the policy is none, or needs a tokenizer, or a layer the model does not have.
         InputError: raised by `generate()` for inputs that cannot be decoded so: right padding, a
             cache of one's own, `use_cache=False`.
         PartError: raised by `generate()` when a part of the policy breaks its protocol.
@@ -79,6 +81,7 @@ def attach(
         >>> attached.peak_entries
         [48]
     """
+    check_policy(policy, user="skipkv.attach")
     model = causal_lm(model, user="skipkv.attach")
     check_version()
     check_family(model)
@@ -170,8 +173,27 @@ class Attachment:
         self._prompting = False  # until the first decode step
         self._nested = False  # a pass of our own, before the one the caller asked for
         self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens not read yet
-        self._ended: dict[int, Running] = {}  # rows that wait for the others, as they ended
+        # rows that wait for the others, as they ended
+        self._done: dict[int, Running] = {}
         self._finite: list[Bool[Tensor, "B"]] = []  # of passes whose logits were not looked at
+        self._started = self._passed = 0.0  # seconds
+
+    @property
+    def stats(self) -> list[Stats]:
+        """What each sequence of the last generation cost, as a `Completion` of the Engine has it.
+
+        As for the Engine, the last token decoded counts, though it is never fed.
+        """
+        session = self._last
+        return [
+            stats_of(
+                session,
+                running,
+                new_tokens=running.seen - running.prompt_tokens + 1,
+                seconds=self._passed - self._started,
+            )
+            for running in self._rows
+        ]
 
     @property
     def events(self) -> list[int]:
@@ -209,9 +231,10 @@ class Attachment:
         """What each row cost: to its end, where it has one, and so far where it goes on."""
         session = self._last
         self._read()
-        for number in range(len(session.running)):
-            session.peak_entries(number)
-        return [self._ended.get(n, running) for n, running in enumerate(session.running)]
+        return [
+            self._done.get(number) or session.as_of(number)
+            for number in range(len(session.running))
+        ]
 
     def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """A forward pre-hook of the model: exchange the cache, bring in what precedes this pass."""
@@ -341,6 +364,7 @@ class Attachment:
 
     def _end(self, forward: Forward, ids: Int[Tensor, "B T"], output: Any) -> None:
         session = self._last
+        self._passed = time.perf_counter()
         session.end(forward, ids)
         for error in session.failed().values():  # before anything is made of these logits
             raise error
@@ -371,13 +395,13 @@ class Attachment:
         for number, tokens in enumerate(rows):
             session.decoded(number, tokens)
             alive = [i for i, token in enumerate(tokens) if token not in self._fillers]
-            ended = number in self._ended
+            ended = number in self._done
             if ended and alive:  # it was no end: generate() was told of other ends
-                del self._ended[number]
+                del self._done[number]
             start = alive[-1] + 1 if alive else 0
             end = next((i for i in range(start, len(tokens)) if tokens[i] in self._eos), None)
-            if end is not None and number not in self._ended:
-                self._ended[number] = session.as_of(number, steps_ago=len(tokens) - end)
+            if end is not None and number not in self._done:
+                self._done[number] = session.as_of(number, steps_ago=len(tokens) - end)
 
     def _events(self, session: Session, numbers: Sequence[int]) -> None:
         for error in session.events(numbers).values():
@@ -400,7 +424,8 @@ class Attachment:
         self._check_logits()
         self._close()
         self._decoded.clear()
-        self._ended.clear()
+        self._done.clear()
+        self._started = time.perf_counter()
         self._session = Session(
             self._model, self._policy, sequences=len(prompts), text=self._text, trace=self._trace
         )

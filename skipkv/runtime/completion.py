@@ -1,13 +1,23 @@
 """What decoding a prompt gave."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import attrs
 
 from skipkv.errors import SkipKVError
-from skipkv.runtime.session import EventRecord
+from skipkv.runtime.session import EventRecord, Running, Session
 
 StopReason = Literal["eos", "stop_string", "length", "error"]
+THINK, END_THINK = "<think>", "</think>"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _beginning(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 @attrs.frozen(kw_only=True)
@@ -32,11 +42,24 @@ class Stats:
     new_tokens: int
     events: int
     evicted: int
-    mean_entries: float
+    mean_entries: float = attrs.field(repr=_rounded)
     peak_entries: int
     peak_kv_bytes: int
-    seconds: float
+    seconds: float = attrs.field(repr=_rounded)
     padding: int = 0
+
+    @classmethod
+    def nothing(cls) -> "Stats":
+        """The cost of a sequence that never started."""
+        return cls(
+            new_tokens=0,
+            events=0,
+            evicted=0,
+            mean_entries=0.0,
+            peak_entries=0,
+            peak_kv_bytes=0,
+            seconds=0.0,
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +72,11 @@ class Completion:
         prompt_tokens: length of the prompt in tokens.
         tokens: ids of the decoded tokens, with the one that ended the sequence.
         text: their text, without special tokens and without the stop string and what follows it.
+        thinking: the part of the text before the last `</think>`, or all of it where thinking has
+            begun, in the prompt or the text, and not ended; None where the model does not mark its
+            thinking. Without `<think>` and surrounding white space.
+        answer: the part of the text after `</think>`, without surrounding white space; None where
+            thinking has not ended. All of the text of a model that does not mark its thinking.
         stop_reason: "eos", "stop_string", "length" (max_new_tokens reached) or "error".
         error: what broke, where the reason is "error": a part of the policy, or the model. Tokens
             and text end there.
@@ -60,8 +88,62 @@ class Completion:
     sample: int
     prompt_tokens: int
     tokens: tuple[int, ...] = attrs.field(repr=False)
-    text: str
+    text: str = attrs.field(repr=_beginning)
+    thinking: str | None = attrs.field(default=None, repr=False)
+    answer: str | None = attrs.field(default=None, repr=False)
     stop_reason: StopReason
     error: SkipKVError | None = None
     stats: Stats
     trace: tuple[EventRecord, ...] | None = attrs.field(default=None, repr=False)
+
+
+def stats_of(
+    session: Session, running: Running, *, new_tokens: int, seconds: float, padding: int = 0
+) -> Stats:
+    """What a sequence that is still in a session has cost so far.
+
+    Args:
+        session: decodes it.
+        running: the sequence, its peak up to date.
+        new_tokens: tokens decoded, the newest one included.
+        seconds: since the prompt's first pass.
+        padding: of the prompt, to the longest of those admitted with it.
+    """
+    return Stats(
+        new_tokens=new_tokens,
+        events=running.events,
+        evicted=running.evicted,
+        mean_entries=running.mean_entries(new_tokens, session.heads),
+        peak_entries=running.peak_entries,
+        peak_kv_bytes=session.store.peak_bytes // session.store.sequences,
+        seconds=seconds,
+        padding=padding,
+    )
+
+
+def split_thinking(
+    tokenizer: Any, tokens: Sequence[int], text: str, *, opened: bool
+) -> tuple[str | None, str | None]:
+    """A completion's thinking and its answer: see `Completion`.
+
+    Args:
+        tokenizer: a transformers tokenizer; it may hold the marks as special tokens, which the text
+            lacks.
+        tokens: what was decoded.
+        text: their text.
+        opened: whether the prompt ended in `<think>`.
+    """
+    begin, end = tokenizer.convert_tokens_to_ids([THINK, END_THINK])
+    thought, mark, answer = text.rpartition(END_THINK)
+    if not mark and end in tokens and end != tokenizer.unk_token_id:  # a special token
+        last = len(tokens) - 1 - tokens[::-1].index(end)
+        thought = str(tokenizer.decode(tokens[:last], skip_special_tokens=True))[: len(text)]
+        mark, answer = END_THINK, text[len(thought) :]
+    if not mark:
+        known = begin in tokens and begin != tokenizer.unk_token_id
+        if not (opened or known or THINK in text):
+            return None, text.strip()
+        thought = text
+    if THINK in thought:
+        thought = thought.partition(THINK)[2]
+    return thought.strip(), answer.strip() if mark else None

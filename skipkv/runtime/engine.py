@@ -1,30 +1,64 @@
 """The engine: prompts in, completions out, decoded under a policy."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, Literal
 
+import attrs
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skipkv._types import Request
 from skipkv.errors import ConfigError, InputError
 from skipkv.policy import Policy
-from skipkv.runtime.completion import Completion
+from skipkv.runtime.completion import THINK, Completion, Stats, split_thinking
 from skipkv.runtime.loading import load
-from skipkv.runtime.loop import DecodeLoop, Finished
+from skipkv.runtime.loop import DecodeLoop, Finished, Fresh, Order
 from skipkv.runtime.prefill import PREFILL_CHUNK
+from skipkv.runtime.prompts import Content, Prompt, each, stop_strings, token_ids
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import causal_lm, check_free, check_version
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
+from skipkv.runtime.stopping import before, shown
 from skipkv.runtime.streaming import Piece, TextStream
-from skipkv.runtime.support import check_all_full, check_family, check_prompt
+from skipkv.runtime.support import (
+    check_all_full,
+    check_family,
+    check_given,
+    check_policy,
+    check_prompt,
+)
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+MAX_NEW_TOKENS = 8192
+"""Tokens decoded at most where neither the caller nor the model's generation config says."""
+
+Prompts = Iterable[Content | Prompt] | Mapping[str, Any]
+"""Prompts as they are given: a list, another iterable, or what a tokenizer answers."""
+
+
+@attrs.frozen(kw_only=True)
+class _Failed:
+    """A prompt that cannot be decoded, in the place of its request."""
+
+    place: int
+    completion: Completion
+
+
+@attrs.frozen(kw_only=True)
+class _Settings:
+    """What a call says of all its prompts."""
+
+    max_new_tokens: int | None
+    sampling: Sampling
+    stop: tuple[str, ...]
+    seeds: Sequence[int] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    invalid: str
 
 
 class Engine:
@@ -49,9 +83,9 @@ class Engine:
 
     Raises:
         UnsupportedModelError: an architecture or a kind of layer the engine does not decode.
-        InputError: no EOS token is known.
-        ConfigError: `batch_size` or `prefill_chunk` below 1, or a steerer that does not fit the
-            model.
+        InputError: the model or the tokenizer is none, or no EOS token is known.
+        ConfigError: the policy is none, `batch_size` or `prefill_chunk` is below 1, or a steerer
+            does not fit the model.
 
     Example:
         >>> from skipkv import Engine, presets
@@ -73,6 +107,7 @@ class Engine:
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
     ) -> None:
+        check_given(model, tokenizer, policy, user="Engine")
         model = causal_lm(model, user="Engine")
         check_version()
         check_family(model)
@@ -103,46 +138,86 @@ class Engine:
         name_or_path: str,
         *,
         policy: Policy,
-        batch_size: int = 8,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
+        batch_size: int = 8,
+        eos_token_ids: Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
+        graphs: bool = True,
     ) -> "Engine":
         """An engine for a model on disk or on the hub.
 
         Args:
             name_or_path: a model folder, a folder with one GGUF file, a GGUF file, or a hub id.
             policy: as for the constructor.
-            batch_size: as for the constructor.
             dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
             device: where to; by default a GPU if there is one.
+            batch_size: as for the constructor.
+            eos_token_ids: as for the constructor.
             prefill_chunk: as for the constructor.
+            graphs: as for the constructor.
+
+        Raises:
+            InputError: there is no such model, or it cannot be loaded.
+            ConfigError: as for the constructor; a policy is checked before anything is loaded.
         """
+        check_policy(policy, user="Engine.from_pretrained")
         model, tokenizer = load(name_or_path, dtype=dtype, device=device)
-        return cls(model, tokenizer, policy, batch_size=batch_size, prefill_chunk=prefill_chunk)
+        return cls(
+            model,
+            tokenizer,
+            policy,
+            batch_size=batch_size,
+            eos_token_ids=eos_token_ids,
+            prefill_chunk=prefill_chunk,
+            graphs=graphs,
+        )
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        name = getattr(config, "name_or_path", "") or type(self.model).__name__
+        return (
+            f"<Engine: {name} ({config.num_hidden_layers} layers, {self.model.dtype} on "
+            f"{self.model.device}), batch_size={self.batch_size}, {self.policy!r}>"
+        )
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Prompts,
         *,
-        max_new_tokens: int,
-        sampling: Sampling | None = None,
-        stop: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        stop: str | Sequence[str] = (),
         seeds: Sequence[int] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        invalid: Literal["raise", "fail"] = "raise",
         ordered: bool = True,
         progress: bool | None = None,
         trace: bool = False,
         timings: Timings | None = None,
     ) -> Iterator[Completion]:
-        """Decode prompts; every input error is raised here, before any decoding.
+        """Decode prompts.
+
+        The prompts of a list are all checked here, before any decoding. Those of a generator are
+        taken one by one, each when there is room to decode it, and checked then.
 
         Args:
-            prompts: texts, lists of token ids, or lists of chat messages (`role`, `content`), which
-                go through the tokenizer's chat template.
-            max_new_tokens: tokens to decode per sequence at most.
-            sampling: greedy by default.
+            prompts: texts, lists of token ids, lists of chat messages (`role`, `content`), which
+                go through the tokenizer's chat template, or `Prompt`s, which have settings of
+                their own. What a tokenizer answers, padded or not, stands for the prompts in it.
+            max_new_tokens: tokens to decode per sequence at most; by default what the model's
+                generation config says, or 8192, and no more than the model has positions for.
+            sampling: by default what the model's generation config asks for, which is often
+                greedy: see `Sampling.from_model`. `Sampling()` is greedy. A dict of its arguments
+                will do.
+            stop: a string, or several, at which a sequence ends; its text ends before it. Strings
+                are found in the decoded text, special tokens shown.
             seeds: a seed for each prompt; by default `sampling.seed` and on, counting up.
-            stop: strings at which a sequence ends; its text ends before them.
+            chat_template_kwargs: further arguments for the chat template, such as
+                `{"enable_thinking": False}`.
+            invalid: what comes of a prompt that cannot be decoded: "raise" raises its
+                `InputError`; with "fail" it gets a completion with that error, and the others are
+                decoded.
             ordered: completions in the order of the prompts, each as soon as it and those before it
                 are done; otherwise as they finish.
             progress: show a progress bar on stderr; by default if that is a terminal.
@@ -156,23 +231,28 @@ class Engine:
             still wait end so.
 
         Raises:
-            InputError: an empty prompt, or one too long for the model or the budget.
+            InputError: a prompt that is empty, of a wrong kind, or too long for the model or the
+                budget.
+            ConfigError: a sampling that cannot be.
         """
-        sampling = sampling or Sampling()
-        requests = self._requests(prompts, max_new_tokens, sampling, stop, seeds)
-        return self._decode(requests, sampling, tuple(stop), ordered, progress, trace, timings)
+        settings = self._settings(
+            max_new_tokens, sampling, stop, seeds, chat_template_kwargs, invalid
+        )
+        return self._decode(self._jobs(prompts, settings), ordered, progress, trace, timings)
 
     def stream(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Prompts,
         *,
-        max_new_tokens: int,
-        sampling: Sampling | None = None,
-        stop: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        stop: str | Sequence[str] = (),
         seeds: Sequence[int] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        invalid: Literal["raise", "fail"] = "raise",
         trace: bool = False,
     ) -> Iterator[Piece]:
-        """Decode prompts and hand out their text as it is decoded; input errors are raised here.
+        """Decode prompts and hand out their text as it is decoded.
 
         Pieces of all sequences that are decoded side by side come mixed. Those of one sequence
         join to the text of its completion, which the last of them carries: what is streamed is
@@ -185,18 +265,21 @@ class Engine:
         Args:
             prompts: as for `generate`, and so are the others.
             max_new_tokens: tokens to decode per sequence at most.
-            sampling: greedy by default.
+            sampling: by default that of the model's generation config.
             stop: strings at which a sequence ends; its text ends before them.
             seeds: a seed for each prompt.
+            chat_template_kwargs: further arguments for the chat template.
+            invalid: "raise" or "fail".
             trace: record every compression event.
 
         Returns:
             An iterator of `Piece`. A sequence on which a part of the policy breaks its protocol
-            ends with a completion that has `stop_reason="error"`; the others go on. One who stops
-            iterating stops the decoding.
+            ends with a completion that has `stop_reason="error"`; the others go on. Decoding stops
+            when the iteration does.
 
         Raises:
-            InputError: an empty prompt, or one too long for the model or the budget.
+            InputError: as for `generate`.
+            ConfigError: as for `generate`.
 
         Example:
             >>> from skipkv import Engine, presets
@@ -206,172 +289,125 @@ class Engine:
             >>> "".join(piece.text for piece in pieces) == pieces[-1].completion.text
             True
         """
-        sampling = sampling or Sampling()
-        requests = self._requests(prompts, max_new_tokens, sampling, stop, seeds)
-        return self._stream(requests, sampling, tuple(stop), trace)
-
-    def _requests(
-        self,
-        prompts: Sequence[Prompt],
-        max_new_tokens: int,
-        sampling: Sampling,
-        stop: Sequence[str],
-        seeds: Sequence[int] | None,
-    ) -> list[Request]:
-        """A request per prompt and sample, checked."""
-        check_free(self.model)
-        if isinstance(prompts, str):
-            raise InputError(
-                "prompts must be a list of prompts, got one string. Wrap it: [prompt]."
-            )
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
-        if any(not s for s in stop):
-            raise InputError("stop must not hold an empty string: it would end every sequence.")
-        encoded = [self.encode(prompt, index=index) for index, prompt in enumerate(prompts)]
-        for index, ids in enumerate(encoded):
-            self._check(index, ids, max_new_tokens)
-        if seeds is None:
-            seeds = range(sampling.seed, sampling.seed + len(encoded))
-        elif len(seeds) != len(encoded) or min(seeds, default=0) < 0:
-            raise InputError(
-                f"seeds must hold a number from 0 on for each of the {len(encoded)} prompts, got "
-                f"{list(seeds)}."
-            )
-        return [
-            Request(
-                index=index * sampling.n + sample,
-                prompt=ids,
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-                sample=sample,
-            )
-            for index, (ids, seed) in enumerate(zip(encoded, seeds, strict=True))
-            for sample in range(sampling.n)
-        ]
-
-    def _decode(
-        self,
-        requests: list[Request],
-        sampling: Sampling,
-        stop: Sequence[str],
-        ordered: bool,
-        progress: bool | None,
-        trace: bool,
-        timings: Timings | None,
-    ) -> Iterator[Completion]:
-        if not requests:
-            return
-        loop = self._loop(requests, sampling, stop, trace)
-        show = sys.stderr.isatty() if progress is None else progress
-        early: dict[int, Completion] = {}  # done before one that comes first
-        following = 0
-        with tqdm(total=len(requests), unit="seq", disable=not show, file=sys.stderr) as bar:
-            for finished in loop.run(requests, timings):
-                assert isinstance(finished, Finished)  # the loop streams only where asked to
-                bar.update()
-                completion = self._completion(finished, sampling.n)
-                if not ordered:
-                    yield completion
-                    continue
-                early[finished.request.index] = completion
-                while following in early:
-                    yield early.pop(following)
-                    following += 1
-
-    def _stream(
-        self, requests: list[Request], sampling: Sampling, stop: Sequence[str], trace: bool
-    ) -> Iterator[Piece]:
-        if not requests:
-            return
-        loop = self._loop(requests, sampling, stop, trace, streaming=True)
-        streams: dict[int, TextStream] = {}
-        for news in loop.run(requests):
-            place = news.request.index
-            index, sample = place // sampling.n, news.request.sample
-            if place not in streams:
-                streams[place] = TextStream(self.tokenizer, stop=stop)
-            if isinstance(news, Finished):
-                whole = self._completion(news, sampling.n)
-                rest = streams.pop(place).rest(whole.text)
-                yield Piece(index=index, sample=sample, text=rest, completion=whole)
-            elif text := streams[place].feed(news.tokens):
-                yield Piece(index=index, sample=sample, text=text)
-
-    def _loop(
-        self,
-        requests: list[Request],
-        sampling: Sampling,
-        stop: Sequence[str],
-        trace: bool,
-        streaming: bool = False,
-    ) -> DecodeLoop:
-        with torch.inference_mode():
-            session = Session(
-                self.model,
-                self.policy,
-                sequences=min(self.batch_size, len(requests)),
-                text=self._text,
-                trace=trace,
-            )
-        return DecodeLoop(
-            session,
-            sampling=sampling,
-            eos=self._eos,
-            stop=stop,
-            text=self._text,
-            prefill_chunk=self.prefill_chunk,
-            graphs=self._graphs,
-            streaming=streaming,
+        settings = self._settings(
+            max_new_tokens, sampling, stop, seeds, chat_template_kwargs, invalid
         )
+        return self._stream(self._jobs(prompts, settings), trace)
 
-    def _completion(self, finished: Finished, samples: int) -> Completion:
-        text = str(self.tokenizer.decode(finished.tokens, skip_special_tokens=True))
-        if finished.stop_string is not None:
-            text = text.partition(finished.stop_string)[0]
-        return Completion(
-            index=finished.request.index // samples,
-            sample=finished.request.sample,
-            prompt_tokens=finished.request.prompt_tokens,
-            tokens=tuple(finished.tokens),
-            text=text,
-            stop_reason=finished.reason,
-            error=finished.error,
-            stats=finished.stats,
-            trace=None if finished.trace is None else tuple(finished.trace),
-        )
-
-    def encode(self, prompt: Prompt, *, index: int = 0) -> list[int]:
+    def encode(
+        self,
+        prompt: Content,
+        *,
+        index: int = 0,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """The token ids of a prompt, as `generate` decodes it.
 
         Args:
             prompt: a text, token ids, or a list of chat messages.
             index: its number, for the messages of errors.
+            chat_template_kwargs: further arguments for the chat template.
 
         Raises:
-            InputError: it is empty, or a chat and the tokenizer has no chat template.
+            InputError: it is empty or of another kind, or its chat template fails.
         """
-        if not isinstance(prompt, str):
-            items = list(prompt)
-            if items and isinstance(items[0], Mapping):
-                if not getattr(self.tokenizer, "chat_template", None):
-                    raise InputError(
-                        f"Prompt {index} is a chat, but the tokenizer has no chat template. Give "
-                        "the prompt as text."
-                    )
-                messages = [dict(cast(Mapping[str, str], item)) for item in items]
-                text = self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
-                return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-            return [int(cast(int, token)) for token in items]
-        if not prompt.strip():
-            raise InputError(f"Prompt {index} is empty.")
-        return list(self.tokenizer(prompt)["input_ids"])
+        return token_ids(
+            prompt,
+            self.tokenizer,
+            name=f"Prompt {index}",
+            chat_template_kwargs=chat_template_kwargs,
+        )
 
-    def _check(self, index: int, ids: list[int], max_new_tokens: int) -> None:
-        if not ids:
-            raise InputError(f"Prompt {index} has no tokens.")
+    def _settings(
+        self,
+        max_new_tokens: int | None,
+        sampling: Sampling | Mapping[str, Any] | None,
+        stop: str | Sequence[str],
+        seeds: Sequence[int] | None,
+        chat_template_kwargs: Mapping[str, Any] | None,
+        invalid: str,
+    ) -> _Settings:
+        """What a call says of all its prompts, checked."""
+        check_free(self.model)
+        if max_new_tokens is not None and (
+            not isinstance(max_new_tokens, int) or max_new_tokens < 1
+        ):
+            raise InputError(
+                f"max_new_tokens must be a whole number of at least 1, got {max_new_tokens!r}."
+            )
+        if invalid not in ("raise", "fail"):
+            raise InputError(f"invalid must be 'raise' or 'fail', got {invalid!r}.")
+        return _Settings(
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling.from_model(self.model) if sampling is None else Sampling.of(sampling),
+            stop=stop_strings(stop),
+            seeds=None if seeds is None else list(seeds),
+            chat_template_kwargs=chat_template_kwargs,
+            invalid=invalid,
+        )
+
+    def _jobs(self, prompts: Prompts, settings: _Settings) -> Iterable[Order | _Failed]:
+        """What is to be decoded: a list, checked, or an iterator that checks as it goes."""
+        given = each(prompts, self.tokenizer)
+        seeds = settings.seeds
+        if seeds is not None and (
+            min(seeds, default=0) < 0 or (isinstance(given, list) and len(seeds) != len(given))
+        ):
+            wanted = (
+                f"each of the {len(given)} prompts" if isinstance(given, list) else "each prompt"
+            )
+            raise InputError(f"seeds must hold a number from 0 on for {wanted}, got {seeds}.")
+        jobs = self._each_job(given, settings)
+        return list(jobs) if isinstance(given, list) else jobs
+
+    def _each_job(self, prompts: Iterable[Any], settings: _Settings) -> Iterator[Order | _Failed]:
+        place = 0
+        for index, given in enumerate(prompts):
+            prompt = given if isinstance(given, Prompt) else Prompt(given)
+            sampling = prompt.sampling or settings.sampling
+            ids: list[int] = []
+            try:
+                ids = token_ids(
+                    prompt.content,
+                    self.tokenizer,
+                    name=f"Prompt {index}",
+                    chat_template_kwargs=settings.chat_template_kwargs,
+                )
+                most = self._checked(index, ids, prompt.max_new_tokens or settings.max_new_tokens)
+                seed = self._seed(index, prompt, settings)
+            except InputError as error:
+                if settings.invalid == "raise":
+                    raise
+                for sample in range(sampling.n):
+                    yield _Failed(place=place, completion=_refused(index, sample, ids, error))
+                    place += 1
+                continue
+            for sample in range(sampling.n):
+                yield Order(
+                    index=place,
+                    prompt=ids,
+                    max_new_tokens=most,
+                    seed=seed,
+                    sample=sample,
+                    prompt_index=index,
+                    sampling=sampling,
+                    stop=settings.stop if prompt.stop is None else prompt.stop,
+                )
+                place += 1
+
+    def _seed(self, index: int, prompt: Prompt, settings: _Settings) -> int:
+        if prompt.seed is not None:
+            return prompt.seed
+        if settings.seeds is None:
+            return (prompt.sampling or settings.sampling).seed + index
+        if index >= len(settings.seeds):
+            raise InputError(
+                f"seeds holds {len(settings.seeds)} numbers, and none for prompt {index}."
+            )
+        return settings.seeds[index]
+
+    def _checked(self, index: int, ids: list[int], max_new_tokens: int | None) -> int:
+        """Tokens to decode after a prompt at most, once it is seen to be one the model can take."""
         config = self.model.config
         wrong = [token for token in ids if not 0 <= token < config.vocab_size]
         if wrong:
@@ -379,6 +415,11 @@ class Engine:
                 f"Prompt {index} holds token id {wrong[0]}; the vocabulary has {config.vocab_size}."
             )
         limit = getattr(config, "max_position_embeddings", None)
+        if max_new_tokens is None:
+            configured = getattr(self.model.generation_config, "max_new_tokens", None)
+            max_new_tokens = configured or MAX_NEW_TOKENS
+            if limit is not None:
+                max_new_tokens = max(min(max_new_tokens, limit - len(ids)), 1)
         if limit is not None and len(ids) + max_new_tokens > limit:
             raise InputError(
                 f"Prompt {index} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} that "
@@ -386,6 +427,138 @@ class Engine:
                 "never change. Shorten the prompt or decode fewer tokens."
             )
         check_prompt(self.policy.budget, len(ids), index)
+        return max_new_tokens
+
+    def _decode(
+        self,
+        jobs: Iterable[Order | _Failed],
+        ordered: bool,
+        progress: bool | None,
+        trace: bool,
+        timings: Timings | None,
+    ) -> Iterator[Completion]:
+        show = sys.stderr.isatty() if progress is None else progress
+        total = len(jobs) if isinstance(jobs, list) else None
+        early: dict[int, Completion] = {}  # done before one that comes first
+        following = 0
+        with tqdm(total=total, unit="seq", disable=not show or total == 0, file=sys.stderr) as bar:
+            for news in self._run(jobs, trace=trace, timings=timings):
+                assert not isinstance(news, Fresh)  # the loop streams only where asked to
+                bar.update()
+                if isinstance(news, _Failed):
+                    place, completion = news.place, news.completion
+                else:
+                    place, completion = news.request.index, self._completion(news)
+                if not ordered:
+                    yield completion
+                    continue
+                early[place] = completion
+                while following in early:
+                    yield early.pop(following)
+                    following += 1
+
+    def _stream(self, jobs: Iterable[Order | _Failed], trace: bool) -> Iterator[Piece]:
+        streams: dict[int, TextStream] = {}
+        for news in self._run(jobs, trace=trace, streaming=True):
+            if isinstance(news, _Failed):
+                whole = news.completion
+                yield Piece(index=whole.index, sample=whole.sample, text="", completion=whole)
+                continue
+            order = news.request
+            place, index, sample = order.index, order.prompt_index, order.sample
+            if place not in streams:
+                streams[place] = TextStream(self.tokenizer, stop=order.stop)
+            if isinstance(news, Finished):
+                whole = self._completion(news)
+                rest = streams.pop(place).rest(whole.text)
+                yield Piece(index=index, sample=sample, text=rest, completion=whole)
+            elif text := streams[place].feed(news.tokens):
+                yield Piece(index=index, sample=sample, text=text)
+
+    def _run(
+        self,
+        jobs: Iterable[Order | _Failed],
+        *,
+        trace: bool,
+        timings: Timings | None = None,
+        streaming: bool = False,
+    ) -> Iterator[Finished | Fresh | _Failed]:
+        """All that comes of these jobs, the failed ones as soon as they are met."""
+        failed: deque[_Failed] = deque()
+
+        def orders() -> Iterator[Order]:
+            for job in jobs:
+                if isinstance(job, Order):
+                    yield job
+                else:
+                    failed.append(job)
+
+        coming = orders()
+        first = list(islice(coming, None if isinstance(jobs, list) else self.batch_size))
+        while failed:
+            yield failed.popleft()
+        if not first:
+            return
+        known = isinstance(jobs, list)
+        with torch.inference_mode():
+            session = Session(
+                self.model,
+                self.policy,
+                sequences=min(self.batch_size, len(first)),
+                text=self._text,
+                trace=trace,
+                longest=max(o.prompt_tokens + o.max_new_tokens for o in first) if known else None,
+            )
+        loop = DecodeLoop(
+            session,
+            eos=self._eos,
+            text=self._text,
+            prefill_chunk=self.prefill_chunk,
+            graphs=self._graphs,
+            streaming=streaming,
+        )
+        for news in loop.run(first if known else chain(first, coming), timings):
+            while failed:
+                yield failed.popleft()
+            yield news
+        while failed:
+            yield failed.popleft()
+
+    def _completion(self, finished: Finished) -> Completion:
+        order, tokens = finished.request, finished.tokens
+        if finished.stop_string is None:
+            text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        else:
+            text = before(self.tokenizer, tokens, finished.stop_string)
+        opened = shown(self.tokenizer, order.prompt[-8:]).rstrip().endswith(THINK)
+        thinking, answer = split_thinking(self.tokenizer, tokens, text, opened=opened)
+        return Completion(
+            index=order.prompt_index,
+            sample=order.sample,
+            prompt_tokens=order.prompt_tokens,
+            tokens=tuple(tokens),
+            text=text,
+            thinking=thinking,
+            answer=answer,
+            stop_reason=finished.reason,
+            error=finished.error,
+            stats=finished.stats,
+            trace=None if finished.trace is None else tuple(finished.trace),
+        )
+
+
+def _refused(index: int, sample: int, ids: Sequence[int], error: InputError) -> Completion:
+    """What comes of a prompt that cannot be decoded."""
+    return Completion(
+        index=index,
+        sample=sample,
+        prompt_tokens=len(ids),
+        tokens=(),
+        text="",
+        stop_reason="error",
+        error=error,
+        stats=Stats.nothing(),
+    )
 
 
 def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

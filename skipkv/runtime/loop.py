@@ -1,24 +1,27 @@
 """The decode loop: admit, feed prompts, step, read back, compress; until every request is done."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import attrs
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from skipkv._calls import without_frames
 from skipkv._types import Request
 from skipkv.errors import PartError, SkipKVError
 from skipkv.runtime import checked
-from skipkv.runtime.completion import Stats, StopReason
+from skipkv.runtime.completion import Stats, StopReason, stats_of
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.graph import RecordedSteps, recorder
-from skipkv.runtime.prefill import PREFILL_CHUNK, Reading, columns
+from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
 from skipkv.runtime.seam import borrowed, evaluating
 from skipkv.runtime.session import EventRecord, Running, Session
+from skipkv.runtime.stopping import StopFinder
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
 
@@ -32,11 +35,26 @@ def _can_ask(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+@attrs.frozen(kw_only=True)
+class Order(Request):
+    """A request with what the loop alone reads.
+
+    Args:
+        prompt_index: which of the prompts given it decodes, from 0.
+        sampling: how its tokens are chosen.
+        stop: strings at which it ends.
+    """
+
+    prompt_index: int = 0
+    sampling: Sampling = attrs.field(factory=Sampling)
+    stop: tuple[str, ...] = ()
+
+
 @attrs.define(kw_only=True)
 class Finished:
     """A request that is done, as the loop knows it."""
 
-    request: Request
+    request: Order
     tokens: list[int]
     reason: StopReason
     stop_string: str | None
@@ -49,7 +67,7 @@ class Finished:
 class Fresh:
     """Tokens of a request that were read since it last came out, as the loop knows them."""
 
-    request: Request
+    request: Order
     tokens: list[int]
 
 
@@ -57,18 +75,40 @@ class Fresh:
 class _Decoding:
     """A sequence of the session; its place in the loop's lists is its number there."""
 
-    request: Request
+    request: Order
     running: Running
     reading: Reading
     started: float
     padding: int  # to the longest prompt admitted with it; never stored
     uniforms: Tensor | None
+    finder: StopFinder | None
     tokens: list[int] = attrs.field(factory=list)
     told: int = 0  # how many of them came out as `Fresh`
-    tail: str = ""  # the newest text: the last token, and what a stop string may need before it
     reason: StopReason | None = None
     error: SkipKVError | None = None
     stop_string: str | None = None
+
+
+@attrs.define(kw_only=True)
+class _Alike:
+    """Rows whose tokens are chosen in one way."""
+
+    sampling: Sampling
+    processors: LogitsProcessorList
+    rows: list[int] = attrs.field(factory=list)
+
+
+def _choose(
+    logits: Float[Tensor, "n V"], alike: Sequence[_Alike], drawn: Float[Tensor, "n"] | None
+) -> Int[Tensor, "n"]:
+    """The next token of each row, chosen as its request says."""
+    if len(alike) == 1:
+        return choose(logits, alike[0].processors, drawn)
+    chosen = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    for some in alike:
+        own = None if some.sampling.greedy or drawn is None else drawn[some.rows]
+        chosen[some.rows] = choose(logits[some.rows], some.processors, own)
+    return chosen
 
 
 class DecodeLoop:
@@ -86,9 +126,7 @@ class DecodeLoop:
         self,
         session: Session,
         *,
-        sampling: Sampling,
         eos: frozenset[int],
-        stop: Sequence[str],
         text: TokenText,
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
@@ -100,40 +138,39 @@ class DecodeLoop:
         self._scheduler = session.policy.scheduler
         self._slots = session.store.sequences
         self._device = session.store.keys.device
-        self._sampling = sampling
-        self._processors = sampling.processors()
         self._eos = eos
         self._ends = eos | {NO_TOKEN}  # tokens at which a sequence ends
-        self._stop = tuple(stop)
         self._text = text
         self._chunk = prefill_chunk
-        record = recorder(self._device) if graphs and session.room is not None else None
-        self._recorded = (
-            None
-            if record is None
-            else RecordedSteps(
-                session, self._processors, sampled=not sampling.greedy, record=record
-            )
-        )
+        self._record = recorder(self._device) if graphs and session.room is not None else None
+        # Recorded steps choose all tokens in one way: that of the first of them.
+        self._recorded: RecordedSteps | None = None
+        self._recorded_way: tuple[float | int, ...] = ()
+        self._alike: list[_Alike] = []  # all that decode
         self._decoding: list[_Decoding] = []
         self._newcomers: list[_Decoding] = []  # their numbers follow those of the decoding ones
         self._last: Int[Tensor, "n"] = torch.empty(0, dtype=torch.long, device=self._device)
         self._asks = _can_ask(self._device)
         self._known: list[int] | None = None  # the newest tokens, where they were asked for
-        self._burst = 1 if self._asks and (stop or streaming) else _STEPS_UNREAD
 
     def run(
-        self, requests: Sequence[Request], timings: Timings | None = None
+        self, requests: Iterable[Order], timings: Timings | None = None
     ) -> Iterator[Finished | Fresh]:
         """Decode all requests; each comes out as it finishes, and if streaming as it grows.
 
         Args:
-            requests: what to decode.
+            requests: what to decode. All of a list wait from the beginning; of another iterable
+                one is taken for each slot that is free.
             timings: gets what it took.
         """
-        waiting = list(requests)
+        coming = iter(requests)
+        waiting = list(coming) if isinstance(requests, Sequence) else []
         done: list[Finished | Fresh] = []
-        while waiting or self._running:
+        while True:
+            # The caller's own code, so it runs while the model is not hooked.
+            waiting += islice(coming, max(self._slots - self._running - len(waiting), 0))
+            if not (waiting or self._running):
+                return
             # Between results the model is the caller's: it is borrowed only here.
             with (
                 borrowed(self._model, by="Engine"),
@@ -168,7 +205,7 @@ class DecodeLoop:
         """Slots taken."""
         return len(self._decoding) + len(self._newcomers)
 
-    def _admit(self, waiting: list[Request]) -> list[Finished]:
+    def _admit(self, waiting: list[Order]) -> list[Finished]:
         """Let requests in that the scheduler chooses; returns those that are done all the same.
 
         Who should start next is unknown once a scheduler breaks. So all that wait end with its
@@ -194,7 +231,7 @@ class DecodeLoop:
             number = self._session.start(request.prompt_tokens, new_tokens=request.max_new_tokens)
             passes = self._session.passes([request.prompt_tokens])
             drawn = None
-            if not self._sampling.greedy:
+            if not request.sampling.greedy:
                 drawn = uniforms(request.seed, request.sample, request.max_new_tokens)
                 drawn = drawn.to(self._device)
             self._newcomers.append(
@@ -205,6 +242,7 @@ class DecodeLoop:
                     started=started,
                     padding=longest - request.prompt_tokens,
                     uniforms=drawn,
+                    finder=StopFinder(self._text.tokenizer, request.stop) if request.stop else None,
                 )
             )
         return []
@@ -215,7 +253,12 @@ class DecodeLoop:
         All chunks end in the last column, so that it has the logits of every prompt that is in.
         """
         first, newcomers = len(self._decoding), list(self._newcomers)
-        limit = columns([n.reading for n in newcomers], self._chunk, decoding=first > 0)
+        limit = columns(
+            [n.reading for n in newcomers],
+            self._chunk,
+            decoding=first > 0,
+            most=LONGEST_PASS if self._session.room is None else None,
+        )
         chunks = [n.reading.take(limit) for n in newcomers]
         width = max(map(len, chunks))
         ids = torch.tensor(
@@ -240,7 +283,7 @@ class DecodeLoop:
         self._follow()
         numbers = range(first, len(self._decoding))
         drawn = self._drawn(numbers, steps=1)
-        chosen = choose(logits, self._processors, None if drawn is None else drawn[:, 0])
+        chosen = _choose(logits, self._of_one_way(numbers), None if drawn is None else drawn[:, 0])
         self._last = torch.cat([self._last, chosen])
         self._read(chosen[:, None], numbers)
 
@@ -250,6 +293,7 @@ class DecodeLoop:
         ordered = [known[running] for running in self._session.running]
         self._decoding = ordered[: self._session.decoding]
         self._newcomers = ordered[self._session.decoding :]
+        self._alike = self._of_one_way(range(len(self._decoding)))
 
     def _steps(self) -> int:
         """Decode until somebody must look: a finished sequence, an event, or the burst's end.
@@ -258,8 +302,7 @@ class DecodeLoop:
         """
         numbers = range(len(self._decoding))
         left = min(d.request.max_new_tokens - len(d.tokens) for d in self._decoding)
-        burst = 1 if self._newcomers else self._burst  # who still reads need not wait long
-        steps = min(burst, left, self._session.steps_to_event() or left)
+        steps = min(self._burst(), left, self._session.steps_to_event() or left)
         drawn = self._drawn(numbers, steps)
         chosen = []
         if self._asks:
@@ -278,13 +321,46 @@ class DecodeLoop:
             self._session.decoded(number, [fed[number], *read[number][:-1]])
         return len(chosen)
 
+    def _burst(self) -> int:
+        """Steps to the next look at the tokens, at most."""
+        if self._newcomers:
+            return 1  # they need not wait long
+        looks = self._streaming or any(d.finder is not None for d in self._decoding)
+        return 1 if self._asks and looks else _STEPS_UNREAD
+
     def _step(self, drawn: Float[Tensor, "n"] | None) -> Int[Tensor, "n"]:
         """Feed every sequence its newest token; the tokens that follow."""
-        if self._recorded is not None and not self._recorded.failed:
-            return self._recorded.step(self._last, drawn)
+        recorded = self._recorded_steps()
+        if recorded is not None and not recorded.failed:
+            return recorded.step(self._last, drawn)
         ids = self._last.clamp_min(0)[:, None]  # there may be rows without a token
         forward = self._session.begin_step(0, len(self._decoding), ids, known=self._known)
-        return choose(self._forward(forward, ids), self._processors, drawn)
+        return _choose(self._forward(forward, ids), self._alike, drawn)
+
+    def _recorded_steps(self) -> RecordedSteps | None:
+        """Steps recorded as a graph, where there are any for all sequences that decode now."""
+        if self._record is None or len(self._alike) > 1:
+            return None
+        [alike] = self._alike
+        if self._recorded is None:
+            self._recorded_way = alike.sampling.way
+            self._recorded = RecordedSteps(
+                self._session,
+                alike.processors,
+                sampled=not alike.sampling.greedy,
+                record=self._record,
+            )
+        return self._recorded if self._recorded_way == alike.sampling.way else None
+
+    def _of_one_way(self, numbers: Sequence[int]) -> "list[_Alike]":
+        """These sequences, those together whose tokens are chosen in one way."""
+        found: dict[tuple[float | int, ...], _Alike] = {}
+        for row, number in enumerate(numbers):
+            sampling = self._decoding[number].request.sampling
+            if sampling.way not in found:
+                found[sampling.way] = _Alike(sampling=sampling, processors=sampling.processors())
+            found[sampling.way].rows.append(row)
+        return list(found.values())
 
     def _forward(self, forward: Forward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         """Logits of the last column."""
@@ -293,16 +369,17 @@ class DecodeLoop:
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
     def _drawn(self, numbers: Sequence[int], steps: int) -> Float[Tensor, "n K"] | None:
-        """The random numbers of these sequences' next steps."""
-        if self._sampling.greedy:
+        """The random numbers of these sequences' next steps; zeros for one decoded greedily."""
+        decoding = [self._decoding[number] for number in numbers]
+        if all(d.uniforms is None for d in decoding):
             return None
-        rows = []
-        for number in numbers:
-            decoding = self._decoding[number]
-            assert decoding.uniforms is not None
-            done = len(decoding.tokens)
-            rows.append(decoding.uniforms[done : done + steps])
-        return torch.stack(rows)
+        unused = torch.zeros(steps, dtype=torch.float64, device=self._device)
+        return torch.stack(
+            [
+                unused if d.uniforms is None else d.uniforms[len(d.tokens) : len(d.tokens) + steps]
+                for d in decoding
+            ]
+        )
 
     def _read(self, tokens: Int[Tensor, "n K"], numbers: Sequence[int]) -> list[list[int]]:
         """Bring new tokens to the host and see who is done; returns them."""
@@ -319,16 +396,14 @@ class DecodeLoop:
 
     def _take(self, decoding: _Decoding, token: int) -> None:
         decoding.tokens.append(token)
-        if self._stop:
-            overlap = max(map(len, self._stop)) - 1
-            decoding.tail = decoding.tail[max(len(decoding.tail) - overlap, 0) :]
-            decoding.tail += self._text[token]
-            found = {decoding.tail.find(s): s for s in self._stop if s in decoding.tail}
-            if found:
-                decoding.reason, decoding.stop_string = "stop_string", found[min(found)]
         if token in self._eos:
             decoding.reason = "eos"
-        elif decoding.reason is None and len(decoding.tokens) == decoding.request.max_new_tokens:
+            return
+        if decoding.finder is not None:
+            decoding.stop_string = decoding.finder.feed(token)
+        if decoding.stop_string is not None:
+            decoding.reason = "stop_string"
+        elif len(decoding.tokens) == decoding.request.max_new_tokens:
             decoding.reason = "length"
 
     def _compress(self, numbers: Sequence[int]) -> None:
@@ -354,50 +429,38 @@ class DecodeLoop:
 
     def _fresh(self) -> Iterator[Fresh]:
         for decoding in self._decoding:
-            if len(decoding.tokens) > decoding.told:
+            if len(decoding.tokens) > decoding.told and decoding.stop_string is None:
                 yield Fresh(request=decoding.request, tokens=decoding.tokens[decoding.told :])
                 decoding.told = len(decoding.tokens)
 
-    def _unstarted(self, request: Request, error: SkipKVError) -> Finished:
+    def _unstarted(self, request: Order, error: SkipKVError) -> Finished:
         """A request that never got a slot."""
-        nothing = Stats(
-            new_tokens=0,
-            events=0,
-            evicted=0,
-            mean_entries=0.0,
-            peak_entries=0,
-            peak_kv_bytes=0,
-            seconds=0.0,
-        )
         return Finished(
             request=request,
             tokens=[],
             reason="error",
             stop_string=None,
             error=error,
-            stats=nothing,
+            stats=Stats.nothing(),
             trace=[] if self._session.traces else None,
         )
 
     def _finished(self, number: int) -> Finished:
         decoding = [*self._decoding, *self._newcomers][number]
-        running = decoding.running
         assert decoding.reason is not None
+        self._session.peak_entries(number)  # noted in the record
         return Finished(
             request=decoding.request,
             tokens=decoding.tokens,
             reason=decoding.reason,
             stop_string=decoding.stop_string,
             error=decoding.error,
-            stats=Stats(
+            stats=stats_of(
+                self._session,
+                decoding.running,
                 new_tokens=len(decoding.tokens),
-                events=running.events,
-                evicted=running.evicted,
-                mean_entries=running.mean_entries(len(decoding.tokens), self._session.heads),
-                peak_entries=self._session.peak_entries(number),
-                peak_kv_bytes=self._session.store.peak_bytes // self._slots,
                 seconds=time.perf_counter() - decoding.started,
                 padding=decoding.padding,
             ),
-            trace=running.trace,
+            trace=decoding.running.trace,
         )

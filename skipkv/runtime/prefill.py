@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import attrs
 
 PREFILL_CHUNK = 256
-"""Tokens of a newcomer's prompt fed between two decode steps, where nobody says."""
+"""Tokens of a newcomer's prompt fed between two decode steps by default."""
+LONGEST_PASS = 512
+"""Tokens of a prompt fed at once at most where the cache grows: a bound for a pass's memory."""
 
 
 def plan(lengths: Sequence[int], first: int, chunk: int) -> list[list[range]]:
@@ -88,15 +90,21 @@ class Reading:
         return range(start, self.fed)
 
 
-def columns(readings: Sequence[Reading], chunk: int, *, decoding: bool) -> int:
+def columns(
+    readings: Sequence[Reading], chunk: int, *, decoding: bool, most: int | None = None
+) -> int:
     """Tokens of each of these prompts to feed at once, at most.
 
-    While others are decoding, `chunk`. While none are nobody waits, and the prompt with the fewest
-    tokens left gets them all: it is the first to decode, and none is padded beyond `chunk`.
+    While others are decoding, `chunk`. While none are nothing waits, and the prompt with the fewest
+    tokens left gets them all, or `most`: it is the first to decode, and none is padded beyond
+    `chunk`.
 
     Example:
         >>> readings = [Reading(ends=[400]), Reading(ends=[1152, 1280])]
         >>> [columns(readings, 256, decoding=decoding) for decoding in (True, False)]
         [256, 400]
     """
-    return chunk if decoding else max(chunk, min(reading.left for reading in readings))
+    left = min(reading.left for reading in readings)
+    if most is not None:
+        left = min(left, most)
+    return chunk if decoding else max(chunk, left)

@@ -1,6 +1,8 @@
 """Choosing the next token: greedy or sampled, with a random stream of its own for every request."""
 
-from typing import cast
+import warnings
+from collections.abc import Mapping
+from typing import Any, cast
 
 import attrs
 import numpy as np
@@ -9,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
+    PreTrainedModel,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -16,6 +19,20 @@ from transformers import (
 
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
+
+# What a generation config may ask for beside temperature, top-p and top-k, and the value that
+# changes nothing.
+_NOT_DONE = {
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+}
+# What transformers' generate() samples from where a config that samples does not say.
+_TOP_K = 50
 
 
 @attrs.frozen(kw_only=True)
@@ -56,10 +73,84 @@ class Sampling:
                 "temperature or ask for one sample."
             )
 
+    @classmethod
+    def of(cls, value: "Sampling | Mapping[str, Any]") -> "Sampling":
+        """A sampling, also where its arguments are given as a dict.
+
+        Raises:
+            ConfigError: neither of the two, or arguments it does not have.
+
+        Example:
+            >>> Sampling.of({"temperature": 0.6}).temperature
+            0.6
+        """
+        if isinstance(value, cls):
+            return value
+        names = [field.name for field in attrs.fields(cls)]
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                f"sampling must be a Sampling or a dict of its arguments ({', '.join(names)}), got "
+                f"a {type(value).__name__}."
+            )
+        if unknown := [name for name in value if name not in names]:
+            raise ConfigError(
+                f"Sampling takes no {', '.join(map(str, unknown))}. It takes: {', '.join(names)}."
+            )
+        return cls(**value)
+
+    @classmethod
+    def from_model(cls, model: PreTrainedModel, *, n: int = 1, seed: int = 0) -> "Sampling":
+        """The sampling that a model's generation config asks for; greedy where it asks for none.
+
+        It is that of `model.generate()`, where top-k is 50 unless the config says otherwise. A
+        config may ask for more, such as a repetition penalty: that is not done, and a warning says
+        so.
+
+        Args:
+            model: a transformers model.
+            n: samples per prompt; only greedy decoding needs no more than one.
+            seed: as for `Sampling`.
+
+        Example:
+            >>> from skipkv.testing import toy_model
+            >>> model = toy_model()
+            >>> model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.95)
+            {}
+            >>> Sampling.from_model(model)
+            Sampling(temperature=0.6, top_p=0.95, top_k=50, n=1, seed=0)
+        """
+        config: Any = getattr(model, "generation_config", None)
+        asked = {
+            name: value
+            for name, neutral in _NOT_DONE.items()
+            if (value := getattr(config, name, None)) not in (None, neutral)
+        }
+        if asked:
+            warnings.warn(
+                "The model's generation config asks for "
+                + ", ".join(f"{name}={value}" for name, value in asked.items())
+                + ", which skipkv does not do: it decodes without.",
+                stacklevel=2,
+            )
+        if not getattr(config, "do_sample", None):
+            return cls(n=n, seed=seed)
+        return cls(
+            temperature=1.0 if config.temperature is None else config.temperature,
+            top_p=1.0 if config.top_p is None else config.top_p,
+            top_k=_TOP_K if config.top_k is None else config.top_k,
+            n=n,
+            seed=seed,
+        )
+
     @property
     def greedy(self) -> bool:
         """Whether the most probable token is taken."""
         return self.temperature == 0
+
+    @property
+    def way(self) -> tuple[float | int, ...]:
+        """What decides which token follows; requests alike in it are chosen for together."""
+        return () if self.greedy else (self.temperature, self.top_p, self.top_k)
 
     def processors(self) -> LogitsProcessorList:
         """transformers' own processors for these settings, in the order of `generate()`."""

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-from skipkv.errors import InputError, UnsupportedModelError
+from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime.attention import attend
 from skipkv.runtime.forward import Forward
 
@@ -459,25 +459,29 @@ def _kind(value: object) -> str:
     return repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
-def _versions() -> str:
+def _versions(installed: str = transformers.__version__) -> str:
     return (
-        f"This is transformers {transformers.__version__} with torch {torch.__version__}; skipkv "
+        f"This is transformers {installed} with torch {torch.__version__}; skipkv "
         f"was tested with transformers {OLDEST} to {NEWEST}."
     )
 
 
-_warned = False
+_warned: set[str] = set()
 
 
-def check_version() -> None:
-    """Warn, once, where transformers is newer than what the tests run with."""
-    global _warned
-    if _warned or _release(transformers.__version__) <= _release(NEWEST):
+def check_version(installed: str = transformers.__version__) -> None:
+    """Warn, once, where transformers is newer than what the tests run with.
+
+    Args:
+        installed: its version.
+    """
+    if installed in _warned or _release(installed) <= _release(NEWEST):
         return
-    _warned = True
+    _warned.add(installed)
     warnings.warn(
-        f"{_versions()} Every pass is checked, so that a difference raises an error and never "
-        "decodes without the policy.",
+        f"{_versions(installed)} Every pass is checked, so that a difference raises an error and "
+        "never decodes without the policy.",
+        SkipKVWarning,
         stacklevel=3,
     )
 

@@ -31,9 +31,9 @@ from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.support import cache_shape, full_attention_layers
 from skipkv.runtime.text import TokenText
 
-# Columns of a prompt fed at once, and steps between two looks at the sentences, where no budget
-# says.
-_CHUNK = 512
+# Entries there is room for at first, and steps between two looks at the sentences, where no budget
+# in tokens says.
+_ROOM = 512
 _INTERVAL = 128
 
 
@@ -67,6 +67,7 @@ class Running:
     evicted_at: int = 0  # the sum of tokens seen when an entry was dropped, over those dropped
     peak_entries: int = 0
     trace: list[EventRecord] | None = None
+    seen: int = 0  # tokens; only in a copy, see `Session.as_of`
     error: SkipKVError | None = None  # a part broke on it, or the model; it cannot go on
 
     def drop(self, evicted: int, *, seen: int) -> None:
@@ -108,7 +109,18 @@ class Session:
         sequences: int,
         text: TokenText | None,
         trace: bool = False,
+        longest: int | None = None,
     ) -> None:
+        """Allocate what these sequences need.
+
+        Args:
+            model: a causal language model of a supported family.
+            policy: what to keep.
+            sequences: decoded side by side, at most.
+            text: of tokens, where the policy reads any.
+            trace: whether events are recorded.
+            longest: tokens that one of them can come to, prompt included; None where it is unknown.
+        """
         config = model.config
         self.model = model
         self.policy = policy
@@ -116,13 +128,16 @@ class Session:
         self.traces = trace
         self._layers = full_attention_layers(config)
         fixed = None if policy.budget is None else policy.budget.capacity
+        # A budget may be larger than all that a sequence can come to hold.
+        if longest is None:
+            longest = getattr(config, "max_position_embeddings", None)
         self._device = model.device
         shape = cache_shape(config)
         self.heads = shape.layers * shape.heads  # KV heads of all layers together
         self.store = SlotStore(
             shape,
             sequences=sequences,
-            capacity=fixed or _CHUNK,
+            capacity=min(fixed or _ROOM, longest or fixed or _ROOM),
             needs=policy.needs,
             dtype=model.dtype,
             device=self._device,
@@ -211,12 +226,16 @@ class Session:
         if running.tracker is not None:
             running.tracker.lengthen_prompt(tokens)
 
-    def as_of(self, number: int, *, steps_ago: int) -> Running:
-        """What a sequence had cost some decode steps ago, no event having come since."""
+    def as_of(self, number: int, *, steps_ago: int = 0) -> Running:
+        """A copy of what a sequence had cost some decode steps ago, no event having come since."""
         running = self.running[number]
-        peak = max(running.peak_entries, self.store.widths[number] - steps_ago)
-        trace = None if running.trace is None else [*running.trace]
-        return attrs.evolve(running, peak_entries=peak, trace=trace, tracker=None)
+        return attrs.evolve(
+            running,
+            seen=self.store.tokens_seen[number] - steps_ago,
+            peak_entries=max(running.peak_entries, self.store.widths[number] - steps_ago),
+            trace=None if running.trace is None else [*running.trace],
+            tracker=None,
+        )
 
     def join(self, number: int) -> None:
         """A sequence's prompt is in: it decodes from now on, behind those that do already.
@@ -262,9 +281,11 @@ class Session:
         self.store.reserve(room, limit=max(known) if len(known) == len(ends) else None)
 
     def passes(self, prompts: Sequence[int]) -> list[list[range]]:
-        """The forward passes that bring in prompts of these lengths: see `prefill.plan`."""
-        later = _CHUNK if self.policy.budget is None else self._interval
-        return plan(prompts, self._fixed or later, later)
+        """The forward passes that bring in prompts of these lengths: see `prefill.plan`.
+
+        Where the cache grows, under a ratio too, a prompt goes in whole.
+        """
+        return plan(prompts, self._fixed or max(prompts), self._interval)
 
     def begin_prompt(self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"]) -> Forward:
         """Prepare a forward pass that feeds prompts to the sequences from `first` on.

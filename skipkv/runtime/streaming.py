@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from skipkv.runtime.completion import Completion
+from skipkv.runtime.text import byte_tokens
 
 # Tokens kept as context when older ones are let go: enough for the newest text to be what it would
 # be behind all of them.
@@ -58,11 +59,10 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
-        names = [f"<0x{byte:02X}>" for byte in range(256)]
-        unknown = (None, tokenizer.unk_token_id)
-        self._bytes = {i for i in tokenizer.convert_tokens_to_ids(names) if i not in unknown}
+        self._bytes = byte_tokens(tokenizer)
         added = tokenizer.added_tokens_decoder
         self._silent = {*tokenizer.all_special_ids, *(i for i in added if added[i].special)}
+        self._begun = self._stop_texts()
         self._recent: list[int] = []  # the tokens whose text is not certain, and some before them
         self._certain = 0  # characters of their text that are
         self._held = ""  # certain, but perhaps in or behind a stop string
@@ -108,13 +108,29 @@ class TextStream:
         if certain > 0:
             self._recent, self._certain = recent, certain
 
+    def _stop_texts(self) -> dict[str, int]:
+        """How stop strings look without special tokens -> the most of it that may be their start.
+
+        Special tokens are part of a stop string and not of the text. Where they are all that is
+        missing of one, all of its text may have come already.
+        """
+        names = [self._tokenizer.convert_ids_to_tokens(i) for i in self._silent]
+        texts: dict[str, int] = {}
+        for string in self._stop:
+            text = string
+            for name in names:
+                text = text.replace(name, "")
+            texts[text] = max(texts.get(text, 0), len(text) - (text == string))
+        return texts
+
     def _before_stop(self) -> int:
         """Characters of what is held before anything that is, or may become, a stop string."""
         ends = [len(self._held)]
         for string in self._stop:
             if (at := self._held.find(string)) >= 0:
                 ends.append(at)
-            longest = min(len(string) - 1, len(self._held))
-            part = next((n for n in range(longest, 0, -1) if self._held.endswith(string[:n])), 0)
+        for text, most in self._begun.items():
+            longest = min(most, len(self._held))
+            part = next((n for n in range(longest, 0, -1) if self._held.endswith(text[:n])), 0)
             ends.append(len(self._held) - part)
         return min(ends)

@@ -1,9 +1,13 @@
 """Which models the runtime decodes, checked before anything runs."""
 
-from transformers import PretrainedConfig, PreTrainedModel
+import inspect
+from typing import Any
 
-from skipkv.errors import InputError, UnsupportedModelError
-from skipkv.policy import Budget
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from skipkv.errors import ConfigError, InputError, UnsupportedModelError
+from skipkv.policy import Budget, Policy
+from skipkv.presets import NAMES, get
 from skipkv.runtime.slots import CacheShape
 
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -26,6 +30,59 @@ def cache_shape(config: PretrainedConfig) -> CacheShape:
         groups=config.num_attention_heads // heads,
         dim=dim,
     )
+
+
+def check_given(model: Any, tokenizer: Any, policy: Any, *, user: str) -> None:
+    """Raise an error that says what to write for a model, tokenizer or policy of another kind.
+
+    Args:
+        model: what a user gave as one.
+        tokenizer: likewise.
+        policy: likewise.
+        user: the name of the call, for errors.
+
+    Raises:
+        InputError: the model is none that generates text, or the tokenizer is none.
+        ConfigError: the policy is none.
+    """
+    if isinstance(model, PreTrainedTokenizerBase):
+        raise InputError(
+            f"{user} takes the model first and then its tokenizer; they are the other way round."
+        )
+    if not callable(getattr(tokenizer, "decode", None)) or not callable(tokenizer):
+        raise InputError(
+            f"{user} needs the model's tokenizer, got {_shown(tokenizer)}. Load it with "
+            "AutoTokenizer.from_pretrained(...)."
+        )
+    check_policy(policy, user=user)
+
+
+def check_policy(policy: Any, *, user: str) -> None:
+    """Raise `ConfigError`, with what to write, unless it is a policy."""
+    if isinstance(policy, Policy):
+        return
+    name = policy if isinstance(policy, str) else getattr(policy, "__name__", "")
+    if name in NAMES:
+        needed = [
+            f"{argument}=1024" if argument == "budget" else argument
+            for argument, p in inspect.signature(get(name)).parameters.items()
+            if p.default is p.empty
+        ]
+        raise ConfigError(
+            f"{user} takes a Policy, and {name} is the name of a preset, a function that makes "
+            f"one. Write presets.{name}({', '.join(needed)})."
+        )
+    if isinstance(policy, type):
+        raise ConfigError(f"{user} takes a Policy, got the class {name}. Write {name}(...).")
+    raise ConfigError(
+        f"{user} takes a Policy, got {_shown(policy)}. Make one with Policy(...), or take one of "
+        f"the presets: {', '.join(NAMES)}."
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it."""
+    return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def check_family(model: PreTrainedModel) -> None:

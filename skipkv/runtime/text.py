@@ -1,4 +1,4 @@
-"""The text of single tokens."""
+"""The text of single tokens, and which of them are bytes."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ class TokenText:
     """
 
     def __init__(self, tokenizer: Decoder) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._known: dict[int, str] = {}
 
     def __getitem__(self, token: int) -> str:
@@ -37,7 +37,17 @@ class TokenText:
 
     def _decode(self, tokens: list[int]) -> str:
         return str(
-            self._tokenizer.decode(
+            self.tokenizer.decode(
                 tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
         )
+
+
+def byte_tokens(tokenizer: Any) -> set[int]:
+    """The tokens of a tokenizer with byte fallback that stand for one byte each.
+
+    A run of them is read as one: a byte that comes later may change the text of those before it.
+    """
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    unknown = (None, tokenizer.unk_token_id)
+    return {i for i in tokenizer.convert_tokens_to_ids(names) if i not in unknown}

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipkv import presets
 from skipkv.evictors import TopK
 from skipkv.policy import Budget, Policy
-from skipkv.runtime import Engine
+from skipkv.runtime import Engine, Sampling
 from skipkv.scorers import Random
 from skipkv.tiny.problem import Problem, problems
 
@@ -31,7 +31,9 @@ def accuracy(
     engine = Engine(model, tokenizer, policy, batch_size=64)
     chats = [[{"role": "user", "content": problem.question}] for problem in asked]
     right = tokens = 0
-    for completion in engine.generate(chats, max_new_tokens=MAX_NEW_TOKENS, ordered=False):
+    for completion in engine.generate(
+        chats, max_new_tokens=MAX_NEW_TOKENS, sampling=Sampling(), ordered=False
+    ):
         boxed = re.findall(r"\\boxed\{(\d+)\}", completion.text)
         right += boxed[-1:] == [asked[completion.index].answer]
         tokens += completion.prompt_tokens + len(completion.tokens)

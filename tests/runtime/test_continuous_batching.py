@@ -16,10 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
-from skipkv._types import Request
 from skipkv.runtime import loop
 from skipkv.runtime.forward import Forward, PromptForward
-from skipkv.runtime.loop import DecodeLoop, Finished
+from skipkv.runtime.loop import DecodeLoop, Finished, Order
 from skipkv.runtime.seam import under_way
 from skipkv.runtime.session import Session
 from skipkv.runtime.text import TokenText
@@ -67,14 +66,19 @@ RAMBLING = [
 ]
 
 
-def queue() -> list[Request]:
+def orders(**sizes: int) -> st.SearchStrategy[list[Order]]:
+    """Queues of requests as the loop takes them."""
+    return request_queues(**sizes).map(lambda queue: [Order(**attrs.asdict(r)) for r in queue])
+
+
+def queue() -> list[Order]:
     """Long and short prompts, answers of different lengths: slots become free at any time."""
     sizes = [(20, 9), (3, 30), (70, 12), (5, 3), (33, 25), (49, 1), (1, 17), (24, 6)]
     prompts = [counted(prompt, start=i) for i, (prompt, _) in enumerate(sizes)]
     prompts[4:4] = [RAMBLING, [*counted(40), *RAMBLING]]
     sizes[4:4] = [(len(RAMBLING), 20), (40 + len(RAMBLING), 14)]
     return [
-        Request(index=i, prompt=prompt, max_new_tokens=new, seed=i)
+        Order(index=i, prompt=prompt, max_new_tokens=new, seed=i)
         for i, (prompt, (_, new)) in enumerate(zip(prompts, sizes, strict=True))
     ]
 
@@ -90,16 +94,12 @@ def loop_of(
     *,
     slots: int,
     chunk: int,
-    sampling: Sampling | None = None,
-    stop: Sequence[str] = (),
 ) -> DecodeLoop:
     with torch.inference_mode():
         session = Session(model, policy, sequences=slots, text=TEXT, trace=True)
     return DecodeLoop(
         session,
-        sampling=sampling or Sampling(),
         eos=frozenset(),
-        stop=stop,
         text=TEXT,
         prefill_chunk=chunk,
     )
@@ -113,7 +113,7 @@ def what_came_of(finished: Finished) -> tuple[Any, ...]:
 
 
 def decoded(
-    model: PreTrainedModel, policy: Policy, requests: Sequence[Request], **how: Any
+    model: PreTrainedModel, policy: Policy, requests: Sequence[Order], **how: Any
 ) -> dict[int, tuple[Any, ...]]:
     finished = list(loop_of(model, policy, **how).run(requests))
     indices = [f.request.index for f in finished]
@@ -122,7 +122,7 @@ def decoded(
 
 
 def each_alone(
-    model: PreTrainedModel, policy: Policy, requests: Sequence[Request], **how: Any
+    model: PreTrainedModel, policy: Policy, requests: Sequence[Order], **how: Any
 ) -> dict[int, tuple[Any, ...]]:
     found: dict[int, tuple[Any, ...]] = {}
     for request in requests:
@@ -149,21 +149,25 @@ def test_what_a_request_gives_is_what_it_gives_alone_however_prompts_are_cut(
 def test_samples_and_stop_strings_are_a_requests_own_however_prompts_are_cut(
     model: PreTrainedModel,
 ) -> None:
-    options: dict[str, Any] = {"sampling": Sampling(temperature=1.2, top_k=30), "stop": ["so", "x"]}
-    policy, requests = POLICIES["skipkv, steered"], queue()
-    alone = each_alone(model, policy, requests, **options)
+    ways = [Sampling(temperature=1.2, top_k=30), Sampling(), Sampling(temperature=0.8, top_p=0.9)]
+    requests = [
+        attrs.evolve(r, sampling=ways[i % 3], stop=("e", "x", "s")) for i, r in enumerate(queue())
+    ]
+    policy = POLICIES["skipkv, steered"]
+    alone = each_alone(model, policy, requests)
     assert {reason for _, reason, *_ in alone.values()} == {"stop_string", "length"}
     for chunk in CHUNKS:
-        assert decoded(model, policy, requests, slots=3, chunk=chunk, **options) == alone
+        assert decoded(model, policy, requests, slots=3, chunk=chunk) == alone
 
 
 def test_looking_at_the_tokens_less_often_changes_nothing_while_prompts_are_read(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, requests = POLICIES["skipkv, steered"], queue()
-    often = decoded(model, policy, requests, slots=3, chunk=3, stop=["so", "x"])
+    policy = POLICIES["skipkv, steered"]
+    requests = [attrs.evolve(request, stop=("e", "x", "s")) for request in queue()]
+    often = decoded(model, policy, requests, slots=3, chunk=3)
     monkeypatch.setattr(loop, "_can_ask", lambda device: False)
-    assert decoded(model, policy, requests, slots=3, chunk=3, stop=["so", "x"]) == often
+    assert decoded(model, policy, requests, slots=3, chunk=3) == often
 
 
 @pytest.mark.parametrize("name", ["h2o", "skipkv, steered"])
@@ -179,13 +183,13 @@ def test_steps_of_fixed_operations_follow_who_comes_and_goes(
 
 @settings(max_examples=20, deadline=None)
 @given(
-    drawn=request_queues(max_requests=7, max_prompt_tokens=40, max_new_tokens=12),
+    drawn=orders(max_requests=7, max_prompt_tokens=40, max_new_tokens=12),
     slots=st.integers(1, 4),
     chunk=st.integers(1, 20),
     order=st.sampled_from(["fifo", "shortest_prompt"]),
 )
 def test_every_request_is_decoded_once_and_as_alone_whatever_the_queue(
-    model: PreTrainedModel, drawn: list[Request], slots: int, chunk: int, order: Any
+    model: PreTrainedModel, drawn: list[Order], slots: int, chunk: int, order: Any
 ) -> None:
     requests = [attrs.evolve(r, prompt=counted(r.prompt_tokens, start=r.index)) for r in drawn]
     policy = presets.skipkv(12, threshold=0.5, window=4, interval=5, steering=STEERED)
@@ -201,7 +205,7 @@ class Watched:
     passes: list[tuple[int, list[int], int, int]] = attrs.field(factory=list)
     waiting: list[int] = attrs.field(factory=lambda: [0])
 
-    def admit(self, waiting: Sequence[Request], *, free: int, running: int) -> Sequence[int]:
+    def admit(self, waiting: Sequence[Order], *, free: int, running: int) -> Sequence[int]:
         admitted = Continuous().admit(waiting, free=free, running=running)
         self.waiting.append(len(waiting) - len(admitted))
         return admitted
@@ -217,12 +221,12 @@ class Watched:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    drawn=request_queues(min_requests=3, max_requests=8, max_prompt_tokens=60, max_new_tokens=9),
+    drawn=orders(min_requests=3, max_requests=8, max_prompt_tokens=60, max_new_tokens=9),
     slots=st.integers(2, 4),
     chunk=st.integers(1, 20),
 )
 def test_whoever_decodes_is_fed_between_any_two_chunks_of_the_newcomers(
-    drawn: list[Request], slots: int, chunk: int
+    drawn: list[Order], slots: int, chunk: int
 ) -> None:
     model, watched = toy_model(), Watched()
     model.register_forward_pre_hook(watched.hook, with_kwargs=True)
@@ -248,7 +252,7 @@ def test_a_long_prompt_holds_up_neither_those_who_decode_nor_a_short_prompt(
     model.register_forward_pre_hook(watched.hook, with_kwargs=True)
     sizes = [(4, 30), (4, 2), (40, 3), (6, 3)]  # the third takes the slot of the second
     requests = [
-        Request(index=i, prompt=counted(prompt), max_new_tokens=new)
+        Order(index=i, prompt=counted(prompt), max_new_tokens=new)
         for i, (prompt, new) in enumerate(sizes)
     ]
     decoding = loop_of(model, Policy(scheduler=watched), slots=3, chunk=8)
@@ -269,7 +273,7 @@ def test_alone_a_prompt_goes_in_in_whole_passes() -> None:
     model, watched = toy_model(), Watched()
     model.register_forward_pre_hook(watched.hook, with_kwargs=True)
     policy = presets.rkv(24, interval=8).with_(scheduler=watched)
-    requests = [Request(index=i, prompt=counted(50), max_new_tokens=1) for i in range(2)]
+    requests = [Order(index=i, prompt=counted(50), max_new_tokens=1) for i in range(2)]
     list(loop_of(model, policy, slots=2, chunk=1).run(requests))
     assert [counts for _, counts, *_ in watched.passes] == [[32, 32], [8, 8], [8, 8], [2, 2]]
 
@@ -309,7 +313,7 @@ def test_a_part_that_breaks_on_a_newcomers_prompt_ends_that_newcomer_only(
     long = [9] * 36 + said("seven") + [9] * 40
     sizes = [([9] * 5, 30), ([9] * 3, 2), (long, 5), ([9] * 50, 4), ([9] * 33, 6)]
     requests = [
-        Request(index=i, prompt=prompt, max_new_tokens=new) for i, (prompt, new) in enumerate(sizes)
+        Order(index=i, prompt=prompt, max_new_tokens=new) for i, (prompt, new) in enumerate(sizes)
     ]
     finished = {
         f.request.index: f for f in loop_of(model, policy, slots=2, chunk=chunk).run(requests)

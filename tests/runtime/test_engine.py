@@ -119,32 +119,40 @@ def test_budget_holds_for_any_batch_and_any_prompt(
             assert record.kept.shape[-1] == budget
             recent = set(range(record.seen - window, record.seen)) | set(range(sinks))
             assert all(recent <= set(head.tolist()) for head in record.kept.flatten(0, 1))
-        slots = min(batch_size, len(lengths))
-        assert completion.stats.peak_kv_bytes * slots == engine_bytes(model, slots, policy)
+        room = min(budget + interval, max(lengths) + new)  # what the longest can come to hold
+        assert completion.stats.peak_kv_bytes == bytes_of(model, room)
 
 
-def engine_bytes(model: PreTrainedModel, slots: int, policy: Policy) -> int:
+def bytes_of(model: PreTrainedModel, entries: int) -> int:
+    """Bytes of keys and values of so many entries in all layers and heads of one sequence."""
     config = model.config
-    assert policy.budget is not None
-    assert policy.budget.capacity is not None
-    entries = config.num_hidden_layers * slots * config.num_key_value_heads
-    return 2 * 4 * entries * policy.budget.capacity * config.head_dim
+    heads = config.num_hidden_layers * config.num_key_value_heads
+    return 2 * 4 * heads * entries * config.head_dim
 
 
 def test_a_growing_cache_ends_at_what_its_longest_request_can_come_to(
     decode: Callable[..., list[Completion]], model: PreTrainedModel
 ) -> None:
-    config = model.config
-    entry = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     (completion,) = decode(presets.full(), [list(range(5, 45))], max_new_tokens=1100)
-    assert completion.stats.peak_kv_bytes == 1140 * entry  # and not 2048
+    assert completion.stats.peak_kv_bytes == bytes_of(model, 1140)  # and not 2048
+
+
+def test_an_absurd_budget_takes_no_more_memory_than_the_requests_can_need(
+    decode: Callable[..., list[Completion]], model: PreTrainedModel
+) -> None:
+    policy = presets.rkv(10_000_000, interval=16)
+    [short, long] = decode(policy, [[9] * 3, [9] * 30], max_new_tokens=10)
+    assert short.stats.peak_kv_bytes == long.stats.peak_kv_bytes == bytes_of(model, 40)
+    # of prompts that are taken as they are needed none is known to be the longest
+    [taken] = decode(policy, iter([[9] * 3]), max_new_tokens=10)
+    assert taken.stats.peak_kv_bytes == bytes_of(model, 32768)  # all positions
 
 
 def test_the_allocation_does_not_grow_with_the_generation(
     decode: Callable[..., list[Completion]],
 ) -> None:
     policy = presets.rkv(32, interval=16)
-    short, long = (decode(policy, ["a"], max_new_tokens=n)[0].stats for n in (20, 500))
+    short, long = (decode(policy, ["a"], max_new_tokens=n)[0].stats for n in (60, 500))
     assert short.peak_kv_bytes == long.peak_kv_bytes
 
 
@@ -315,6 +323,12 @@ def test_a_stop_string_ends_the_text_before_it(
     assert len(stopped.tokens) <= 23
 
 
+def test_one_stop_string_needs_no_list(decode: Callable[..., list[Completion]]) -> None:
+    [whole] = decode(presets.full(), ["a"])
+    stop = whole.text[10:13]
+    assert decode(presets.full(), ["a"], stop=stop)[0].text == whole.text.partition(stop)[0]
+
+
 def test_completions_come_in_order_or_as_they_finish(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -446,17 +460,22 @@ def test_the_model_is_as_it_was_whenever_a_result_is_handed_out(
     assert state() == before
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
         (["one", ""], {}, "Prompt 1 is empty"),
         (["  \n"], {}, "Prompt 0 is empty"),
-        ([[]], {}, "Prompt 0 has no tokens"),
+        ([[]], {}, "Prompt 0 is empty: it has no tokens and no messages"),
         ([[3, 1000]], {}, "token id 1000; the vocabulary has"),
         ("one", {}, r"Wrap it: \[prompt\]"),
         (["one"], {"max_new_tokens": 0}, "at least 1, got 0"),
+        (["one"], {"max_new_tokens": 2.5}, "whole number of at least 1, got 2.5"),
         (["one"], {"max_new_tokens": 40000}, "32768 positions"),
         (["one"], {"stop": [""]}, "empty string"),
+        (["one"], {"stop": ["so", 7]}, "stop must hold strings, got 7"),
+        (["one"], {"stop": 7}, "stop must be a string or a list of strings, got 7"),
+        (["one"], {"invalid": "skip"}, "'raise' or 'fail', got 'skip'"),
         (["one"], {"seeds": [1, 2]}, "for each of the 1 prompts"),
     ],
 )

@@ -41,13 +41,17 @@ class OnToy:
         self, prompts: Sequence[Any], policy: Policy | None = None, batch_size: int = 3
     ) -> list["Completion"]:
         """Completions of the prompts under this policy, or another."""
-        from skipkv.runtime import Engine
+        from skipkv.runtime import Engine, Sampling
 
         model, tokenizer = _toys()
         engine = Engine(
             self.model or model, tokenizer, policy or self.policy, batch_size=batch_size
         )
-        return list(engine.generate(prompts, max_new_tokens=_NEW, trace=True, progress=False))
+        return list(
+            engine.generate(
+                prompts, max_new_tokens=_NEW, sampling=Sampling(), trace=True, progress=False
+            )
+        )
 
 
 def scaled_down(policy: Policy) -> Policy:

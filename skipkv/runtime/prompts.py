@@ -1,0 +1,339 @@
+"""From what a user gives as prompts to token ids; every wrong kind is an error with its remedy."""
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+import numpy as np
+from torch import Tensor
+
+from skipkv._validators import is_a
+from skipkv.errors import InputError
+from skipkv.runtime.sampling import Sampling
+
+Content: TypeAlias = str | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor
+"""One prompt: a text, token ids, a chat (messages), or what a tokenizer answered for one text."""
+
+_KINDS = "a text, a list of token ids, or a chat (a list of messages)"
+
+
+def stop_strings(value: Any) -> tuple[str, ...]:
+    """Stop strings as a tuple; one string is one.
+
+    Raises:
+        InputError: one of them is empty, or no string.
+    """
+    strings = (value,) if isinstance(value, str) else value
+    if not isinstance(strings, Iterable) or isinstance(strings, bytes | Mapping):
+        raise InputError(f"stop must be a string or a list of strings, got {value!r}.")
+    strings = tuple(strings)
+    for string in strings:
+        if not isinstance(string, str):
+            raise InputError(f"stop must hold strings, got {string!r}.")
+        if not string:
+            raise InputError("stop must not hold an empty string: it would end every sequence.")
+    return strings
+
+
+def _own_stop(value: Any) -> tuple[str, ...] | None:
+    return None if value is None else stop_strings(value)
+
+
+def _own_sampling(value: Any) -> Sampling | None:
+    return None if value is None else Sampling.of(value)
+
+
+@attrs.frozen
+class Prompt:
+    """A prompt with settings of its own; what it leaves out is as `generate` was told.
+
+    Args:
+        content: a text, token ids, or a list of chat messages.
+        max_new_tokens: tokens to decode at most.
+        sampling: how its tokens are chosen; a dict of `Sampling`'s arguments will do.
+        stop: a string, or several, at which it ends.
+        seed: of its random numbers, at least 0.
+
+    Raises:
+        ConfigError: a value out of range.
+        InputError: an empty stop string, or none of a string's kind.
+
+    Example:
+        >>> from skipkv import Engine, Prompt, presets
+        >>> from skipkv.testing import toy_model, toy_tokenizer
+        >>> engine = Engine(toy_model(), toy_tokenizer(), presets.full())
+        >>> prompts = ["one plus two", Prompt("three", max_new_tokens=5)]
+        >>> [c.stats.new_tokens for c in engine.generate(prompts, max_new_tokens=9)]
+        [9, 5]
+    """
+
+    content: Content
+    max_new_tokens: int | None = attrs.field(
+        default=None, kw_only=True, validator=is_a(int, least=1, optional=True)
+    )
+    sampling: Sampling | None = attrs.field(default=None, kw_only=True, converter=_own_sampling)
+    stop: tuple[str, ...] | None = attrs.field(default=None, kw_only=True, converter=_own_stop)
+    seed: int | None = attrs.field(
+        default=None, kw_only=True, validator=is_a(int, least=0, optional=True)
+    )
+
+
+def each(prompts: Any, tokenizer: Any) -> list[Any] | Iterator[Any]:
+    """The prompts given, one by one; an iterator where they are to be taken as they are needed.
+
+    A list, a tensor or a tokenizer's answer becomes a list. Padding that an attention mask marks is
+    left out.
+
+    Args:
+        prompts: what a user gave as a list of prompts.
+        tokenizer: the model's; knows which token is padding.
+
+    Raises:
+        InputError: it is one prompt and no list, or nothing that holds prompts.
+    """
+    if isinstance(prompts, str):
+        raise InputError("prompts must be a list of prompts, got one string. Wrap it: [prompt].")
+    if isinstance(prompts, Prompt):
+        raise InputError("prompts must be a list of prompts, got one Prompt. Wrap it: [prompt].")
+    if isinstance(prompts, Mapping):
+        return _encoded(prompts)
+    if isinstance(prompts, Tensor | np.ndarray):
+        return _rows(prompts, tokenizer)
+    if isinstance(prompts, bytes | bytearray) or not isinstance(prompts, Iterable):
+        raise InputError(
+            f"prompts must be a list of prompts (or another iterable), got {_kind(prompts)}. Each "
+            f"prompt is {_KINDS}."
+        )
+    if not isinstance(prompts, Sequence):
+        return iter(prompts)
+    given = list(prompts)
+    if given and all(map(_is_number, given)):
+        raise InputError(
+            "prompts must be a list of prompts, got one list of token ids. Wrap it: [ids]."
+        )
+    if given and all(isinstance(item, Mapping) and "input_ids" not in item for item in given):
+        raise InputError(
+            "prompts must be a list of prompts, got the messages of one chat. Wrap it: [chat]."
+        )
+    if _rectangular(given):
+        _check_padding(given, tokenizer, remedy="the tokenizer's whole answer, which has the mask")
+    return given
+
+
+def token_ids(
+    content: Any,
+    tokenizer: Any,
+    *,
+    name: str = "The prompt",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """The token ids of one prompt.
+
+    Args:
+        content: a text, token ids, a list of chat messages, or what a tokenizer answered.
+        tokenizer: the model's. A chat goes through its chat template.
+        name: of the prompt, for errors.
+        chat_template_kwargs: further arguments for the template, such as `enable_thinking`.
+
+    Raises:
+        InputError: it is empty or of another kind, or the chat template fails on it.
+    """
+    if isinstance(content, str):
+        return _of_text(content, tokenizer, name)
+    if isinstance(content, Mapping):
+        if "input_ids" in content:
+            rows = _encoded(content, one=name)
+            if len(rows) != 1:
+                raise InputError(f"{name} holds {len(rows)} rows of token ids. Give one row.")
+            return _of_ids(rows[0], name)
+        if "role" in content:
+            raise InputError(f"{name} is one message of a chat. Wrap it: [message].")
+    if isinstance(content, Tensor | np.ndarray):
+        return _of_ids(_vector(content, name), name)
+    if not isinstance(content, Iterable) or isinstance(content, bytes | bytearray | Mapping | set):
+        raise InputError(f"{name} must be {_KINDS}, got {_kind(content)}.")
+    items = list(content)
+    if not items:
+        raise InputError(f"{name} is empty: it has no tokens and no messages.")
+    if isinstance(items[0], Mapping):
+        return _of_chat(items, tokenizer, name, chat_template_kwargs or {})
+    if all(isinstance(item, str) for item in items):
+        raise InputError(
+            f"{name} is a list of texts. Give each text as a prompt of its own, or join them."
+        )
+    return _of_ids(items, name)
+
+
+def _of_text(text: str, tokenizer: Any, name: str, **options: Any) -> list[int]:
+    if not text.strip():
+        raise InputError(f"{name} is empty.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} is no valid text: character {error.start} is {text[error.start]!r}, half of a "
+            "pair. It was probably read with the wrong encoding."
+        ) from error
+    return list(tokenizer(text, **options)["input_ids"])
+
+
+def _of_chat(
+    messages: list[Any], tokenizer: Any, name: str, options: Mapping[str, Any]
+) -> list[int]:
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"{name} is a chat, but the tokenizer has no chat template. Give the prompt as text."
+        )
+    chat = [_message(message, number, name) for number, message in enumerate(messages)]
+    try:
+        text = tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True, **options
+        )
+    except Exception as error:  # whatever a template raises
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{name}: the tokenizer's chat template fails on this chat: {type(error).__name__}: "
+            f"{reason}. Look at the roles and their order, or at the template."
+        ) from error
+    return _of_text(str(text), tokenizer, name, add_special_tokens=False)
+
+
+def _message(message: Any, number: int, name: str) -> dict[str, Any]:
+    """A message as templates take it: its content one text."""
+    where = f"{name}: message {number}"
+    if not isinstance(message, Mapping):
+        raise InputError(f"{where} must be a dict with role and content, got {_kind(message)}.")
+    if not isinstance(message.get("role"), str):
+        raise InputError(f"{where} has no role. Give it one, such as 'user'.")
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return dict(message)
+    if isinstance(content, list | tuple):
+        content = "".join(_part(part, where) for part in content)
+    if not isinstance(content, str):
+        raise InputError(
+            f"{where} must have a text as its content, got "
+            f"{_kind(content) if 'content' in message else 'none'}."
+        )
+    return {**message, "content": content}
+
+
+def _part(part: Any, where: str) -> str:
+    """The text of one part of a message's content."""
+    text = part.get("text") if isinstance(part, Mapping) else part
+    if not isinstance(text, str):
+        kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
+        raise InputError(
+            f"{where} has a part that is no text ({kind}). The model reads text alone: leave the "
+            "part out."
+        )
+    return text
+
+
+def _of_ids(items: Iterable[Any], name: str) -> list[int]:
+    ids = []
+    for item in items:
+        if not _is_number(item):
+            raise InputError(
+                f"{name} holds {str(item)[:40]!r}, {_kind(item)}, where a token id should be: "
+                "token ids are whole numbers."
+            )
+        ids.append(operator.index(item))
+    if not ids:
+        raise InputError(f"{name} has no tokens.")
+    return ids
+
+
+def _encoded(given: Mapping[str, Any], *, one: str | None = None) -> list[list[Any]]:
+    """The rows of a tokenizer's answer, without what its attention mask leaves out.
+
+    Args:
+        given: has `input_ids`, and perhaps an `attention_mask`.
+        one: name of the prompt, where it is to be a single one and need not be in a list.
+    """
+    if "input_ids" not in given:
+        raise InputError(
+            "prompts must be a list of prompts, or what a tokenizer answers (with input_ids), got "
+            f"{_kind(given)} with {', '.join(map(repr, given)) or 'nothing'}."
+        )
+    ids, mask = _plain(given["input_ids"]), _plain(given.get("attention_mask"))
+    if not ids or not isinstance(ids[0], list | tuple):
+        if one is None:
+            raise InputError(
+                "prompts must be a list of prompts, got one encoded prompt. Wrap it: [encoded]."
+            )
+        ids, mask = [ids], None if mask is None else [mask]
+    mask = mask or [[1] * len(row) for row in ids]
+    if [len(row) for row in mask] != [len(row) for row in ids]:
+        raise InputError("attention_mask and input_ids must have the same shape.")
+    return [
+        [token for token, real in zip(row, own, strict=True) if real]
+        for row, own in zip(ids, mask, strict=True)
+    ]
+
+
+def _plain(values: Any) -> Any:
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def _rows(tensor: Any, tokenizer: Any) -> list[list[Any]]:
+    """The rows of a tensor or an array of prompts."""
+    if tensor.ndim == 1:
+        raise InputError(
+            "prompts must be a list of prompts, got one row of token ids. Wrap it: [ids]."
+        )
+    if tensor.ndim != 2:
+        raise InputError(
+            f"prompts must be a list of prompts or a tensor [prompts, tokens], got "
+            f"{list(tensor.shape)}."
+        )
+    rows: list[list[Any]] = tensor.tolist()
+    _check_padding(rows, tokenizer, remedy="the tokenizer's whole answer, which has the mask")
+    return rows
+
+
+def _vector(tensor: Any, name: str) -> list[Any]:
+    """Token ids of a tensor or an array that holds one row."""
+    if tensor.ndim == 2 and len(tensor) == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 1:
+        raise InputError(f"{name} must be one row of token ids, got a tensor {list(tensor.shape)}.")
+    ids: list[Any] = tensor.tolist()
+    return ids
+
+
+def _rectangular(prompts: list[Any]) -> bool:
+    """Whether these are several lists of one length, as a tokenizer that pads gives them."""
+    if len(prompts) < 2 or not all(isinstance(prompt, list | tuple) for prompt in prompts):
+        return False
+    return len({len(prompt) for prompt in prompts}) == 1
+
+
+def _check_padding(rows: Sequence[Sequence[Any]], tokenizer: Any, *, remedy: str) -> None:
+    """Raise `InputError` for rows that are padded: nothing says so but the token itself."""
+    pad = getattr(tokenizer, "pad_token_id", None)
+    for index, row in enumerate(rows):
+        if pad is not None and row and pad in (row[0], row[-1]):
+            raise InputError(
+                f"Prompt {index} begins or ends with the padding token {pad}, which would be "
+                f"decoded as if it were text. Give {remedy}, or lists of ids without padding."
+            )
+
+
+def _is_number(item: Any) -> bool:
+    """Whether it is a whole number, of whatever library."""
+    if type(item) is int:
+        return True
+    if isinstance(item, bool | np.bool_):
+        return False
+    try:
+        operator.index(item)
+    except TypeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    """What kind of thing a value is, as prose."""
+    return "None" if value is None else f"a {type(value).__name__}"

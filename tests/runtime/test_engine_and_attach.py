@@ -1,0 +1,62 @@
+"""The Engine and attach keep the same entries and say the same of what they cost."""
+
+import attrs
+import pytest
+import torch
+
+import skipkv
+from skipkv import Budget, Engine, Policy, Stats, presets
+from skipkv.scorers import AccumulatedAttention
+from skipkv.testing import toy_model, toy_tokenizer
+
+MODEL, TOKENIZER = toy_model(), toy_tokenizer()
+NEW = 41  # after the last of them none of these lengths has an event, which only attach would run
+
+
+def events(
+    policy: Policy, length: int, *, prefill_chunk: int = 256, neighbour: bool = False
+) -> tuple[list[tuple[int, list[int]]], Stats]:
+    """The Engine's events (tokens seen, positions kept) and stats, of a prompt of some length."""
+    engine = Engine(MODEL, TOKENIZER, policy, eos_token_ids=[], prefill_chunk=prefill_chunk)
+    # the neighbour decodes while the prompt is read
+    prompts = [[9] * 3] * neighbour + [[5 + i % 70 for i in range(length)]]
+    [*_, done] = engine.generate(prompts, max_new_tokens=NEW, trace=True)
+    return [(record.seen, record.kept.tolist()) for record in done.trace or ()], done.stats
+
+
+def attached_events(policy: Policy, length: int) -> tuple[list[tuple[int, list[int]]], Stats]:
+    """The same under attach."""
+    ids = torch.tensor([[5 + i % 70 for i in range(length)]])
+    with skipkv.attach(MODEL, policy, tokenizer=TOKENIZER, trace=True) as attached:
+        MODEL.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+    [records], [stats] = attached.trace, attached.stats
+    return [(record.seen, record.kept.tolist()) for record in records], stats
+
+
+@pytest.mark.parametrize("length", [100, 10, 600])
+def test_under_a_ratio_a_prompt_is_read_whole_before_any_of_it_is_dropped(length: int) -> None:
+    policy = presets.skipkv(0.3, threshold=0.5, interval=16)
+    expected, _ = attached_events(policy, length)
+    assert expected[0][0] == length
+    for how in ({}, {"prefill_chunk": 7, "neighbour": True}):
+        found, stats = events(policy, length, **how)
+        assert found == expected
+        assert stats.peak_entries >= length
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        presets.rkv(32, interval=16),
+        Policy(budget=Budget(ratio=0.5, interval=8), scorer=AccumulatedAttention()),
+        presets.full(),
+    ],
+)
+@pytest.mark.parametrize("length", [3, 100])
+def test_both_say_the_same_of_what_a_sequence_cost(policy: Policy, length: int) -> None:
+    kept, stats = events(policy, length)
+    expected, theirs = attached_events(policy, length)
+    assert kept == expected
+    assert theirs.seconds > 0
+    unlike = {"seconds": 0.0, "peak_kv_bytes": 0}  # attach cannot know how much will be decoded
+    assert attrs.evolve(stats, **unlike) == attrs.evolve(theirs, **unlike)
