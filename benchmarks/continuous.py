@@ -27,8 +27,8 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv import Engine, Policy, Request, presets
+from skipkv.models import load
 from skipkv.runtime.attention import FORWARD
-from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.sampling import Sampling

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv._types import Request
 from skipkv.errors import ConfigError, InputError
+from skipkv.models import load
 from skipkv.policy import Policy
 from skipkv.runtime.completion import Completion
-from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop, Finished
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.sampling import Sampling
@@ -103,6 +103,7 @@ class Engine:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
+        trust_remote_code: bool = False,
     ) -> "Engine":
         """An engine for a model on disk or on the hub.
 
@@ -113,8 +114,11 @@ class Engine:
             dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
             device: where to; by default a GPU if there is one.
             prefill_chunk: as for the constructor.
+            trust_remote_code: run Python code that comes with the model; without it none runs.
         """
-        model, tokenizer = load(name_or_path, dtype=dtype, device=device)
+        model, tokenizer = load(
+            name_or_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         return cls(model, tokenizer, policy, batch_size=batch_size, prefill_chunk=prefill_chunk)
 
     def generate(

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from skipkv.errors import UnsupportedModelError
+from skipkv.models import FAMILIES
 from skipkv.runtime.slots import CacheShape
 from skipkv.runtime.support import (
-    FAMILIES,
     cache_shape,
     check_all_full,
     check_family,
