@@ -104,11 +104,11 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.add_rope_freq_base(10000.0)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*letters, "aa", "<|end|>"])
-    writer.add_token_merges(["a a"])
-    writer.add_bos_token_id(len(letters) + 1)
-    writer.add_eos_token_id(len(letters) + 1)
-    sizes = {"token_embd": (len(letters) + 2, 32), "output": (len(letters) + 2, 32)}
+    writer.add_token_list([*letters, "aa", "bb", "<|end|>"])
+    writer.add_token_merges(["a a", "b b"])
+    writer.add_bos_token_id(len(letters) + 2)
+    writer.add_eos_token_id(len(letters) + 2)
+    sizes = {"token_embd": (len(letters) + 3, 32), "output": (len(letters) + 3, 32)}
     block = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
     block |= {"ffn_up": (64, 32), "ffn_gate": (64, 32), "ffn_down": (32, 64)}
     sizes |= {f"blk.0.{name}": size for name, size in block.items()}
