@@ -88,13 +88,13 @@ test-smollm: .venv/.smollm
 test-oldest: .venv-oldest/.dev
 	# Without the hook that checks types: the lowest jaxtyping cannot set it before conftest files.
 	.venv-oldest/bin/python -m pytest -o 'addopts=-m "not slow and not smollm"' \
-		tests/runtime tests/parity tests/cli $(PYTEST_OPTIONS)
+		tests/models tests/runtime tests/parity tests/cli $(PYTEST_OPTIONS)
 
 # What is newest changes without any file here changing, so this one asks every time.
 test-newest: .venv-newest/bin/python
 	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager "$(TORCH)" -e ".[dev]"
 	.venv-newest/bin/python -m pip freeze | grep -iE "^(transformers|tokenizers|torch)=="
-	.venv-newest/bin/python -m pytest tests/runtime tests/parity tests/cli $(PYTEST_OPTIONS)
+	.venv-newest/bin/python -m pytest tests/models tests/runtime tests/parity tests/cli $(PYTEST_OPTIONS)
 
 bench: .venv/.dev
 	$(BIN)/skipkv bench

@@ -27,8 +27,8 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv import Engine, Policy, presets
+from skipkv.models import load
 from skipkv.runtime.forward import Forward
-from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop, Order
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.seam import under_way

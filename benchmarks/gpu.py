@@ -23,8 +23,8 @@ from skipkv.benchmark import Case, Job, Measurement, Subject, baselines_of, poli
 from skipkv.benchmark.isolation import guarded, is_oom
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.schedule import widths
+from skipkv.models import load
 from skipkv.runtime import Engine, Sampling
-from skipkv.runtime.loading import load
 from skipkv.runtime.seam import cache_name
 from skipkv.runtime.support import cache_shape
 

@@ -19,7 +19,7 @@ from gpu import copy_bandwidth, weight_bytes
 from pages import DOCS, insert
 
 from skipkv.benchmark.schedule import widths
-from skipkv.runtime.loading import load
+from skipkv.models import load
 from skipkv.runtime.support import cache_shape
 
 

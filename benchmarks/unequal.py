@@ -18,8 +18,8 @@ import typer
 from skipkv import Engine, Sampling
 from skipkv.benchmark import policies_of
 from skipkv.benchmark.prompts import prompts
-from skipkv.cli.steering import model_settings
-from skipkv.runtime.loading import load
+from skipkv.compositions import model_settings
+from skipkv.models import load
 from skipkv.runtime.timing import Timings
 
 

@@ -1,52 +1,206 @@
-"""From a name to a `Policy`: a preset's name, or an object of the user's own module."""
+"""From a name to a `Policy`: a preset's name, or an object of the user's own module.
+
+A preset may be given other settings with a model: skipkv.json in the model's folder says so. Every
+command resolves names here, and says what a model's settings changed.
+"""
 
 import importlib
 import inspect
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from skipkv.errors import ConfigError, SkipKVError
+from skipkv.errors import ConfigError, InputError, SkipKVError
 
 if TYPE_CHECKING:
     from skipkv.policy import Policy
+    from skipkv.steerers import Steerer
+
+__all__ = ["PolicyFactory", "model_settings", "resolve_policy"]
 
 PolicyFactory: TypeAlias = "Callable[..., Policy]"
 """A preset, or a callable like one: of a budget and an interval at most, unless told more."""
+Settings: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Preset -> the options it is given with a model unless one says more."""
+
+FILE = "skipkv.json"
+"""Where a model's folder has its settings."""
+STEERING = ("vector", "strength", "growth")
+"""Options that every preset takes: a file with a steering vector, and how hard it pushes."""
+_GROWTH = 0.02  # the paper's, under `skipkv`
+
+
+def model_settings(model: str) -> dict[str, dict[str, Any]]:
+    """The settings that lie beside a model's weights; none on the hub or where there is no file.
+
+    Args:
+        model: what `--model` says: tiny, a folder, a hub id, a .gguf file.
+
+    Raises:
+        InputError: the file does not hold options of presets.
+
+    Example:
+        >>> model_settings("tiny")["rkv"]
+        {'budget': 270, 'interval': 16}
+    """
+    from skipkv.models.loading import folder_of
+
+    folder = folder_of(model)
+    if folder is None or not (folder / FILE).is_file():
+        return {}
+    path = folder / FILE
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON ({error}).") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} must hold an object of options for each preset.")
+    return {name: _own_options(path, name, options) for name, options in settings.items()}
+
+
+def _own_options(path: Path, name: str, options: object) -> dict[str, Any]:
+    from skipkv.presets import NAMES, get
+
+    if name not in NAMES:
+        raise InputError(f"{path} has options for {name!r}. Known are: {', '.join(NAMES)}.")
+    if not isinstance(options, dict):
+        raise InputError(f"{path}: the options of {name} must be an object, got {options!r}.")
+    for option, value in options.items():
+        if option not in STEERING and not takes(get(name), option):
+            raise InputError(f"{path}: {name} takes no {option!r}.")
+        if option == "vector" and not isinstance(value, str):
+            raise InputError(
+                f"{path}: the vector of {name} must be the name of a file, got {value!r}."
+            )
+    if "vector" in options:
+        return {**options, "vector": str(path.parent / options["vector"])}
+    return options
 
 
 def resolve_policy(
-    name: str, *, budget: int | None = None, interval: int | None = None
+    name: str,
+    *,
+    budget: int | None = None,
+    interval: int | None = None,
+    vector: str | None = None,
+    strength: float | int | None = None,
+    growth: float | int | None = None,
+    settings: Settings | None = None,
 ) -> "Policy":
     """The policy called `name`, under the budget asked for.
 
     Args:
-        name: a preset's, or `package.module:object`: see `find`.
+        name: a preset's, or `package.module:object`: see `find`; after a colon what it is to be
+            given, as `skipkv:threshold=0.9,pool=5`.
         budget: entries per head, in tokens; passed on to a callable that takes a budget.
         interval: decode steps between events, passed on likewise.
+        vector: path of a steering vector.
+        strength: of the steering; None for 1.
+        growth: of the strength with every thought that was not execution; None for the paper's 0.02
+            under `skipkv`, and none under any other policy.
+        settings: a model's own, from `model_settings`; they hold where nothing else is said. None
+            for the published ones.
 
     Raises:
         ConfigError: unknown or malformed name, nothing importable there, an object that gives no
-            policy, or a budget that is missing or not wanted.
+            policy, an option that is not for it, or a budget that is missing or not wanted.
+        InputError: no steering vector in the file.
 
     Example:
         >>> resolve_policy("rkv", budget=64).budget.tokens
         64
+        >>> resolve_policy("skipkv", settings=model_settings("tiny")).evictor.threshold
+        0.7
     """
     from skipkv.policy import Policy
 
-    found = find(name)
-    given = {"budget": budget, "interval": interval}
-    passed = {key: value for key, value in given.items() if value is not None}
+    found, written = read_name(name)
+    explicit = {
+        "budget": budget,
+        "interval": interval,
+        "vector": vector,
+        "strength": strength,
+        "growth": growth,
+    }
+    passed = {**written, **{key: value for key, value in explicit.items() if value is not None}}
     if isinstance(found, Policy):
-        if passed:
+        if passed.keys() & {"budget", "interval"}:
             raise ConfigError(
                 f"Policy {name} is a finished Policy and keeps its own budget. Drop --budget and "
                 "--interval, or name a function that takes them."
             )
-        return found
-    return build(found, name, passed)
+        if passed.keys() - set(STEERING):
+            raise ConfigError(f"Policy {name} is a finished Policy and takes no options.")
+        return _steered(found, name, passed)
+    return build(found, name, {**own_settings(name, settings), **passed})
+
+
+def own_settings(name: str, settings: Settings | None) -> dict[str, Any]:
+    """What a model's settings say of the preset in a name; nothing of a policy of one's own.
+
+    Args:
+        name: as for `resolve_policy`.
+        settings: from `model_settings`.
+    """
+    preset, *options = name.split(":")
+    if options and "=" not in options[0]:
+        return {}  # package.module:object
+    return dict((settings or {}).get(preset, {}))
+
+
+def described(name: str, own: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
+    """One line that says which settings a policy has from its model; None where there are none.
+
+    Args:
+        name: as for `resolve_policy`.
+        own: from `own_settings`.
+        told: options that were given and so hold instead.
+    """
+    kept = {key: value for key, value in own.items() if key not in told}
+    if not kept:
+        return None
+    shown = ", ".join(
+        f"{key}={Path(value).name if key == 'vector' else value}" for key, value in kept.items()
+    )
+    return f"{name} has the model's settings: {shown}"
+
+
+def read_name(text: str) -> tuple["Policy | PolicyFactory", dict[str, Any]]:
+    """What a name stands for, and the options written behind it.
+
+    Args:
+        text: a preset or `package.module:object`, and after a colon what it is to be given, as
+            `skipkv:threshold=0.9,pool=5`.
+
+    Raises:
+        ConfigError: there is no such policy, or an option is not written `name=value`.
+    """
+    name, *rest = text.split(":")
+    if rest and not _is_option(rest[0].partition(",")[0]):
+        name = f"{name}:{rest.pop(0)}"
+    options = {}
+    for part in ",".join(rest).split(",") if rest else []:
+        if not _is_option(part):
+            raise ConfigError(f"Policy {text}: the option {part!r} must be name=value.")
+        key, _, value = part.partition("=")
+        options[key] = _value(value)
+    return find(name), options
+
+
+def _is_option(text: str) -> bool:
+    key, equals, _ = text.partition("=")
+    return bool(equals) and key.isidentifier()
+
+
+def _value(text: str) -> Any:
+    """Numbers, true and false as JSON has them; anything else is a text."""
+    try:
+        return json.loads(text.strip().lower() if text.strip() in ("True", "False") else text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def find(name: str) -> "Policy | PolicyFactory":
@@ -81,10 +235,19 @@ def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "P
     Args:
         factory: a preset, or a callable like one.
         name: how the user knows it; for messages.
-        options: `budget`, `interval`, and what else it is to be given.
+        options: `budget`, `interval`, those of `STEERING`, and what else it is to be given.
     """
+    from skipkv import presets
     from skipkv.policy import Policy
 
+    named = inspect.signature(factory).parameters
+    pushing = {key: options[key] for key in STEERING if key in options and key not in named}
+    options = {key: value for key, value in options.items() if key not in pushing}
+    if factory is presets.seal:  # the preset that steers by itself
+        if isinstance(options.get("vector"), str):
+            options["vector"] = _vector(options["vector"])
+        if pushing.pop("growth", None) is not None:
+            raise ConfigError(f"Policy {name} has a fixed strength. Drop --growth.")
     for key in options:
         if not takes(factory, key):
             raise ConfigError(f"Policy {name} takes no {key}. Drop --{key}.")
@@ -95,6 +258,10 @@ def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "P
         and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         and p.name not in options
     ]
+    if missing == ["vector"]:
+        raise ConfigError(
+            f"Policy {name} needs a vector. Add --vector FILE; `skipkv calibrate` makes one."
+        )
     if missing == ["budget"]:
         raise ConfigError(f"Policy {name} needs a budget in tokens. Add --budget N.")
     if missing:
@@ -102,12 +269,51 @@ def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "P
             f"Policy {name} must be callable with a budget and an interval at most, but it also "
             f"requires {', '.join(missing)}. Give those defaults."
         )
-    policy = factory(**options)
+    try:
+        policy = factory(**options)
+    except SkipKVError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"Policy {name} cannot be made with {given}: {type(error).__name__}: {reason}"
+        ) from error
     if not isinstance(policy, Policy):
         raise ConfigError(
             f"Policy {name} must return a skipkv.Policy when called, got a {type(policy).__name__}."
         )
-    return policy
+    return _steered(policy, name, pushing)
+
+
+def _steered(policy: "Policy", name: str, options: dict[str, Any]) -> "Policy":
+    """The policy, steering with the vector in the options, if there is one."""
+    vector, strength, growth = (options.get(key) for key in STEERING)
+    if vector is None:
+        if strength is not None or growth is not None:
+            raise ConfigError(
+                f"Policy {name} has no vector to steer with. Add --vector FILE, or drop --strength "
+                "and --growth."
+            )
+        return policy
+    if growth is None:
+        growth = _GROWTH if name.partition(":")[0] == "skipkv" else 0
+    return policy.with_(steerer=_steerer(vector, 1.0 if strength is None else strength, growth))
+
+
+def _steerer(vector: Any, strength: Any, growth: Any) -> "Steerer":
+    from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer
+
+    direction = _vector(vector) if isinstance(vector, str) else vector
+    if growth:
+        return AdaptiveSteerer(direction, strength=strength, growth=growth)
+    return AdditiveSteerer(direction, strength=strength)
+
+
+def _vector(path: str) -> Any:
+    from skipkv.steerers import SteeringVector
+
+    return SteeringVector.load(path)
 
 
 def takes(factory: Callable[..., Any], option: str) -> bool:

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "skipkv").rglob("*.py"))
 PARTS = {"segmenters", "scorers", "evictors", "steerers", "schedulers"}
 
-# errors <- _validators <- _types <- _protocols, _calls, parts <- policy <- presets <- runtime <-
-# the rest
+# `errors <- _validators <- _types <- _protocols, _calls, parts <- policy <- presets <- models <-
+# runtime <- the rest`: the runtime asks `models` which architectures it decodes, and
+# `Engine.from_pretrained` for a model; nothing in `models` knows how a model is decoded.
 RANK = {
     "errors": 0,
     "_validators": 1,
@@ -23,12 +24,13 @@ RANK = {
     **dict.fromkeys(PARTS, 3),
     "policy": 4,
     "presets": 5,
-    "runtime": 6,
+    "models": 6,
+    "runtime": 7,
 }
-REST = 7
+REST = 8
 # `testing` builds its toy model from stock transformers classes; `benchmark` has a bare loop over
 # a model, the floor, with a cache of its own, and a worker that runs under kvpress' transformers.
-KNOW_TRANSFORMERS = {"runtime", "tiny", "integrations", "testing", "benchmark"}
+KNOW_TRANSFORMERS = {"models", "runtime", "tiny", "integrations", "testing", "benchmark"}
 
 
 def _name(path: Path) -> str:

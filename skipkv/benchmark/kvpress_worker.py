@@ -118,7 +118,7 @@ def main() -> dict[str, Any]:
     torch.set_num_threads(job["threads"])
     device = torch.device(job["device"])
     model: Any = AutoModelForCausalLM.from_pretrained(
-        job["model"], dtype=getattr(torch, job["dtype"])
+        job["model"], dtype=getattr(torch, job["dtype"]), trust_remote_code=False
     )
     model.to(device).eval()
     prompts = torch.tensor(job["prompts"], device=device)

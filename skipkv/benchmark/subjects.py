@@ -1,7 +1,6 @@
 """Subjects: what is measured, policies and baselines alike."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -18,7 +17,7 @@ from skipkv.errors import ConfigError
 from skipkv.evaluation.candidates import Candidate, parse_candidates
 from skipkv.policy import Policy
 from skipkv.runtime import Engine, Sampling
-from skipkv.steerers import AdaptiveSteerer, SteeringVector
+from skipkv.steerers import SteeringVector
 
 FLOOR, DYNAMIC, STATIC, KVPRESS = "floor", "generate_dynamic", "generate_static", "kvpress"
 BASELINES = (FLOOR, DYNAMIC, STATIC, KVPRESS)
@@ -64,16 +63,10 @@ class PolicySubject:
 
     Args:
         candidate: the policy, without its budget.
-        vector: what a `skipkv` that is given no steering is steered with.
-        strength: of that steering.
-        growth: of the strength with every thought that was not execution.
-        note: says where the vector comes from.
+        note: says which settings it has from the model, or that its vector is random.
     """
 
     candidate: Candidate
-    vector: SteeringVector | None = None
-    strength: float | int = 1.0
-    growth: float | int = 0.02
     note: str | None = None
     in_process: bool = attrs.field(default=True, init=False)
 
@@ -89,12 +82,7 @@ class PolicySubject:
 
     def policy(self, *, budget: int | None, interval: int) -> Policy:
         """The policy that is measured."""
-        policy = self.candidate.policy(budget=budget, interval=interval)
-        if self.vector is None:
-            return policy
-        return policy.with_(
-            steerer=AdaptiveSteerer(self.vector, strength=self.strength, growth=self.growth)
-        )
+        return self.candidate.policy(budget=budget, interval=interval)
 
     def entries(self, job: Job) -> int | None:
         """The budget and the interval, or all tokens."""
@@ -257,43 +245,29 @@ def policies_of(
 ) -> list[PolicySubject]:
     """The policies named; `skipkv` and `seal` steer.
 
-    What they are not given they take from the model's settings, but for budget and interval. A
-    model whose settings name no vector is steered in a random direction in its middle layer, which
-    costs the same and means nothing.
+    What they are not given they take from the model's settings, but for budget and interval. Where
+    neither names a vector, it is a random direction for the middle layer, which costs the same and
+    means nothing.
 
     Args:
         texts: as `skipkv eval --policies` has them.
-        settings: preset -> options, as in a model's skipkv.json.
+        settings: a model's own, from `skipkv.compositions.model_settings`; {} for the published.
         config: of the model to be steered; None to see whether all could be built.
         seed: of a random vector.
     """
-    return [_policy_subject(c, settings, config, seed) for c in parse_candidates(texts)]
+    return [_steering(c, config, seed) for c in parse_candidates(texts, settings=settings)]
 
 
-def _policy_subject(
-    candidate: Candidate, settings: Mapping[str, Mapping[str, Any]], config: Any, seed: int
-) -> PolicySubject:
-    source = candidate.source
-    name = {id(presets.skipkv): "skipkv", id(presets.seal): "seal"}.get(id(source))
-    if name is None or "steering" in candidate.options:
-        return PolicySubject(candidate=candidate)
-    own = {k: v for k, v in settings.get(name, {}).items() if k not in ("budget", "interval")}
-    file, strength, growth = (own.pop(k, None) for k in ("vector", "strength", "growth"))
-    options = {**own, **candidate.options}
-    if file is not None:
-        vector, note = SteeringVector.load(file), f"steered with {Path(file).name}"
-    else:
-        vector, note = _random_vector(config, seed), "steered with a random vector"
-    if name == "seal":
-        options = {"vector": vector, **({} if strength is None else {"strength": strength})}
-        options |= candidate.options
-        return PolicySubject(candidate=attrs.evolve(candidate, options=options), note=note)
+def _steering(candidate: Candidate, config: Any, seed: int) -> PolicySubject:
+    """A subject that steers, if its policy is one that does."""
+    steers = candidate.source in (presets.skipkv, presets.seal)
+    if not steers or "vector" in {**candidate.own, **candidate.options}:
+        return PolicySubject(candidate=candidate, note=candidate.note)
+    vector = _random_vector(config, seed)
+    told = {**candidate.options, "vector": vector}
+    notes = [candidate.note, "steered with a random vector"]
     return PolicySubject(
-        candidate=attrs.evolve(candidate, options=options),
-        vector=vector,
-        strength=1.0 if strength is None else strength,
-        growth=0.02 if growth is None else growth,
-        note=note,
+        candidate=attrs.evolve(candidate, options=told), note="; ".join(n for n in notes if n)
     )
 
 

@@ -86,6 +86,17 @@ def bench(
     plots: Annotated[str, typer.Option(help="png, svg or none.")] = "png",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Give presets their published settings, whatever skipkv.json in the model's "
+            "folder says.",
+        ),
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Measure speed and memory of policies beside baselines.
@@ -100,9 +111,10 @@ def bench(
         from skipkv.benchmark import BASELINES, Bench, baselines_of, policies_of
         from skipkv.benchmark.kvpress import KvpressSubject, check_interpreter, saved
         from skipkv.benchmark.profiling import profile_table
-        from skipkv.cli.steering import model_settings
+        from skipkv.compositions import model_settings
         from skipkv.evaluation.extras import require_extra
-        from skipkv.runtime.loading import folder_of, load
+        from skipkv.models import load
+        from skipkv.models.loading import folder_of
 
         # Everything that can be wrong without the model is found before the model is loaded.
         check_placement(dtype, device)
@@ -117,7 +129,7 @@ def bench(
             if baselines is None:
                 chosen.append("kvpress")
         cores = threads or torch.get_num_threads()
-        settings = model_settings(model)
+        settings = {} if published else model_settings(model)
 
         def asked(policies: "Sequence[Subject]", folder: Path) -> Bench:
             kvpress = None
@@ -138,8 +150,13 @@ def bench(
         asked(policies_of(named, settings=settings), Path()).check_folder(output)
         # One thread until a run is forked: OpenMP's others would not outlive that.
         torch.set_num_threads(1)
-        weights, tokenizer = load(model, dtype=dtype, device=device)
+        weights, tokenizer = load(
+            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         subjects = policies_of(named, settings=settings, config=weights.config, seed=seed)
+        for subject in subjects:
+            if subject.note is not None:
+                typer.echo(f"skipkv: {subject.label}: {subject.note}", err=True)
         if profile:
             torch.set_num_threads(cores)
             typer.echo(profile_table(subjects, weights, tokenizer, asked(subjects, Path())))

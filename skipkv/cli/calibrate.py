@@ -107,6 +107,9 @@ def calibrate(
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Make a steering vector for a model from what it writes.
@@ -153,7 +156,12 @@ def calibrate(
             seed=seed,
         )
         engine = Engine.from_pretrained(
-            model, policy=Policy(), batch_size=batch_size, dtype=dtype, device=device
+            model,
+            policy=Policy(),
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
         )
         prompts = [
             engine.encode(prompt, index=i)

@@ -37,7 +37,7 @@ def evaluate(
             "-p",
             help="Presets (see `skipkv policies`) or package.module:object, with options as in "
             "skipkv:threshold=0.9; comma-separated or repeated. The full cache always runs. "
-            "Default: streaming_llm,snapkv,rkv,skipkv; for tiny with threshold=0.7.",
+            "Default: streaming_llm,snapkv,rkv,skipkv.",
         ),
     ] = None,
     budgets: Annotated[
@@ -105,17 +105,31 @@ def evaluate(
     ] = True,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Give presets their published settings, whatever skipkv.json in the model's "
+            "folder says.",
+        ),
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Measure policies at several budgets beside the full cache.
 
     A sample is written to DIR when it is done; the same command goes on after an interruption, and
     one with more policies, budgets or data sets adds to what is there. The summary is printed at
-    the end. Exit code: 0, or 1 if a part of a policy broke, 2 if the input cannot be used, 130
-    after Ctrl-C.
+    the end. What a preset is not told it takes from skipkv.json in the model's folder, but for
+    budget and interval, and a line on stderr says what. Exit code: 0, or 1 if a part of a policy
+    broke, 2 if the input cannot be used, 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
         from skipkv import evaluation
+        from skipkv.compositions import model_settings
+        from skipkv.evaluation.candidates import parse_candidates
         from skipkv.evaluation.plots import FORMATS
         from skipkv.evaluation.sweep import check_extras
 
@@ -131,8 +145,8 @@ def evaluate(
                 "Name a model: --model tiny is the embedded one. To redo the tables of a run that "
                 "is there: --summarize DIR."
             )
+        from skipkv.models import load
         from skipkv.runtime import Sampling
-        from skipkv.runtime.loading import load
 
         check_placement(dtype, device)
         specs = [spec for text in data or ["tiny"] for spec in text.split(",") if spec]
@@ -147,9 +161,13 @@ def evaluate(
             )
             for spec in specs
         ]
+        candidates = parse_candidates(
+            policies or [sets[0].defaults.policies],
+            settings={} if published else model_settings(model),
+        )
         sweep = evaluation.Sweep(
             data=sets,
-            policies=policies or [sets[0].defaults.policies],
+            policies=candidates,
             budgets=budgets or ["25%,50%,75%"],
             sampling=Sampling(
                 temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed
@@ -158,7 +176,12 @@ def evaluate(
             max_new_tokens=max_new_tokens,
         )
         sweep.check_folder(output)
-        weights, tokenizer = load(model, dtype=dtype, device=device)
+        for candidate in candidates:
+            if candidate.note is not None:
+                typer.echo(f"skipkv: {candidate.note}", err=True)
+        weights, tokenizer = load(
+            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         try:
             summary = sweep.run(
                 weights,

@@ -30,7 +30,8 @@ def generate(
             "--policy",
             "-p",
             help="A preset (see `skipkv policies`) or package.module:object, the object being a "
-            "Policy or a callable [budget[, interval]] -> Policy.",
+            "Policy or a callable [budget[, interval]] -> Policy; with options as in "
+            "skipkv:threshold=0.9.",
         ),
     ] = ...,  # type: ignore[assignment]
     budget: Annotated[
@@ -103,36 +104,56 @@ def generate(
     ] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Give presets their published settings, whatever skipkv.json in the model's "
+            "folder says.",
+        ),
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Decode prompts under a KV-cache policy.
 
     Completions are printed as they finish, in the order of the prompts; statistics go to stderr.
-    What a preset is not told it takes from skipkv.json in the model's folder, where there is one;
-    tiny has one, with a budget, a threshold and a steering vector.
+    What a preset is not told it takes from skipkv.json in the model's folder, where there is one,
+    and a line on stderr says what; tiny has one, with a budget, a threshold and a steering vector.
     Exit code: 0, or 1 if a completion failed, or 2 if the input cannot be used.
     """
     with clean_exit(debug=debug):
         # Everything that can be wrong without the model is found before the model is loaded.
         requests = read_prompts(prompts or [], source=source, jsonl=jsonl, field=field, limit=limit)
-        from skipkv.cli.steering import model_settings, steered_policy
+        from skipkv.compositions import described, model_settings, own_settings, resolve_policy
         from skipkv.runtime import Engine, Sampling
 
-        composition = steered_policy(
-            policy,
-            budget=budget,
-            interval=interval,
-            vector=vector,
-            strength=strength,
-            growth=growth,
-            settings=model_settings(model),
-        )
+        settings = {} if published else model_settings(model)
+        told = {
+            "budget": budget,
+            "interval": interval,
+            "vector": vector,
+            "strength": strength,
+            "growth": growth,
+        }
+        composition = resolve_policy(policy, settings=settings, **told)  # type: ignore[arg-type]
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed)
         check_placement(dtype, device)
         engine = Engine.from_pretrained(
-            model, policy=composition, batch_size=batch_size, dtype=dtype, device=device
+            model,
+            policy=composition,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
         )
         _check_known(requests, engine)
+        told = {key: value for key, value in told.items() if value is not None}
+        note = described(policy, own_settings(policy, settings), told)
+        if note is not None:
+            typer.echo(f"skipkv: {note}", err=True)
         failed = False
         for completion in engine.generate(
             as_chats(requests, chat, engine),

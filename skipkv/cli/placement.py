@@ -1,21 +1,9 @@
 """Checking `--dtype` and `--device` before a model is loaded."""
 
-from skipkv.errors import InputError
-
 
 def check_placement(dtype: str, device: str | None) -> None:
     """Raise `InputError` for a dtype or a device that torch would stumble over after loading."""
-    import torch
+    from skipkv.models.placement import check_dtype, find_device
 
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise InputError(
-            f"--dtype {dtype} is none of torch's. Use auto, float32, bfloat16, float16."
-        )
-    if device is None:
-        return
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise InputError(f"--device {device} is no device. Use cpu, cuda or cuda:0.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: torch finds no GPU here. Use --device cpu.")
+    check_dtype(dtype)
+    find_device(device)

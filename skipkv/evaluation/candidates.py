@@ -1,14 +1,21 @@
 """Candidates: policies that still want a budget, under the names a table calls them."""
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
 
-from skipkv.compositions import build, find, takes
+from skipkv.compositions import (
+    STEERING,
+    Settings,
+    build,
+    described,
+    own_settings,
+    read_name,
+    takes,
+)
 from skipkv.errors import ConfigError
 from skipkv.evaluation.cells import FULL
 from skipkv.policy import Policy
@@ -24,7 +31,8 @@ class Candidate:
         label: what records and tables call it.
         source: a finished `Policy`, which keeps its own budget; or a callable that returns one, as
             the presets are, of a `budget` and perhaps an `interval`.
-        options: further arguments for it.
+        options: further arguments for it; a `vector` (and `strength`, `growth`) steers it.
+        own: what it is given with this model where `options` say nothing.
 
     Example:
         >>> from skipkv import presets
@@ -36,6 +44,7 @@ class Candidate:
     label: str
     source: Policy | Callable[..., Any]
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    own: Mapping[str, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         for option in self.options:
@@ -43,31 +52,31 @@ class Candidate:
                 raise ConfigError(
                     f"Policy {self.label} is a finished Policy and takes no {option}."
                 )
-            if not takes(self.source, option):
+            if option not in STEERING and not takes(self.source, option):
                 there = ", ".join(inspect.signature(self.source).parameters) or "nothing"
                 raise ConfigError(f"Policy {self.label} takes no {option}. It takes: {there}.")
 
     @classmethod
-    def parse(cls, text: str) -> "Candidate":
+    def parse(cls, text: str, *, settings: Settings | None = None) -> "Candidate":
         """A candidate as the command line names it.
 
         Args:
-            text: a preset or `package.module:object`, and behind a colon what it is to be given,
-                as `skipkv:threshold=0.9,pool=5`. The text is the label.
+            text: as for `skipkv.compositions.resolve_policy`. It is the label.
+            settings: a model's own, from `model_settings`, but for budget and interval, which
+                are said when the policy is built; None for the published ones.
 
         Raises:
             ConfigError: there is no such policy, or an option is not written `name=value`.
         """
-        name, *rest = text.split(":")
-        if rest and not _OPTION.match(rest[0]):
-            name = f"{name}:{rest.pop(0)}"
-        options = {}
-        for part in ",".join(rest).split(",") if rest else []:
-            match = _OPTION.fullmatch(part)
-            if match is None:
-                raise ConfigError(f"Policy {text}: the option {part!r} must be name=value.")
-            options[match[1]] = _value(match[2])
-        return cls(label=text, source=find(name), options=options)
+        source, options = read_name(text)
+        own = own_settings(text, settings)
+        own = {key: value for key, value in own.items() if key not in ("budget", "interval")}
+        return cls(label=text, source=source, options=options, own=own)
+
+    @property
+    def note(self) -> str | None:
+        """Which settings it has from the model, in a line; None where there are none."""
+        return described(self.label, self.own, self.options)
 
     @property
     def takes_budget(self) -> bool:
@@ -86,7 +95,7 @@ class Candidate:
         """
         if isinstance(self.source, Policy):
             return self.source
-        options = dict(self.options)
+        options = {**self.own, **self.options}
         if budget is not None:
             options["budget"] = budget
         if interval is not None and takes(self.source, "interval"):
@@ -106,8 +115,12 @@ def full() -> Candidate:
     return Candidate(label=FULL, source=presets.full)
 
 
-def parse_candidates(texts: Iterable[str]) -> list[Candidate]:
+def parse_candidates(texts: Iterable[str], *, settings: Settings | None = None) -> list[Candidate]:
     """Candidates from comma-separated lists; a comma before `name=value` goes on with options.
+
+    Args:
+        texts: the lists.
+        settings: as for `Candidate.parse`.
 
     Example:
         >>> [c.label for c in parse_candidates(["full,skipkv:threshold=0.9,pool=5", "rkv"])]
@@ -120,12 +133,4 @@ def parse_candidates(texts: Iterable[str]) -> list[Candidate]:
                 found[-1] += f",{piece.strip()}"
             elif piece.strip():
                 found.append(piece.strip())
-    return [Candidate.parse(text) for text in found]
-
-
-def _value(text: str) -> Any:
-    """Numbers, true and false as JSON has them; anything else is a text."""
-    try:
-        return json.loads(text.strip().lower() if text.strip() in ("True", "False") else text)
-    except ValueError:
-        return text
+    return [Candidate.parse(text, settings=settings) for text in found]

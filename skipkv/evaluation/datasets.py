@@ -51,7 +51,6 @@ DEFAULTS = {
         instruction="",
         count=100,
         # the papers choose the threshold per model too; for this one see docs/results.md
-        policies="streaming_llm,snapkv,rkv,skipkv:threshold=0.7",
     ),
     "gsm8k": Defaults(),
     "math500": Defaults(),

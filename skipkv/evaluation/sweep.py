@@ -70,7 +70,9 @@ class Sweep:
         data: the data sets.
         policies: presets by name, or `package.module:object`, each with options where wanted
             ("skipkv:threshold=0.9"), comma-separated or in a list; or a mapping from labels of
-            your own to functions of a budget (or to finished policies); or `Candidate`s.
+            your own to functions of a budget (or to finished policies); or `Candidate`s. A name
+            has its published settings; `Candidate.parse(name, settings=model_settings(model))`
+            has the model's.
         budgets: tokens (96) or percentages of the full cache's mean trace ("25%").
         sampling: greedy by default; its `n` is samples per problem, its `seed` the sweep's.
         interval: decode steps between two events; by default the data set's own.

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv.errors import ConfigError, InputError
+from skipkv.models import load
 from skipkv.policy import Policy
 from skipkv.runtime.completion import THINK, Completion, Stats, split_thinking
-from skipkv.runtime.loading import load
 from skipkv.runtime.loop import DecodeLoop, Finished, Fresh, Order
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.prompts import Content, Prompt, each, stop_strings, token_ids
@@ -144,6 +144,7 @@ class Engine:
         eos_token_ids: Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
+        trust_remote_code: bool = False,
     ) -> "Engine":
         """An engine for a model on disk or on the hub.
 
@@ -156,13 +157,16 @@ class Engine:
             eos_token_ids: as for the constructor.
             prefill_chunk: as for the constructor.
             graphs: as for the constructor.
+            trust_remote_code: run Python code that comes with the model; without it none runs.
 
         Raises:
             InputError: there is no such model, or it cannot be loaded.
             ConfigError: as for the constructor; a policy is checked before anything is loaded.
         """
         check_policy(policy, user="Engine.from_pretrained")
-        model, tokenizer = load(name_or_path, dtype=dtype, device=device)
+        model, tokenizer = load(
+            name_or_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         return cls(
             model,
             tokenizer,

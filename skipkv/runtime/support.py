@@ -6,11 +6,10 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv.errors import ConfigError, InputError, UnsupportedModelError
+from skipkv.models.families import check_model_type
 from skipkv.policy import Budget, Policy
 from skipkv.presets import NAMES, get
 from skipkv.runtime.slots import CacheShape
-
-FAMILIES = ("llama", "qwen2", "qwen3")
 
 
 def full_attention_layers(config: PretrainedConfig) -> dict[int, int]:
@@ -88,10 +87,12 @@ def _shown(value: Any) -> str:
 def check_family(model: PreTrainedModel) -> None:
     """Raise `UnsupportedModelError` unless the model is of a family the runtime was tested on."""
     config = model.config
-    if config.model_type not in FAMILIES:
+    check_model_type(config.model_type)
+    if model.device.type == "meta":
         raise UnsupportedModelError(
-            f"Models of type {config.model_type!r} are not supported. Supported are the families "
-            f"{', '.join(FAMILIES)} (transformers' model_type)."
+            "The model's first weights are not in memory: they were offloaded to disk, or never "
+            'loaded. Keep the embeddings in memory, device_map={"model.embed_tokens": "cpu", ...}; '
+            "layers may lie on disk."
         )
     types = set(getattr(config, "layer_types", None) or ["full_attention"])
     unknown = types - {"full_attention", "sliding_attention"}

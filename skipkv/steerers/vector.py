@@ -1,7 +1,6 @@
 """A direction in the hidden states of one layer, and the files it is kept in."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +185,12 @@ class SteeringVector:
         if not Path(name).is_file():
             raise InputError(f"No steering vector at {name!r}: there is no such file.")
         try:
+            # A look without the numbers first: a shape or a stride may claim what no memory holds.
+            _check_extent(torch.load(name, map_location="meta", weights_only=True), name)
             held = torch.load(name, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as cause:
+        except InputError:
+            raise
+        except Exception as cause:  # whatever strangers' bytes make torch raise
             raise InputError(
                 f"{name!r} cannot be read: it is no .pt file, or one that holds more than tensors, "
                 "which is not unpickled for safety. Save its tensor alone with torch.save."
@@ -211,6 +214,19 @@ class SteeringVector:
             return f"SteeringVector.{self._source}"
         of = f" of {self.model}" if self.model else ""
         return f"<SteeringVector of {self.width} numbers for layer {self.layer}{of}>"
+
+
+def _check_extent(held: Any, name: str) -> None:
+    """Raise `InputError` for a tensor that claims more numbers than its file has bytes for."""
+    if not isinstance(held, Tensor) or held.layout != torch.strided:
+        return
+    claimed = max(held.numel() * held.itemsize, held.untyped_storage().nbytes())
+    there = Path(name).stat().st_size
+    if claimed > there:
+        raise InputError(
+            f"{name!r} has {there} bytes and claims a tensor of {claimed} bytes, with the shape "
+            f"{list(held.shape)}. Save the vector itself, torch.save(vector.clone(), path)."
+        )
 
 
 def _row(held: Tensor, layer: int, name: str) -> Float[Tensor, "E"]:

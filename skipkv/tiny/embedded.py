@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skipkv.runtime import loading
+from skipkv import models
 
 
 def load(
@@ -24,4 +24,4 @@ def load(
         >>> completion.text.splitlines()[-1] == rf"The code is \boxed{{{problem.answer}}}."
         True
     """
-    return loading.load("tiny", dtype=dtype, device=device)
+    return models.load("tiny", dtype=dtype, device=device)

@@ -24,12 +24,12 @@ from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from skipkv.errors import InputError
-from skipkv.runtime.loading import load
+from skipkv.models import load
 from skipkv.tiny.dropout import NEVER, expiries
 from skipkv.tiny.problem import TRAIN, draw
 from skipkv.tiny.report import report
 from skipkv.tiny.traces import LOOKUP_WEIGHT, Trace, write_trace
-from skipkv.tiny.vocabulary import DIGITS, EOS, IDS, NAMES, PAD, TOKENS, USER, tokenizer
+from skipkv.tiny.vocabulary import DIGITS, EOS, IDS, NAMES, PAD, TOKENS, USER, save_tokenizer
 
 
 @attrs.frozen(kw_only=True)
@@ -246,7 +246,7 @@ def _work(rank: int, processes: int, output: Path, recipe: Recipe, device: str) 
     if rank == 0:
         model.set_attn_implementation("sdpa")
         model.save_pretrained(output)
-        tokenizer().save_pretrained(output)
+        save_tokenizer(output)
     if processes > 1:
         torch.distributed.destroy_process_group()
 

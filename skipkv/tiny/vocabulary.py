@@ -1,7 +1,10 @@
 """The words of the embedded reasoner, and the tokenizer that cuts text into them."""
 
+import json
 import re
+import shutil
 import string
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -61,3 +64,21 @@ def tokenizer() -> PreTrainedTokenizerFast:
     fast.add_tokens([THINK, END_THINK])
     fast.chat_template = CHAT_TEMPLATE
     return fast
+
+
+_CLASS = Path(__file__).parent / "weights" / "tokenization_tiny.py"
+
+
+def save_tokenizer(folder: str | Path) -> None:
+    """Save the tokenizer beside a model, so that AutoTokenizer reads it as it is.
+
+    Args:
+        folder: the model's.
+    """
+    tokenizer().save_pretrained(folder)
+    path = Path(folder) / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    declared = {"AutoTokenizer": [None, f"{_CLASS.stem}.TinyTokenizer"]}
+    path.write_text(json.dumps({"auto_map": declared, **config}, indent=2) + "\n")
+    if Path(folder).resolve() != _CLASS.parent.resolve():
+        shutil.copy(_CLASS, folder)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from skipkv.benchmark import Case, Measurement
-from skipkv.runtime.loading import load
+from skipkv.models import load
 
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"],

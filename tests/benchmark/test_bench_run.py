@@ -198,7 +198,9 @@ def test_the_model_s_own_settings_steer_skipkv(small: tuple[Any, Any], tmp_path:
     assert policy.budget.tokens == 32
     assert policy.evictor.threshold == 0.7
     assert policy.steerer.layer == 1
-    assert subject.note == "steered with v.safetensors"
+    assert subject.note == (
+        "skipkv has the model's settings: threshold=0.7, vector=v.safetensors, strength=0.6"
+    )
 
 
 def test_a_case_is_named_in_a_line() -> None:

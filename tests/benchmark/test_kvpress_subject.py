@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from skipkv.benchmark import Job
 from skipkv.benchmark.kvpress import _WORKER, KvpressSubject, check_interpreter, saved
 from skipkv.errors import InputError
-from skipkv.runtime.loading import load
+from skipkv.models import load
 
 SAID = {
     "steps": [0.1, 0.1],

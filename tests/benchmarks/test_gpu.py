@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipkv.runtime.loading import load
+from skipkv.models import load
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 CONFIG = {

@@ -8,7 +8,7 @@ import pytest
 from pages import insert
 
 from skipkv.benchmark import Bench, policies_of
-from skipkv.runtime.loading import load
+from skipkv.models import load
 
 
 def test_a_run_fills_every_place_of_the_page(

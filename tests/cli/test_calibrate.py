@@ -110,4 +110,4 @@ def test_generate_steers_with_a_vector(
 def test_generate_says_that_seal_needs_a_vector(engine: Any, run: Any) -> None:
     result = run("generate", "--model", "m", "--policy", "seal", "hi")
     assert result.exit_code == exits.BAD_INPUT
-    assert "--policy seal needs a vector. Add --vector FILE" in result.stderr
+    assert "Policy seal needs a vector. Add --vector FILE" in result.stderr

@@ -39,7 +39,7 @@ def here(tmp_path, monkeypatch):
 def loads(monkeypatch):
     """Names of the models that were loaded."""
     names = []
-    monkeypatch.setattr("skipkv.runtime.loading.load", lambda name, **_: names.append(name))
+    monkeypatch.setattr("skipkv.models.load", lambda name, **_: names.append(name))
     return names
 
 
@@ -65,7 +65,7 @@ def test_the_summary_is_printed_and_everything_is_in_the_folder(toy, run, monkey
         (("-m", "x", "--budgets", "lots"), "'lots' is neither"),
         (("-m", "x", "--data", "nonsense"), "No data set is called 'nonsense'"),
         (("-m", "x", "--samples", "2"), "Sampling(n=2, temperature=0)"),
-        (("-m", "x", "--dtype", "float99"), "--dtype float99 is none of torch's"),
+        (("-m", "x", "--dtype", "float99"), "dtype float99 is none of torch's"),
         (("-m", "x", "--plot-format", "bmp"), "--plot-format bmp must be png or svg"),
         (("--summarize", "nowhere"), "nowhere holds no sweep"),
     ],
@@ -84,7 +84,7 @@ def test_a_folder_with_other_settings_is_refused_before_the_model_is_loaded(toy,
     policy = ("--policies", "rkv", "--budgets", "12", "-o", "out")
     assert run(*COMMAND, "--model", toy, *policy).exit_code == 0
     names = []
-    monkeypatch.setattr("skipkv.runtime.loading.load", lambda name, **_: names.append(name))
+    monkeypatch.setattr("skipkv.models.load", lambda name, **_: names.append(name))
     result = run(*COMMAND, "--model", toy, *policy, "--seed", 1)
     assert (result.exit_code, names) == (exits.BAD_INPUT, [])
     assert "sampling seed was 0 and is 1" in result.stderr

@@ -1,12 +1,16 @@
 """What a model's folder says of policies: it holds where the command line says nothing."""
 
 import json
+import re
 
 import pytest
 import torch
 
-from skipkv.cli.steering import model_settings, steered_policy
-from skipkv.errors import ConfigError, InputError
+from skipkv import presets
+from skipkv.benchmark import policies_of
+from skipkv.compositions import described, model_settings, own_settings, resolve_policy
+from skipkv.errors import ConfigError
+from skipkv.evaluation import Candidate
 from skipkv.evictors import SentencePrimary
 from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, NoSteering, SteeringVector
 
@@ -24,7 +28,7 @@ def settings(tmp_path):
 
 
 def test_a_preset_takes_what_it_is_not_told_from_the_model(settings):
-    policy = steered_policy("skipkv", settings=settings)
+    policy = resolve_policy("skipkv", settings=settings)
     assert policy.budget.tokens == 60
     assert policy.evictor == SentencePrimary(threshold=0.7, whole=False)
     assert isinstance(policy.steerer, AdaptiveSteerer)
@@ -32,7 +36,7 @@ def test_a_preset_takes_what_it_is_not_told_from_the_model(settings):
 
 
 def test_what_is_told_wins(settings):
-    policy = steered_policy(
+    policy = resolve_policy(
         "skipkv", budget=99, interval=8, strength=2.0, growth=0.5, settings=settings
     )
     assert (policy.budget.tokens, policy.budget.interval) == (99, 8)
@@ -40,28 +44,28 @@ def test_what_is_told_wins(settings):
 
 
 def test_a_preset_without_a_vector_does_not_steer(settings):
-    policy = steered_policy("rkv", settings=settings)
+    policy = resolve_policy("rkv", settings=settings)
     assert (policy.budget.tokens, policy.budget.interval) == (50, 16)
     assert policy.steerer == NoSteering()
 
 
 def test_seal_steers_the_full_cache_or_rkv(settings):
-    policy = steered_policy("seal", settings=settings)
+    policy = resolve_policy("seal", settings=settings)
     assert policy.budget is None
     assert isinstance(policy.steerer, AdditiveSteerer)
-    assert steered_policy("seal", budget=40, settings=settings).budget.interval == 16
+    assert resolve_policy("seal", budget=40, settings=settings).budget.interval == 16
 
 
 def test_a_policy_of_ones_own_gets_nothing_from_the_model(settings):
     with pytest.raises(ConfigError, match="needs a budget"):
-        steered_policy("skipkv.presets:rkv", settings=settings)
+        resolve_policy("skipkv.presets:rkv", settings=settings)
 
 
 def test_without_settings_a_preset_must_be_told(tmp_path):
     assert model_settings(str(tmp_path)) == {}
     assert model_settings("some/hub-id") == {}
     with pytest.raises(ConfigError, match="needs a budget"):
-        steered_policy("skipkv", settings={})
+        resolve_policy("skipkv", settings={})
 
 
 def test_tiny_has_settings_for_every_preset_that_needs_some():
@@ -70,14 +74,87 @@ def test_tiny_has_settings_for_every_preset_that_needs_some():
     own = model_settings("tiny")
     assert set(own) == set(NAMES)
     for name in NAMES:
-        steered_policy(name, settings=own)
+        resolve_policy(name, settings=own)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"rkv": 3}'])
-def test_a_broken_file_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[]", "must hold an object"),
+        ('{"rkv": 3}', "the options of rkv must be an object, got 3"),
+        ('{"rkw": {}}', "has options for 'rkw'. Known are: full, "),
+        ('{"rkv": {"treshold": 3}}', "rkv takes no 'treshold'"),
+        ('{"skipkv": {"vector": 5}}', "the vector of skipkv must be the name of a file, got 5"),
+        ('{"skipkv": {"vector": "none"}}', "No steering vector at "),
+        ('{"skipkv": {"budget": "many"}}', "budget='many'|tokens='many'"),
+        ('{"skipkv": {"importance": "much"}}', "importance='much'"),
+    ],
+)
+def test_a_broken_file_ends_the_command_with_one_line(run, tmp_path, text, message):
     (tmp_path / "skipkv.json").write_text(text)
-    with pytest.raises(InputError, match=r"skipkv\.json"):
-        model_settings(str(tmp_path))
+    result = (
+        run("generate", "--model", tmp_path, "--policy", "skipkv", "--budget", 64, "so")
+        if ("many" not in text)
+        else run("generate", "--model", tmp_path, "--policy", "skipkv", "so")
+    )
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert re.search(message, result.stderr), result.stderr
+
+
+@pytest.mark.parametrize("name", ["skipkv", "skipkv:pool=5"])
+def test_a_name_means_the_same_in_every_command(name):
+    """With tiny: a threshold of 0.7 and steering; published: 0.95 and none."""
+    options = {} if name == "skipkv" else {"pool": 5}
+    own = model_settings("tiny")
+    steerer = resolve_policy("skipkv", settings=own).steerer
+    meant = presets.skipkv(64, interval=16, threshold=0.7, steering=steerer, **options)
+    assert resolve_policy(name, budget=64, interval=16, settings=own) == meant
+    assert Candidate.parse(name, settings=own).policy(budget=64, interval=16) == meant
+    assert policies_of([name], settings=own)[0].policy(budget=64, interval=16) == meant
+    published = presets.skipkv(64, interval=16, **options)
+    assert resolve_policy(name, budget=64, interval=16) == published
+    assert Candidate.parse(name).policy(budget=64, interval=16) == published
+
+
+NOTE = "skipkv has the model's settings: {}threshold=0.7, vector=steering.safetensors, strength=0.6"
+
+
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        (("generate", "--policy", "skipkv", "-n", "2", "a:7. Start at a, find a and a."), "budget"),
+        (("eval", "--policies", "skipkv", "--limit", "1", "-n", "2", "-b", "64", "-o", "out"), ""),
+        (
+            ("bench", "--policies", "skipkv", "--baselines", "none", "-n", "2", "--repeats", "1",
+             "--batch-sizes", "1", "--plots", "none", "-o", "out"),
+            "",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("published", [False, True])
+def test_a_command_says_which_settings_are_the_model_s(
+    run, tmp_path, monkeypatch, command, first, published
+):
+    monkeypatch.chdir(tmp_path)
+    more = ("--published",) if published else ()
+    if published and command[0] == "generate":
+        more += ("--budget", "270")
+    result = run(*command, *more, "--model", "tiny", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    said = NOTE.format("budget=270, interval=16, " if first else "")
+    assert (said in result.stderr) == (not published)
+
+
+def test_what_is_told_is_not_said_to_be_the_model_s(settings):
+    own = own_settings("skipkv:threshold=0.9", settings)
+    note = described("skipkv:threshold=0.9", own, {"threshold": 0.9, "budget": 64})
+    assert note == (
+        "skipkv:threshold=0.9 has the model's settings: vector=v.safetensors, strength=0.5"
+    )
+    assert described("rkv", {"budget": 3}, {"budget": 4}) is None
 
 
 def test_tiny_refuses_prose_before_decoding(run):

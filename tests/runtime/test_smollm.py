@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import skipkv
 from skipkv import Engine, presets
-from skipkv.runtime.loading import load
+from skipkv.models import load
 
 pytestmark = pytest.mark.smollm
 QUESTIONS = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k_test.jsonl"

@@ -1,5 +1,6 @@
 """Which models are decoded: checked by their configuration, before anything runs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +14,17 @@ from transformers import (
     Qwen3Config,
 )
 
+from skipkv import Engine, presets
 from skipkv.errors import UnsupportedModelError
+from skipkv.models import FAMILIES
 from skipkv.runtime.slots import CacheShape
 from skipkv.runtime.support import (
-    FAMILIES,
     cache_shape,
     check_all_full,
     check_family,
     full_attention_layers,
 )
-from skipkv.testing import toy_model
+from skipkv.testing import toy_model, toy_tokenizer
 
 
 def tiny(config: Any) -> PreTrainedModel:
@@ -94,3 +96,28 @@ def test_the_head_size_is_the_share_of_a_head_unless_the_model_says_otherwise(co
 def test_a_window_that_is_switched_off_does_not_count() -> None:
     config = Qwen2Config(**SMALL, use_sliding_window=False, sliding_window=4, max_window_layers=1)
     assert len(full_attention_layers(config)) == 3
+
+
+def test_a_model_whose_embeddings_are_not_in_memory_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"not in memory.*device_map=.*embed_tokens"):
+        Engine(toy_model().to("meta"), toy_tokenizer(), presets.full())
+
+
+def test_layers_on_disk_are_decoded_like_any_other(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="needs the extra gguf")
+    model = toy_model(layers=2)
+    model.save_pretrained(tmp_path)
+    parts = ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head")
+    offloaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path,
+        device_map={**dict.fromkeys(parts, "cpu"), "model.layers.1": "disk"},
+        offload_folder=tmp_path / "disk",
+    )
+    assert {p.device.type for p in offloaded.model.layers[1].parameters()} == {"meta"}
+    policy = presets.rkv(budget=24, interval=4)
+    [there], [here] = (
+        Engine(m, toy_tokenizer(), policy).generate(["one plus two"], max_new_tokens=40)
+        for m in (offloaded, model)
+    )
+    assert there.tokens == here.tokens
+    assert there.stats.events > 0

@@ -74,6 +74,28 @@ def test_a_pt_file_of_anything_else_is_refused_and_not_run(
     assert not (tmp_path / "harmed").exists()
 
 
+class Strided:
+    """Pickled, it is a tensor of two numbers that lie gigabytes apart."""
+
+    def __reduce__(self) -> Any:
+        plain = torch.ones(4)
+        return torch._utils._rebuild_tensor_v2, (
+            torch.storage.TypedStorage(
+                wrap_storage=plain.untyped_storage(), dtype=plain.dtype, _internal=True
+            ),
+            *(0, (2,), (10**10,), False, {}),
+        )
+
+
+@pytest.mark.parametrize("held", [torch.ones(1).expand(10**11), Strided()])
+def test_a_pt_file_that_claims_gigabytes_is_refused_before_they_are_taken(
+    tmp_path: Any, held: Any
+) -> None:
+    torch.save(held, tmp_path / "v.pt")
+    with pytest.raises(InputError, match=r"claims a tensor of \d{11,} bytes"):
+        SteeringVector.from_pt(tmp_path / "v.pt", layer=0, sign=1)
+
+
 @pytest.mark.parametrize("sign", [0, 2, -2])
 def test_the_sign_of_a_published_file_must_be_said(tmp_path: Any, sign: int) -> None:
     with pytest.raises(ConfigError, match=r"must be 1 .* or -1"):

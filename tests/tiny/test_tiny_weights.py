@@ -1,19 +1,20 @@
 """The weights that come with the package: small, stock, able, and hurt by blind eviction."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 import skipkv
-from skipkv import presets, tiny
+from skipkv import models, presets, tiny
 from skipkv.evictors import TopK
 from skipkv.policy import Budget, Policy
-from skipkv.runtime import loading
 from skipkv.scorers import Random
 from skipkv.tiny.report import INTERVAL, accuracy
-from skipkv.tiny.vocabulary import TOKENS, tokenizer
+from skipkv.tiny.vocabulary import TOKENS, save_tokenizer, tokenizer
 
 WEIGHTS = Path(skipkv.__file__).parent / "tiny" / "weights"
 
@@ -40,8 +41,28 @@ def test_the_tokenizer_that_comes_with_it_is_the_one_the_code_makes(loaded):
     assert saved.chat_template == tokenizer().chat_template
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("made", ["shipped", "new"])
+def test_plain_transformers_reads_the_tokenizer_as_its_file_says(
+    trusted, made, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "x"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = WEIGHTS
+    if made == "new":
+        folder = tmp_path / "model"
+        Qwen2Config().save_pretrained(folder)
+        save_tokenizer(folder)
+    text = tiny.problems(1)[0].question + "\n"
+    truth = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+    plain = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+    assert plain(text)["input_ids"] == truth
+    assert plain.decode(truth) == text
+    assert plain.chat_template == tokenizer().chat_template
+
+
 def test_tiny_is_a_name_wherever_models_are_named(loaded):
-    named, _ = loading.load("tiny", device="cpu")
+    named, _ = models.load("tiny", device="cpu")
     for (name, one), (_, other) in zip(
         loaded[0].named_parameters(), named.named_parameters(), strict=True
     ):

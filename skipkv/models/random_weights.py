@@ -1,5 +1,7 @@
 """Random weights of a given architecture, for measuring speed where the weights are not at hand."""
 
+import math
+import os
 from pathlib import Path
 
 import torch
@@ -15,7 +17,8 @@ from transformers import (
 )
 
 from skipkv.errors import InputError
-from skipkv.runtime.support import FAMILIES
+from skipkv.models.families import FAMILIES, check_sizes
+from skipkv.models.placement import check_dtype, find_device
 
 _SEED = 0
 # Of the invented words every so many end a sentence, and every so many of those a paragraph.
@@ -39,19 +42,28 @@ def random_model(
     Raises:
         InputError: no such file, or none that makes a supported model.
     """
+    place = find_device(device)
+    check_dtype(dtype)
     config = _config(Path(path))
     if isinstance(dtype, str):
         wanted = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
     else:
         wanted = dtype
+    # transformers 5.0 does not note what it is given
+    weights = wanted if isinstance(wanted, torch.dtype) else torch.float32
+    config.dtype = weights
+    _check_memory(config, weights, place, str(path))
     tokenizer = synthetic_tokenizer(config.vocab_size)
     config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
-    config.dtype = wanted or torch.float32  # transformers 5.0 does not note what it is given
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
-    torch.nn.Module.to_empty(model, device=device)
-    _draw(model, torch.device(device))
-    model.tie_weights()
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=weights)
+        torch.nn.Module.to_empty(model, device=place)
+        _draw(model, place)
+        model.tie_weights()
+    except Exception as cause:  # a config can be wrong in as many ways as there are fields
+        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        raise InputError(f"Cannot make the model of {str(path)!r}: {reason}") from cause
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.eos_token_id
     return torch.nn.Module.train(model, False), tokenizer
@@ -107,8 +119,10 @@ def _config(path: Path) -> PretrainedConfig:
     if not path.is_file():
         raise InputError(f"No model config at {str(path)!r}: there is no such file.")
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as cause:
+        written, _ = PretrainedConfig.get_config_dict(path)
+        check_sizes(written)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as cause:  # whatever transformers makes of what is written there
         reason = " ".join(str(cause).split())
         raise InputError(f"Cannot read the model config {str(path)!r}: {reason}") from cause
     if config.model_type not in FAMILIES:
@@ -117,6 +131,33 @@ def _config(path: Path) -> PretrainedConfig:
             f"made for {', '.join(FAMILIES)}."
         )
     return config
+
+
+def _check_memory(
+    config: PretrainedConfig, dtype: torch.dtype, device: torch.device, name: str
+) -> None:
+    """Raise `InputError` where the weights take more than the device has."""
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    layer = config.hidden_size * (2 * head * (heads + kv_heads) + 3 * config.intermediate_size)
+    tables = 1 if config.tie_word_embeddings else 2
+    numbers = config.num_hidden_layers * layer + tables * config.vocab_size * config.hidden_size
+    needed, there = numbers * dtype.itemsize, _memory(device)
+    if needed > there:
+        raise InputError(
+            f"The weights of {name!r} take {needed / 1e9:,.0f} GB, and {device} has "
+            f"{there / 1e9:,.0f} GB. Take a smaller model, or a smaller dtype."
+        )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes that a device has in all."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError):  # Windows does not say
+        return math.inf
 
 
 @torch.no_grad()

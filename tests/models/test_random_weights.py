@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from skipkv import Engine, presets
 from skipkv.errors import InputError
-from skipkv.runtime.loading import load
-from skipkv.runtime.random_model import synthetic_tokenizer
+from skipkv.models import load
+from skipkv.models.random_weights import synthetic_tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "benchmarks" / "configs"
 SMALL = {
@@ -102,6 +102,21 @@ def test_every_id_of_the_vocabulary_is_a_token_with_a_text_of_its_own() -> None:
         ({"vocab_size": 100}, "vocab_size of at least"),
         ({"model_type": "gpt2"}, "config of a 'gpt2' model"),
         ({"model_type": "no such thing"}, "Cannot read the model config"),
+        ({"hidden_size": "many"}, "hidden_size"),
+        ({"hidden_size": -1}, "hidden_size=-1 must be a whole number of at least 1"),
+        ({"hidden_size": 10**12}, r"take [\d,]+ GB, and cpu has"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 must be at most 10000"),
+        ({"num_hidden_layers": 9999, "hidden_size": 2**16}, r"take [\d,]+ GB"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
+        ({"vocab_size": 10**12}, r"take [\d,]+ GB"),
+        ({"num_attention_heads": 0}, "num_attention_heads|Cannot read"),
+        ({"num_attention_heads": 5}, "num_attention_heads"),
+        ({"num_key_value_heads": 3}, "num_attention_heads=4 must be a multiple"),
+        ({"model_type": "llama", "hidden_size": 2, "head_dim": None}, "Cannot make the model|head"),
+        ({"layer_types": ["full_attention"]}, "layer"),
+        ({"rope_parameters": {"rope_type": "x"}}, "rope|Cannot"),
+        ({"hidden_act": "x"}, "Cannot make the model of .*KeyError"),
+        ({"dtype": "float99"}, "float99"),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused(

@@ -1,0 +1,278 @@
+"""Finding a model and its tokenizer: the embedded one, a folder, a hub id, a GGUF file, or none."""
+
+import contextlib
+import importlib
+import importlib.resources
+import json
+import pickle
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
+
+from skipkv.errors import InputError, MissingExtraError, SkipKVError
+from skipkv.models.families import check_model_type, check_sizes
+from skipkv.models.placement import check_dtype, find_device
+from skipkv.models.random_weights import random_model
+
+EMBEDDED = "tiny"
+"""Name of the model that comes with the package."""
+RANDOM = "random:"
+"""What stands before a config.json whose model is wanted with random weights."""
+_NAMED = 3  # of the tensors that are wrong, so many are named
+
+
+def load(
+    name_or_path: str,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model, ready to decode, and its tokenizer.
+
+    Nothing is guessed: a checkpoint whose tensors are not those of its config.json is refused, and
+    a `tokenizer.json` is read as it stands, whatever class transformers has for the architecture.
+
+    Args:
+        name_or_path: "tiny" for the embedded reasoner (`skipkv.tiny`), a folder as
+            `save_pretrained` writes it, a folder with one GGUF file, a GGUF file, or an id on the
+            model hub. A folder of your own that is called tiny is "./tiny". "random:CONFIG.json"
+            is a model of that architecture with random weights (`random_model`).
+        dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
+        device: where to; by default a GPU if there is one.
+        trust_remote_code: run Python code that comes with the model. Without it no such code runs,
+            and no question is asked.
+
+    Raises:
+        InputError: nothing loadable there, or only a part of a model.
+        UnsupportedModelError: a model of another architecture.
+        MissingExtraError: a GGUF file without the extra `gguf` installed.
+
+    Example:
+        >>> model, tokenizer = load("tiny", device="cpu")
+        >>> tokenizer.decode(tokenizer("a:7; b:a+5.")["input_ids"])
+        'a:7; b:a+5.'
+    """
+    check_dtype(dtype)
+    place = find_device(device)
+    if name_or_path.startswith(RANDOM):
+        return random_model(name_or_path.removeprefix(RANDOM), dtype=dtype, device=place)
+    source, gguf = _source(name_or_path)
+    if gguf:
+        _require_gguf()
+        dtype = torch.float32 if dtype == "auto" else dtype
+    with _quiet():
+        with _named(name_or_path, "config"):
+            _refuse_adapter(source, name_or_path)
+            config, _ = PretrainedConfig.get_config_dict(source, **gguf)
+            check_model_type(config.get("model_type"))
+            check_sizes(config)
+        with _named(name_or_path, "tokenizer"):
+            tokenizer = _tokenizer(source, gguf, trust_remote_code)
+            _check_template(tokenizer)
+        with _named(name_or_path, "model"):
+            reader: Any = AutoModelForCausalLM
+            model, report = reader.from_pretrained(
+                source,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, which is refused
+                **gguf,
+            )
+            _check_complete(report)
+            torch.nn.Module.to(model, place)
+    return torch.nn.Module.train(model, False), tokenizer
+
+
+def folder_of(name_or_path: str) -> Path | None:
+    """The folder a model's files lie in; None for one on the hub."""
+    if name_or_path == EMBEDDED:
+        return Path(str(importlib.resources.files("skipkv"))) / "tiny" / "weights"
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.parent
+    return path if path.is_dir() else None
+
+
+def _source(name_or_path: str) -> tuple[str, dict[str, str]]:
+    """What transformers is given for a name: a folder or a hub id, and a GGUF file's name."""
+    if name_or_path == EMBEDDED:
+        return str(folder_of(EMBEDDED)), {}
+    path = Path(name_or_path)
+    if path.exists():
+        gguf = _gguf_file(path)
+        return (name_or_path, {}) if gguf is None else (str(gguf.parent), {"gguf_file": gguf.name})
+    if path.suffix == ".gguf" or path.is_absolute() or name_or_path.startswith("."):
+        raise InputError(f"No model at {name_or_path!r}: there is no such file or folder.")
+    return name_or_path, {}
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file meant by `path`, if one is."""
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"{path} is a file, and not a .gguf file. Give the model's folder.")
+        return path
+    if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) != 1:
+        names = ", ".join(f.name for f in found) or "none"
+        raise InputError(
+            f"{path} has no config.json and not exactly one .gguf file ({names}). Name the file."
+        )
+    return found[0]
+
+
+def _require_gguf() -> None:
+    try:
+        for module in ("gguf", "accelerate"):  # transformers reads GGUF with both
+            importlib.import_module(module)
+    except ImportError as cause:
+        raise MissingExtraError(
+            "Reading a GGUF file needs the extra `gguf`: pip install 'skipkv[gguf]'."
+        ) from cause
+
+
+@contextlib.contextmanager
+def _named(name: str, part: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a part of a model is read into an `InputError` of one line.
+
+    Files of strangers make transformers raise errors of every type.
+    """
+    try:
+        yield
+    except SkipKVError as error:
+        if not isinstance(error, InputError):
+            raise
+        raise InputError(f"Cannot load the {part} of {name!r}: {error}") from error
+    except Exception as cause:
+        raise InputError(f"Cannot load the {part} of {name!r}: {_reason(cause)}") from cause
+
+
+def _reason(cause: Exception) -> str:
+    if isinstance(cause, pickle.UnpicklingError):
+        return (
+            "the weights are pickled with more than tensors in them, or damaged. Only tensors are "
+            "unpickled, for safety. Save the model with save_pretrained."
+        )
+    said = " ".join(str(cause).split())  # what matters stands often in the second line
+    if isinstance(cause, ImportError | OSError | RuntimeError | ValueError | SafetensorError):
+        return said or type(cause).__name__
+    return f"{type(cause).__name__}: {said}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' reports to itself: what is wrong is raised. Bars are for terminals."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    transformers_logging.set_verbosity_error()
+    if bars:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _refuse_adapter(source: str, name: str) -> None:
+    """transformers would decode an adapter's base model, with the adapter or without."""
+    path = _file(source, "adapter_config.json")
+    if path is None:
+        return
+    base = _json(path).get("base_model_name_or_path")
+    raise InputError(
+        f"it is an adapter (LoRA) of {base!r} and no whole model. Merge the two with peft, "
+        f"PeftModel.from_pretrained(base, {name!r}).merge_and_unload().save_pretrained(folder), "
+        "save the tokenizer there too, and load that folder."
+    )
+
+
+def _tokenizer(source: str, gguf: dict[str, str], trusted: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer that the files describe.
+
+    AutoTokenizer builds the tokenizer of some architectures (Qwen2 is one; Llama from a GGUF file
+    in transformers 5.0) anew from the vocabulary alone, with rules and tokens of its own, and so
+    cuts text in another way than the files say.
+    """
+    config = None if gguf else _file(source, "tokenizer_config.json")
+    own_code = trusted and config is not None and "auto_map" in _json(config)
+    if gguf or (not own_code and _file(source, "tokenizer.json") is not None):
+        reader: Any = PreTrainedTokenizerFast
+    else:
+        reader = AutoTokenizer
+    found: PreTrainedTokenizerBase = reader.from_pretrained(
+        source, trust_remote_code=trusted, **gguf
+    )
+    if not found("a")["input_ids"]:
+        raise InputError(
+            "it knows no word. A model comes with tokenizer.json (or another file with its "
+            "vocabulary); copy it from where the model was made."
+        )
+    return found
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not getattr(tokenizer, "chat_template", None):
+        return
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    except jinja2.TemplateSyntaxError as cause:
+        raise InputError(
+            f"its chat template is malformed, line {cause.lineno}: {cause.message} Correct "
+            "chat_template.jinja (or tokenizer_config.json)."
+        ) from cause
+    except Exception:  # it may refuse this chat and take others: `Engine.encode` will tell
+        return
+
+
+def _check_complete(report: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless the files hold the model's tensors, all of them and no others."""
+    wrong = []
+    for key, what in (
+        ("missing_keys", "tensors are missing and would be random"),
+        ("mismatched_keys", "have another size than config.json says"),
+        ("unexpected_keys", "have no place in the model that config.json describes"),
+    ):
+        names = sorted(str(n[0] if isinstance(n, tuple) else n) for n in report.get(key) or ())
+        if names:
+            more = ", ..." if len(names) > _NAMED else ""
+            wrong.append(f"{len(names)} {what} ({', '.join(names[:_NAMED])}{more})")
+    if wrong:
+        raise InputError(
+            f"files and config.json do not belong together: {'; '.join(wrong)}. Get the model's "
+            "files anew. If all is as it should be, load the model with transformers and hand it "
+            "to Engine(model, tokenizer, policy)."
+        )
+
+
+def _file(source: str, name: str) -> Path | None:
+    """A file of a folder, or of a model on the hub; None where it has none of that name."""
+    found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise InputError(f"{path.name} must hold an object, got a {type(held).__name__}.")
+    return held
