@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from skipkv._runs import RUN, RunFolder, read_lines
 from skipkv.benchmark.case import Case
 from skipkv.benchmark.crossover import crossover
 from skipkv.benchmark.measurement import Measurement
@@ -15,11 +16,23 @@ from skipkv.benchmark.spread import Spread
 from skipkv.benchmark.subjects import DYNAMIC, FLOOR, KVPRESS, STATIC
 from skipkv.errors import InputError
 from skipkv.evaluation.cells import FULL
-from skipkv.evaluation.folder import RECORDS, RUN, read_run
-from skipkv.evaluation.lines import read_lines
 
 RIVALS = (DYNAMIC, STATIC, FULL, KVPRESS)
 """What tokens per second are compared with."""
+
+
+def folder_at(path: str | Path) -> RunFolder:
+    """The folder of a benchmark.
+
+    Args:
+        path: where it is, or is to be.
+    """
+    return RunFolder(
+        path,
+        "bench",
+        outputs=("summary.md", "summary.json"),
+        holds={"model": str, "sessions": list},
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -117,10 +130,11 @@ class Summary:
         Raises:
             InputError: none ran there.
         """
-        run = read_run(Path(folder))
+        there = folder_at(folder)
+        run = there.read()
         if run is None:
             raise InputError(f"{folder} holds no benchmark: there is no {RUN}.")
-        measurements, _ = read_lines(Path(folder) / RECORDS, Measurement)
+        measurements, _ = read_lines(there.path / there.records, Measurement)
         return cls.of(measurements, model=run["model"], settings=run["settings"])
 
     def json(self) -> str:

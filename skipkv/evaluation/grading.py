@@ -5,7 +5,7 @@ import multiprocessing
 import threading
 from typing import Any
 
-from skipkv.evaluation.extras import require_extra
+from skipkv._runs import require_extra
 
 _SECONDS = 5
 # What a model boxes is mostly short; sympy may take for ever over what is not.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipkv._jsonl import kind, objects
+from skipkv._runs.jsonl import kind, objects
 from skipkv.errors import InputError
 from skipkv.evaluation.answers import final_answer
 from skipkv.evaluation.problems import Problem

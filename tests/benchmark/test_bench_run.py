@@ -11,11 +11,11 @@ import attrs
 import pytest
 import torch
 
+from skipkv._runs import is_oom, read_lines
 from skipkv.benchmark import Bench, Case, Job, Measurement, Subject, baselines_of, policies_of
-from skipkv.benchmark.isolation import in_child, is_oom
+from skipkv.benchmark.isolation import in_child
 from skipkv.benchmark.prompts import prompts
 from skipkv.errors import ConfigError, InputError
-from skipkv.evaluation.lines import read_lines
 
 BASELINES = ["floor", "generate_dynamic", "generate_static"]
 POLICIES = ["full,streaming_llm,h2o,tova,snapkv,rkv,seal,skipkv:window=2"]

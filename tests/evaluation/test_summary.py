@@ -77,7 +77,8 @@ def test_the_table_is_for_people():
     assert "| full | - | - | 100.0 [51.0, 100.0] | - |" in text
     assert "| rkv | 96 | 88 | 50.0 [15.0, 85.0] | -50.0 [-100.0, +0.0] | 20 | 100.0 |" in text
     assert "Incomplete: rkv at 20 lacks 3 samples." in text
-    assert "Failed: on 1 samples of rkv at 20 a part of the policy broke" in text
+    assert "Failed: 1 samples of rkv at 20 ended with an error; they count as wrong." in text
+    assert "--retry-failed decodes these samples again" in text
 
 
 def test_the_csv_has_every_column_of_every_row():
