@@ -73,8 +73,8 @@ def _pieces(value: Any, seen: dict[int, Any]) -> Iterator[str]:
         yield from _items(value, seen)
         del seen[id(value)]  # equal constants may be one object or two
     elif isinstance(value, torch.Tensor):
-        data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        yield f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(data.numpy().tobytes()).hexdigest()}"
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        yield f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(data).hexdigest()}"
     elif isinstance(value, functools.partial):
         yield from _pieces((value.func, value.args, value.keywords), seen)
     elif isinstance(value, types.MethodType):
