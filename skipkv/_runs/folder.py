@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from skipkv._runs.disk import check_writable, writing
+from skipkv._runs.identity import differs
 from skipkv._runs.jsonl import parsed
 from skipkv.errors import InputError
 
@@ -148,7 +149,6 @@ _DIGESTS = {
     "prompts": "its prompts differ (other questions, tokenizer or chat template)",
     "weights": "the weights differ",
     "traces": "the traces it was given differ",
-    "thoughts": "what classifies its thoughts differs",
 }
 
 
@@ -156,7 +156,11 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], at: str) -> It
     for key in now:
         if key not in then or then[key] == now[key]:
             continue
-        if isinstance(now[key], Mapping) and isinstance(then[key], Mapping):
+        both = isinstance(now[key], Mapping) and isinstance(then[key], Mapping)
+        if both and "composition" in now[key] and "composition" in then[key]:
+            if changed := differs(then[key], now[key]):
+                yield f"{at}{key}: {changed}"
+        elif both:
             yield from _differences(then[key], now[key], f"{at}{key} ")
         elif key in _DIGESTS:
             yield f"{at.strip()}: {_DIGESTS[key]}" if at else _DIGESTS[key]

@@ -1,11 +1,10 @@
 """How a command ends: exit codes, one-line errors, closed pipes."""
 
-import errno
 import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import typer
 
@@ -18,17 +17,14 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-# what a disk says that is full, or that turned read-only
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-
 
 @contextmanager
 def clean_exit(*, debug: bool) -> Iterator[None]:
     """Turn what may go wrong inside the block into a quiet exit of the command.
 
-    A `SkipKVError` becomes one line on stderr and exit code 2, and so does a disk that is full. A
-    reader that stopped reading (`skipkv ... | head`) is no failure: exit code 0. Anything else is a
-    bug, here or in the user's part, and keeps its traceback.
+    A `SkipKVError` becomes one line on stderr and exit code 2. A reader that stopped reading
+    (`skipkv ... | head`) is no failure: exit code 0. Anything else is a bug, here or in the user's
+    part, and keeps its traceback.
 
     Args:
         debug: print the traceback of a `SkipKVError` before its line.
@@ -45,17 +41,6 @@ def clean_exit(*, debug: bool) -> Iterator[None]:
         # The interpreter flushes stdout once more on its way out; let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        with suppress(OSError, ValueError):  # a stdout that is no file needs no such care
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        typer.echo(
-            f"skipkv: error: Cannot write {error.filename or 'the output'}: {error.strerror}. Make "
-            "room and start again.",
-            err=True,
-        )
-        raise typer.Exit(BAD_INPUT) from None
 
 
 def one_line(error: BaseException) -> str:
