@@ -10,7 +10,7 @@ from skipkv._runs.folder import RECORDS, RUN, RunFolder
 from skipkv._runs.identity import differs, stamp
 from skipkv._runs.lines import LineFile, read_lines
 from skipkv._runs.memory import is_oom
-from skipkv._runs.tables import csv_cell, markdown_cell
+from skipkv._runs.tables import csv_cell, markdown_cell, plot_label
 
 __all__ = [
     "RECORDS",
@@ -22,6 +22,7 @@ __all__ = [
     "differs",
     "is_oom",
     "markdown_cell",
+    "plot_label",
     "read_lines",
     "require_extra",
     "stamp",

@@ -1,4 +1,4 @@
-"""Names in tables: of data sets, policies and models. They are the user's and may hold anything."""
+"""Names in tables and plots: the user's own, so that they may hold anything."""
 
 import html
 import re
@@ -32,6 +32,20 @@ def csv_cell(name: str) -> str:
     """
     name = _printable(name)
     return f"'{name}" if name.lstrip().startswith(_FORMULA) else name
+
+
+def plot_label(name: str) -> str:
+    r"""A name in a plot, where dollars would begin a formula and a first underscore hides it.
+
+    Args:
+        name: the name.
+
+    Example:
+        >>> print(plot_label("$a"), plot_label("_b"))
+        \$a  _b
+    """
+    name = _printable(name).replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _printable(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from skipkv._runs import RUN, RunFolder, read_lines
+from skipkv._runs import RUN, RunFolder, markdown_cell, read_lines
 from skipkv.benchmark.case import Case
 from skipkv.benchmark.crossover import crossover
 from skipkv.benchmark.measurement import Measurement
@@ -165,7 +165,7 @@ class Summary:
         rounds = max((row.rounds for row in self.rows), default=0)
         threads = f", threads: {s['threads']}" if s.get("device") == "cpu" else ""
         return (
-            f"{self.model} ({s['model']['dtype']}) on {s['device']}{threads}: {s['new_tokens']} "
+            f"{markdown_cell(self.model)} ({s['model']['dtype']}) on {s['device']}{threads}: {s['new_tokens']} "
             f"new tokens after {s['prompt_tokens']}, an event every {s['interval']} steps; medians "
             f"of {rounds} rounds, and in brackets the least and the most."
         )
@@ -184,7 +184,7 @@ class Summary:
                     cells += [_missing(row)] * 2
                 else:
                     cells += [_number(row.latency, ".2f"), _number(row.tokens_per_second, ".0f")]
-            lines.append(f"| {subject} | {budget or '-'} | {' | '.join(cells)} |")
+            lines.append(f"| {markdown_cell(subject)} | {budget or '-'} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
     def steps(self) -> str:
@@ -273,7 +273,7 @@ class Summary:
             case = row.case
             found = cells(row) if row.status == "ok" else [_missing(row)] * len(heads)
             lines.append(
-                f"| {case.subject} | {case.budget or '-'} | {case.batch_size} "
+                f"| {markdown_cell(case.subject)} | {case.budget or '-'} | {case.batch_size} "
                 f"| {' | '.join(found)} |"
             )
         return "\n".join(lines)

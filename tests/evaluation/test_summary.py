@@ -89,6 +89,22 @@ def test_the_csv_has_every_column_of_every_row():
     assert all(None not in row.values() for row in rows)
 
 
+def test_names_are_shown_as_they_are_and_do_nothing(tmp_path):
+    policy, data = "a|b <b>$x_{$ [l](x)\n\x1b[2J", "=1+1"
+    records = [record(**{**FULL, "data": data}), record(data=data, policy=policy)]
+    cells = [r.cell for r in records]
+    rows = tuple(rows_of(records, cells, {data: 1}))
+    found = Summary(model="m|<i>", sampling={"temperature": 0}, rows=rows)
+    lines = found.markdown().splitlines()
+    assert "# Evaluation of m\\|&lt;i&gt;" in lines
+    [line] = [line for line in lines if line.startswith("| a")]
+    assert line.startswith("| a\\|b &lt;b&gt;$x_{$ \\[l\\](x)\\\\n\\\\x1b\\[2J | 96 |")
+    [_, row] = csv.DictReader(io.StringIO(found.csv()))
+    assert row["data"] == "'=1+1"
+    assert float(row["difference"]) == 0.0
+    assert len(plot(found, tmp_path)) == 2
+
+
 @pytest.mark.parametrize("plot_format", ["png", "svg"])
 def test_plots_are_drawn_for_accuracy_and_length(plot_format, tmp_path):
     paths = plot(summary(RECORDS), tmp_path, plot_format=plot_format)
