@@ -165,9 +165,9 @@ class Summary:
         rounds = max((row.rounds for row in self.rows), default=0)
         threads = f", threads: {s['threads']}" if s.get("device") == "cpu" else ""
         return (
-            f"{markdown_cell(self.model)} ({s['model']['dtype']}) on {s['device']}{threads}: {s['new_tokens']} "
-            f"new tokens after {s['prompt_tokens']}, an event every {s['interval']} steps; medians "
-            f"of {rounds} rounds, and in brackets the least and the most."
+            f"{markdown_cell(self.model)} ({s['model']['dtype']}) on {s['device']}{threads}: "
+            f"{s['new_tokens']} new tokens after {s['prompt_tokens']}, an event every "
+            f"{s['interval']} steps; medians of {rounds} rounds, and in brackets the least and the most."
         )
 
     def throughput(self) -> str:

@@ -36,6 +36,7 @@ class FakeEngine:
     """Answers "3+4" with 7 under the full cache, and wrongly under a budget below 50 tokens."""
 
     decoded: list[dict[str, Any]]
+    longest: int = 100  # characters of a prompt
     breaks_on: str = "0+0"  # the question on which a policy breaks
     memory: int = 1000  # sequences side by side; the error comes with the second one that is done
     out_of_memory: Exception = torch.OutOfMemoryError("40 GiB")
@@ -46,7 +47,7 @@ class FakeEngine:
     def generate(
         self, prompts: list[Any], *, seeds: list[int], **options: Any
     ) -> Iterator[Completion]:
-        if any(len(prompt) > 100 for prompt in prompts):
+        if any(len(prompt) > self.longest for prompt in prompts):
             raise InputError("Prompt 0 is too long.")
         return self._completions(prompts, seeds, options)
 

@@ -259,6 +259,19 @@ def test_a_prompt_that_cannot_be_decoded_fails_alone(fakes, tmp_path, capsys):
     assert (first.stop_reason, first.correct, first.prompt_tokens) == ("error", False, 121)
 
 
+def test_a_baseline_that_is_completed_later_changes_no_budget(fakes, tmp_path):
+    problems = [Problem(id=q, question=q, answer="2") for q in ("1+1", "0+0+0+0+0+0+0+2")]
+    data = DataSet(name="sums", problems=problems, defaults=sums().defaults)
+    sweep = Sweep(data=data, policies="rkv", budgets="50%")
+    fakes.engine.longest = 9
+    first = run(sweep, fakes, tmp_path)
+    fakes.engine.longest = 100
+    found = run(sweep, fakes, tmp_path, retry_failed=True)
+    assert found.row("full").trace > first.row("full").trace
+    assert [str(row.cell) for row in found.rows] == [str(row.cell) for row in first.rows]
+    assert [(row.samples, row.failed) for row in found.rows] == [(2, 0), (2, 0)]
+
+
 def test_a_part_that_was_edited_meanwhile_is_refused(fakes, tmp_path):
     def policy(sign):
         source = f"class Mine:\n    def score(self, view):\n        return {sign}view.positions"
