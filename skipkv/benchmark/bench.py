@@ -13,17 +13,16 @@ import torch
 from tqdm.auto import tqdm
 
 from skipkv import __version__
+from skipkv._runs import LineFile, RunFolder, differs, stamp
 from skipkv._validators import is_a
 from skipkv.benchmark.case import Case, Job
 from skipkv.benchmark.isolation import Answer, can_fork, guarded, in_child
 from skipkv.benchmark.measurement import Measurement
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.subjects import PolicySubject, Subject
-from skipkv.benchmark.summary import Summary
-from skipkv.errors import ConfigError
+from skipkv.benchmark.summary import Summary, folder_at
+from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation import fingerprints
-from skipkv.evaluation.folder import RECORDS, check_same, locked, read_run, write_run
-from skipkv.evaluation.lines import LineFile
 from skipkv.runtime.support import cache_shape
 
 # Points of a curve over the generated length, and the fewest tokens between two of them.
@@ -122,22 +121,22 @@ class Bench:
             progress: show a bar on stderr; by default if that is a terminal.
 
         Raises:
-            InputError: the folder holds a run with other settings.
+            InputError: the folder holds a run with other settings or policies, or cannot be
+                written.
         """
-        folder = Path(folder)
+        there = folder_at(folder)
         _make_room(model, self.prompt_tokens + self.new_tokens)
         rows = prompts(
             tokenizer, count=max(self.batch_sizes), tokens=self.prompt_tokens, seed=self.seed
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            self._open(folder, model, rows, model_name)
-            file = LineFile(folder / RECORDS, Measurement)
+        with there.locked():
+            self._open(there, model, rows, model_name)
+            file = LineFile(there.path / there.records, Measurement)
             try:
                 self._measure(file, model, tokenizer, rows, progress)
             finally:
                 file.close()
-        return Summary.of_folder(folder)
+        return Summary.of_folder(there.path)
 
     def settings(self) -> dict[str, Any]:
         """All that decides what is measured, but for model and subjects."""
@@ -145,26 +144,47 @@ class Bench:
         return {name: getattr(self, name) for name in names}
 
     def check_folder(self, folder: str | Path) -> None:
-        """Raise `InputError` if the folder holds a run with other settings; needs no model."""
-        then = read_run(Path(folder))
-        if then is not None:
-            check_same(Path(folder), then["settings"], self.settings())
+        """Raise unless this can be measured into a folder; needs no model.
+
+        Args:
+            folder: where `run.json` and `records.jsonl` go.
+
+        Raises:
+            InputError: it holds a run with other settings, or cannot be written.
+        """
+        folder_at(folder).check(self.settings())
 
     def _budgets_of(self, subject: Subject) -> tuple[int | None, ...]:
         return self.budgets if subject.takes_budget else (None,)
 
     def _open(
-        self, folder: Path, model: Any, rows: tuple[tuple[int, ...], ...], model_name: str
+        self, folder: RunFolder, model: Any, rows: tuple[tuple[int, ...], ...], model_name: str
     ) -> None:
         """See that this run goes on with what the folder holds, and note that it does."""
         settings = self.settings()
         settings["model"] = fingerprints.of_model(model)
         settings["device"] = _device_name(model.device)
         settings["prompts"] = fingerprints.of_prompts(rows[:1])
-        run = read_run(folder) or {"settings": settings, "model": model_name, "sessions": []}
-        check_same(folder, run["settings"], settings)
+        folder.check(settings)
+        run = folder.read() or {"settings": settings, "model": model_name, "sessions": []}
+        policies = run.setdefault("policies", {})
+        for name, now in self._stamps():
+            changed = differs(policies.setdefault(name, now), now)
+            if changed is not None:
+                raise InputError(
+                    f"{folder.path} holds {name} measured with another policy: {changed}. Choose "
+                    "another folder, or another name for the policy."
+                )
         run["sessions"].append(_session())
-        write_run(folder, {key: value for key, value in run.items() if key != "format"})
+        folder.write(run)
+
+    def _stamps(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """What every policy is made of, under its label and budget."""
+        for subject in self.subjects:
+            if isinstance(subject, PolicySubject):
+                for budget in self._budgets_of(subject):
+                    name = subject.label if budget is None else f"{subject.label} at {budget}"
+                    yield name, stamp(subject.policy(budget=budget, interval=self.interval))
 
     def _measure(
         self,

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from skipkv._runs import is_oom
 
 OOM, ERROR = "oom", "error"
 """Keys of an answer that is no measurement."""
@@ -28,29 +31,37 @@ def can_fork(device: torch.device) -> bool:
 
 
 def in_child(work: Callable[[], Answer]) -> Answer:
-    """What `work` returns, done in a child process that ends with it.
+    """Run `work` in a child process and return its answer.
 
-    Every run begins with the memory as the model's loading left it, and one that runs out of it
-    takes nobody along. The parent must not have computed with more than one thread: OpenMP's
-    threads do not outlive a fork, and whoever waits for them waits for ever.
+    Every run begins with the memory as the model's loading left it. A run that exhausts the memory
+    ends alone. The child ends when this process does, killed or not. The parent must not have
+    computed with more than one thread: OpenMP's threads do not outlive a fork, and a child that
+    waits for them waits for ever.
+
+    Args:
+        work: what is to be done there.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     read, write = os.pipe()
+    held, holding = os.pipe()  # this process alone holds the second end: it closes when that dies
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads that compute nothing: tqdm's
         child = os.fork()
     if child == 0:
-        _be_child(work, write)
+        os.close(holding)
+        _be_child(work, write, held)
     os.close(write)
+    os.close(held)
     try:
         with os.fdopen(read, "rb") as pipe:
             said = pipe.read()
     except BaseException:
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
         raise
-    _, status = os.waitpid(child, 0)
+    finally:
+        _, status = os.waitpid(child, 0)
+        os.close(holding)
     if said:
         answer: Answer = json.loads(said)
         return answer
@@ -69,26 +80,23 @@ def guarded(work: Callable[[], Answer]) -> Answer:
         return {ERROR: f"{type(error).__name__} at {where}: {' '.join(str(error).split())}"}
 
 
-def is_oom(error: BaseException) -> bool:
-    """Whether it says that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
-    )
-
-
-def _be_child(work: Callable[[], Answer], write: int) -> None:
-    """Work, answer and go: nothing of the parent's may run here on the way out."""
+def _be_child(work: Callable[[], Answer], write: int, held: int) -> None:
+    """Work, answer and end; nothing of the parent's may run here on the way out."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        threading.Thread(target=_end_with_the_parent, args=(held,), daemon=True).start()
         with suppress(OSError):  # if the machine runs out of memory, this process is to end
             Path("/proc/self/oom_score_adj").write_text("1000")
         with os.fdopen(write, "wb") as pipe:
             pipe.write(json.dumps(guarded(work)).encode())
     finally:
         os._exit(0)
+
+
+def _end_with_the_parent(held: int) -> None:
+    """Wait until the parent's end of the pipe closes: the parent is gone then."""
+    os.read(held, 1)
+    os._exit(1)
 
 
 def _died(code: int) -> Answer:

@@ -1,6 +1,7 @@
 """kvpress' DecodingPress(SnapKVPress) as a subject: its own interpreter, its own process."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -67,13 +68,20 @@ class KvpressSubject:
         return answer
 
     def _asked(self, question: dict[str, Any]) -> Answer:
-        done = subprocess.run(  # -I: or our own kvpress.py would be found before theirs
-            [str(self.python), "-I", str(_WORKER)],
-            input=json.dumps(question),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        # The worker ends when `holding` closes: with this process, killed or not.
+        held, holding = os.pipe()
+        try:
+            done = subprocess.run(  # -I: or our own kvpress.py would be found before theirs
+                [str(self.python), "-I", str(_WORKER)],
+                input=json.dumps({**question, "held": held}),
+                capture_output=True,
+                text=True,
+                check=False,
+                pass_fds=(held,),
+            )
+        finally:
+            os.close(held)
+            os.close(holding)
         if done.returncode == -signal.SIGKILL:
             return {OOM: "the process was killed, as Linux does when memory runs out"}
         try:

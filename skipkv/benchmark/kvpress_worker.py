@@ -7,8 +7,10 @@ end.
 
 import ctypes
 import json
+import os
 import re
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -112,9 +114,16 @@ class _Laps:
             self.samples.append((len(self.steps) + 1, self.seconds, None))
 
 
+def _end_with_the_benchmark(held: int) -> None:
+    """Wait until the other end of the pipe closes: the benchmark's process is gone then."""
+    os.read(held, 1)
+    os._exit(1)
+
+
 def main() -> dict[str, Any]:
     """One job."""
     job = json.loads(sys.stdin.read())
+    threading.Thread(target=_end_with_the_benchmark, args=(job["held"],), daemon=True).start()
     torch.set_num_threads(job["threads"])
     device = torch.device(job["device"])
     model: Any = AutoModelForCausalLM.from_pretrained(

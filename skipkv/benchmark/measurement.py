@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
+from skipkv._validators import is_a
 from skipkv.benchmark.case import Case
 from skipkv.benchmark.isolation import ERROR, OOM
 
@@ -46,28 +47,36 @@ class Measurement:
         note: what a reader should know.
     """
 
-    subject: str
-    batch_size: int
-    budget: int | None
-    repeat: int
+    subject: str = attrs.field(validator=is_a(str))
+    batch_size: int = attrs.field(validator=is_a(int))
+    budget: int | None = attrs.field(validator=is_a(int, optional=True))
+    repeat: int = attrs.field(validator=is_a(int))
     status: Status = "ok"
-    reason: str | None = None
-    new_tokens: int
-    first_token: float | None = None
-    seconds: float | None = None
-    cpu_seconds: float | None = None
-    steps: int = 0
-    step_seconds: float | None = None
-    step_median: float | None = None
-    step_p95: float | None = None
-    events: int = 0
-    event_seconds: float = 0.0
-    event_median: float = 0.0
-    peak_bytes: int | None = None
-    held_bytes: int | None = None
-    kv_bytes: int | None = None
+    reason: str | None = attrs.field(default=None, validator=is_a(str, optional=True))
+    new_tokens: int = attrs.field(validator=is_a(int))
+    first_token: float | int | None = attrs.field(
+        default=None, validator=is_a(float, optional=True)
+    )
+    seconds: float | int | None = attrs.field(default=None, validator=is_a(float, optional=True))
+    cpu_seconds: float | int | None = attrs.field(
+        default=None, validator=is_a(float, optional=True)
+    )
+    steps: int = attrs.field(default=0, validator=is_a(int))
+    step_seconds: float | int | None = attrs.field(
+        default=None, validator=is_a(float, optional=True)
+    )
+    step_median: float | int | None = attrs.field(
+        default=None, validator=is_a(float, optional=True)
+    )
+    step_p95: float | int | None = attrs.field(default=None, validator=is_a(float, optional=True))
+    events: int = attrs.field(default=0, validator=is_a(int))
+    event_seconds: float | int = attrs.field(default=0.0, validator=is_a(float))
+    event_median: float | int = attrs.field(default=0.0, validator=is_a(float))
+    peak_bytes: int | None = attrs.field(default=None, validator=is_a(int, optional=True))
+    held_bytes: int | None = attrs.field(default=None, validator=is_a(int, optional=True))
+    kv_bytes: int | None = attrs.field(default=None, validator=is_a(int, optional=True))
     curve: tuple[tuple[Any, ...], ...] = attrs.field(default=(), converter=_pairs, repr=False)
-    note: str | None = None
+    note: str | None = attrs.field(default=None, validator=is_a(str, optional=True))
 
     @classmethod
     def of(

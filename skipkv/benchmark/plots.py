@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skipkv._runs import plot_label, writing
 from skipkv.benchmark.crossover import crossover
 from skipkv.benchmark.subjects import DYNAMIC, FLOOR, KVPRESS, STATIC
 from skipkv.benchmark.summary import Row, Summary
@@ -40,7 +41,8 @@ def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Pa
         if figure is not None:
             path = folder / f"{name}.{plot_format}"
             kept = {"Date": None} if plot_format == "svg" else {}
-            figure.savefig(path, dpi=150, bbox_inches="tight", metadata=kept)
+            with writing(path):
+                figure.savefig(path, dpi=150, bbox_inches="tight", metadata=kept)
             paths.append(path)
     return paths
 
@@ -121,7 +123,8 @@ def _widest(summary: Summary) -> list[Row]:
 
 
 def _name(row: Row) -> str:
-    return row.case.subject if row.case.budget is None else f"{row.case.subject} {row.case.budget}"
+    subject = plot_label(row.case.subject)
+    return subject if row.case.budget is None else f"{subject} {row.case.budget}"
 
 
 def _named(rows: Sequence[Row]) -> list[tuple[str, dict[str, Any]]]:
@@ -156,7 +159,7 @@ def _axes(summary: Summary, below: str, beside: str, title: str = "") -> tuple[A
     axes.grid(alpha=0.25)
     axes.spines["right"].set_visible(False)
     axes.spines["top"].set_visible(False)
-    named = f"{summary.model} on {summary.settings['device']}"
+    named = f"{plot_label(summary.model)} on {summary.settings['device']}"
     axes.set_title(f"{named}, {title}" if title else named, fontsize=10, pad=10)
     return figure, axes
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from skipkv._runs import RUN, RunFolder, markdown_cell, read_lines
 from skipkv.benchmark.case import Case
 from skipkv.benchmark.crossover import crossover
 from skipkv.benchmark.measurement import Measurement
@@ -15,11 +16,23 @@ from skipkv.benchmark.spread import Spread
 from skipkv.benchmark.subjects import DYNAMIC, FLOOR, KVPRESS, STATIC
 from skipkv.errors import InputError
 from skipkv.evaluation.cells import FULL
-from skipkv.evaluation.folder import RECORDS, RUN, read_run
-from skipkv.evaluation.lines import read_lines
 
 RIVALS = (DYNAMIC, STATIC, FULL, KVPRESS)
 """What tokens per second are compared with."""
+
+
+def folder_at(path: str | Path) -> RunFolder:
+    """The folder of a benchmark.
+
+    Args:
+        path: where it is, or is to be.
+    """
+    return RunFolder(
+        path,
+        "bench",
+        outputs=("summary.md", "summary.json"),
+        holds={"model": str, "sessions": list},
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -117,10 +130,11 @@ class Summary:
         Raises:
             InputError: none ran there.
         """
-        run = read_run(Path(folder))
+        there = folder_at(folder)
+        run = there.read()
         if run is None:
             raise InputError(f"{folder} holds no benchmark: there is no {RUN}.")
-        measurements, _ = read_lines(Path(folder) / RECORDS, Measurement)
+        measurements, _ = read_lines(there.path / there.records, Measurement)
         return cls.of(measurements, model=run["model"], settings=run["settings"])
 
     def json(self) -> str:
@@ -151,9 +165,10 @@ class Summary:
         rounds = max((row.rounds for row in self.rows), default=0)
         threads = f", threads: {s['threads']}" if s.get("device") == "cpu" else ""
         return (
-            f"{self.model} ({s['model']['dtype']}) on {s['device']}{threads}: {s['new_tokens']} "
-            f"new tokens after {s['prompt_tokens']}, an event every {s['interval']} steps; medians "
-            f"of {rounds} rounds, and in brackets the least and the most."
+            f"{markdown_cell(self.model)} ({s['model']['dtype']}) on {s['device']}{threads}: "
+            f"{s['new_tokens']} new tokens after {s['prompt_tokens']}, an event every "
+            f"{s['interval']} steps; medians of {rounds} rounds, and in brackets the least and the "
+            "most."
         )
 
     def throughput(self) -> str:
@@ -170,7 +185,7 @@ class Summary:
                     cells += [_missing(row)] * 2
                 else:
                     cells += [_number(row.latency, ".2f"), _number(row.tokens_per_second, ".0f")]
-            lines.append(f"| {subject} | {budget or '-'} | {' | '.join(cells)} |")
+            lines.append(f"| {markdown_cell(subject)} | {budget or '-'} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
     def steps(self) -> str:
@@ -259,7 +274,7 @@ class Summary:
             case = row.case
             found = cells(row) if row.status == "ok" else [_missing(row)] * len(heads)
             lines.append(
-                f"| {case.subject} | {case.budget or '-'} | {case.batch_size} "
+                f"| {markdown_cell(case.subject)} | {case.budget or '-'} | {case.batch_size} "
                 f"| {' | '.join(found)} |"
             )
         return "\n".join(lines)

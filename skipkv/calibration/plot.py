@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from skipkv.errors import InputError, MissingExtraError
+from skipkv._runs import require_extra
+from skipkv.errors import InputError
 from skipkv.steerers import Calibration, Separation
 
 _VALIDATED, _HELD_OUT, _RULE, _TEXT = "#2a6f97", "#c1661c", "#d9d9d9", "#404040"
@@ -15,12 +16,9 @@ def require_matplotlib() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
-        from matplotlib import figure
-    except ImportError as cause:
-        raise MissingExtraError(
-            "Drawing the separation needs the extra `eval`: pip install 'skipkv[eval]'."
-        ) from cause
+    require_extra("eval", "matplotlib")
+    from matplotlib import figure
+
     return figure
 
 

@@ -10,6 +10,7 @@ import attrs
 import torch
 from tqdm.auto import tqdm
 
+from skipkv._runs import stamp
 from skipkv._validators import is_a
 from skipkv.calibration.openings import openings
 from skipkv.calibration.stability import agreement
@@ -78,7 +79,8 @@ def collect(
 
     Raises:
         ConfigError: a layer that the model does not have.
-        InputError: the folder is of another calibration, or prompts cannot be decoded.
+        InputError: the folder is of another calibration, in use or cannot be written; or prompts
+            cannot be decoded.
     """
     classify = MarkerWords.english() if classify is None else classify
     there = engine.model.config.num_hidden_layers
@@ -93,18 +95,34 @@ def collect(
             f"There must be a trace for each prompt: {len(prompts)} prompts, {len(completions)} "
             "traces."
         )
-    work = Workspace(folder, _fingerprint(settings, prompts, completions, classify))
     hidden = (sys.stderr is None or not sys.stderr.isatty()) if progress is None else not progress
+    fingerprint = _fingerprint(settings, prompts, completions, classify)
+    with Workspace.opened(folder, fingerprint) as work:
+        _fill(engine, prompts, completions, work, settings, list(layers), classify, hidden)
+        return work.states()
+
+
+def _fill(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[tuple[str, bool]] | None,
+    work: Workspace,
+    settings: Settings,
+    layers: list[int],
+    classify: ThoughtClassifier,
+    hidden: bool,
+) -> None:
+    """Make the traces and states that are not there yet."""
     if completions is None:
         _generate(engine, prompts, work, settings, hidden)
     else:
         _read(engine, prompts, completions, work)
     text = TokenText(engine.tokenizer)
     marks = Marks(text, engine.model.config.vocab_size)
-    for index in tqdm(sorted(work.traces.traces), desc="states", disable=hidden, file=sys.stderr):
+    for index in tqdm(sorted(work.traces), desc="states", disable=hidden, file=sys.stderr):
         if work.has_states(index):
             continue
-        trace = work.traces.traces[index]
+        trace = work.traces[index]
         opened = openings(trace, marks=marks, text=text, classify=classify)
         shares = None
         if settings.regenerations:
@@ -119,10 +137,9 @@ def collect(
                 seed=settings.seed,
             )
         ids = [*trace.prompt, *trace.tokens]
-        states = layer_inputs(engine.model, ids, [o.position for o in opened], list(layers))
+        states = layer_inputs(engine.model, ids, [o.position for o in opened], layers)
         kinds = torch.tensor([o.kind for o in opened], dtype=torch.long)
         work.store(ThoughtStates(question=index, states=states, kinds=kinds, agreement=shares))
-    return work.states()
 
 
 def _generate(
@@ -133,7 +150,7 @@ def _generate(
     hidden: bool,
 ) -> None:
     """The traces that are not there yet, each written down as it ends."""
-    missing = [i for i in range(len(prompts)) if i not in work.traces.traces]
+    missing = [i for i in range(len(prompts)) if i not in work.traces]
     completions = engine.generate(
         [prompts[i] for i in missing],
         max_new_tokens=settings.max_new_tokens,
@@ -146,7 +163,7 @@ def _generate(
     for completion in bar:
         index = missing[completion.index]
         finished = completion.stop_reason == "eos"
-        work.traces.add(
+        work.add(
             Trace(
                 index=index,
                 prompt=prompts[index],
@@ -162,11 +179,11 @@ def _read(
     completions: Sequence[tuple[str, bool]],
     work: Workspace,
 ) -> None:
-    """Traces that were written by somebody else."""
+    """Take over traces that were written elsewhere."""
     for index, (prompt, (written, finished)) in enumerate(zip(prompts, completions, strict=True)):
-        if index not in work.traces.traces:
+        if index not in work.traces:
             tokens = engine.tokenizer(written, add_special_tokens=False)["input_ids"]
-            work.traces.add(Trace(index=index, prompt=prompt, tokens=tokens, finished=finished))
+            work.add(Trace(index=index, prompt=prompt, tokens=tokens, finished=finished))
 
 
 def _fingerprint(
@@ -180,7 +197,7 @@ def _fingerprint(
         **attrs.asdict(settings),
         "prompts": _digest([list(prompt) for prompt in prompts]),
         "traces": None if completions is None else _digest([list(c) for c in completions]),
-        "thoughts": _digest(repr(classify)),
+        "thoughts": stamp(classify),
     }
 
 

@@ -1,15 +1,16 @@
 """The folder of a calibration: what was made so far, so that a stopped run can go on."""
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from skipkv.calibration.traces import TraceFile
+from skipkv._runs import LineFile, RunFolder, writing
+from skipkv.calibration.traces import Trace
 from skipkv.errors import InputError
 from skipkv.steerers import ThoughtStates
 
@@ -17,63 +18,73 @@ from skipkv.steerers import ThoughtStates
 class Workspace:
     """A folder with the settings of a calibration, its traces, and their hidden states.
 
-    Args:
-        folder: made where it is not there.
-        settings: what traces and states depend on; a folder of other settings is refused.
+    Use `Workspace.opened`, which locks the folder.
 
-    Raises:
-        InputError: the folder belongs to other settings, or cannot be written.
+    Args:
+        folder: of the calibration; it is there.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self._states = folder / "states"
-        try:
-            self._states.mkdir(parents=True, exist_ok=True)
-            self._check(folder / "settings.json", settings)
-        except OSError as cause:
-            raise InputError(f"Cannot work in the folder {str(folder)!r}: {cause}") from cause
-        self.traces = TraceFile(folder / "traces.jsonl")
+    def __init__(self, folder: RunFolder) -> None:
+        self._states = folder.path / "states"
+        with writing(self._states):
+            self._states.mkdir(exist_ok=True)
+        self._file = LineFile(folder.path / folder.records, Trace)
+        self.traces = {trace.index: trace for trace in self._file}
 
-    def _check(self, file: Path, settings: dict[str, Any]) -> None:
-        settings = json.loads(json.dumps(settings))
-        if not file.exists():
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(settings, indent=2) + "\n")
-            os.replace(partial, file)
-            return
-        try:
-            before = json.loads(file.read_text())
-        except ValueError as cause:
-            raise InputError(f"{file} is no JSON. Delete the folder to begin anew.") from cause
-        changed = sorted(
-            name
-            for name in settings.keys() | before.keys()
-            if settings.get(name) != before.get(name)
-        )
-        if changed:
-            raise InputError(
-                f"{file.parent} holds a calibration with other settings ({', '.join(changed)}). "
-                "Use them again, name another folder, or delete this one to begin anew."
-            )
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, settings: Mapping[str, Any]) -> "Iterator[Workspace]":
+        """A workspace that no other process uses meanwhile.
+
+        Args:
+            folder: made where it is not there.
+            settings: what traces and states depend on; a folder of other settings is refused.
+
+        Raises:
+            InputError: the folder belongs to other settings, is in use, or cannot be written.
+        """
+        there = RunFolder(folder, "calibrate", records="traces.jsonl")
+        there.check(settings)
+        with there.locked():
+            there.check(settings)  # another process may have begun in between
+            there.write({"settings": settings})
+            work = cls(there)
+            try:
+                yield work
+            finally:
+                work._file.close()
+
+    def add(self, trace: Trace) -> None:
+        """Write a trace down.
+
+        Args:
+            trace: the trace; its number is new.
+        """
+        self._file.add(trace)
+        self.traces[trace.index] = trace
 
     def has_states(self, index: int) -> bool:
         """Whether the states of this trace were stored."""
-        return self._file(index).exists()
+        return self._path(index).exists()
 
     def store(self, states: ThoughtStates) -> None:
         """Store a trace's states, whole or not at all."""
         tensors = {"states": states.states.contiguous(), "kinds": states.kinds}
         if states.agreement is not None:
             tensors["agreement"] = states.agreement
-        partial = self._file(states.question).with_suffix(".partial")
-        save_file(tensors, partial)
-        os.replace(partial, self._file(states.question))
+        path = self._path(states.question)
+        with writing(path):
+            try:
+                save_file(tensors, path.with_suffix(".partial"))
+            except SafetensorError as error:  # what it makes of the system's errors
+                raise OSError(str(error)) from error
+            os.replace(path.with_suffix(".partial"), path)
 
     def states(self) -> "StoredStates":
         """The states of all traces, read from the disk one at a time."""
         return StoredStates(sorted(self._states.glob("*.safetensors")))
 
-    def _file(self, index: int) -> Path:
+    def _path(self, index: int) -> Path:
         return self._states / f"{index:06d}.safetensors"
 
 

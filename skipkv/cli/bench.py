@@ -108,11 +108,11 @@ def bench(
     with clean_exit(debug=debug):
         import torch
 
+        from skipkv._runs import require_extra
         from skipkv.benchmark import BASELINES, Bench, baselines_of, policies_of
         from skipkv.benchmark.kvpress import KvpressSubject, check_interpreter, saved
         from skipkv.benchmark.profiling import profile_table
         from skipkv.compositions import model_settings
-        from skipkv.evaluation.extras import require_extra
         from skipkv.models import load
         from skipkv.models.loading import folder_of
 
@@ -178,8 +178,11 @@ def bench(
 
 
 def _report(summary: "Summary", output: Path, plots: str) -> None:
-    (output / "summary.md").write_text(summary.markdown())
-    (output / "summary.json").write_text(summary.json() + "\n")
+    from skipkv._runs import writing
+
+    for name, text in (("summary.md", summary.markdown()), ("summary.json", summary.json() + "\n")):
+        with writing(output / name):
+            (output / name).write_text(text, encoding="utf-8")
     if plots != "none":
         from skipkv.benchmark.plots import plot
 

@@ -259,3 +259,6 @@ def _check_folder(output: str) -> None:
     """Raise `InputError` where the vector could not be written after hours of work."""
     if not Path(output).absolute().parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {Path(output).parent}. Make it.")
+    from skipkv._runs import check_writable
+
+    check_writable(Path(output).parent, (Path(output).name,))

@@ -103,6 +103,10 @@ def evaluate(
     texts: Annotated[
         bool, typer.Option("--texts/--no-texts", help="Keep what was decoded in the records.")
     ] = True,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Decode samples that failed in an earlier run again."),
+    ] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
     published: Annotated[
@@ -123,8 +127,8 @@ def evaluate(
     A sample is written to DIR when it is done; the same command goes on after an interruption, and
     one with more policies, budgets or data sets adds to what is there. The summary is printed at
     the end. What a preset is not told it takes from skipkv.json in the model's folder, but for
-    budget and interval, and a line on stderr says what. Exit code: 0, or 1 if a part of a policy
-    broke, 2 if the input cannot be used, 130 after Ctrl-C.
+    budget and interval, and a line on stderr says what. Exit code: 0, or 1 if a sample failed, 2 if
+    the input cannot be used, 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
         from skipkv import evaluation
@@ -191,6 +195,7 @@ def evaluate(
                 texts=texts,
                 model_name=model,
                 plot_format=plot_format,
+                retry_failed=retry_failed,
             )
         except KeyboardInterrupt:
             typer.echo(

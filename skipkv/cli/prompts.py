@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from skipkv._jsonl import kind, lines, objects
+from skipkv._runs.jsonl import kind, lines, objects
 from skipkv.errors import InputError
 
 Chat: TypeAlias = list[dict[str, str]]

@@ -3,14 +3,32 @@
 import re
 
 THINK, END_THINK = "<think>", "</think>"
-_BOXED = re.compile(r"\\boxed\s*\{")
+_BOXED = re.compile(r"\\boxed(?![A-Za-z])\s*")
+# What `\boxed` holds without braces: a number, a command with its arguments, or a letter.
+_ARGUMENT = r"\s*(?:[0-9A-Za-z]|\{(?:[^{}]|\{[^{}]*\})*\})"
+_UNBRACED = re.compile(
+    r"[-+]?(?:\d+(?:[.,]\d+)*(?:/\d+)?"
+    rf"|\\[dtc]?frac{_ARGUMENT}{_ARGUMENT}"
+    rf"|\\sqrt(?:\[\w+\])?{_ARGUMENT}"
+    rf"|\\(?:text|textbf|mathrm|mathbf){_ARGUMENT}"
+    r"|\\(?!boxed)[A-Za-z]+"
+    r"|[A-Za-z](?![A-Za-z]))"
+)
+# What stands between two parts of one answer: `\boxed{3}$ and $y = \boxed{5}`.
+_SPACE = r"[\s$&]|\\[,;!()\[\] ]|\\q?quad(?![A-Za-z])|[A-Za-z]\s*="
+_JOINT = r"[,;]|\band\b|\bor\b|\\text\s*\{\s*(?:,|and|or)\s*\}"
+_BETWEEN = re.compile(rf"(?:{_SPACE})*(?:{_JOINT})(?:{_SPACE}|{_JOINT})*")
 
 
 def final_answer(text: str, *, opened: bool = False) -> str | None:
-    r"""What stands in the last complete `\boxed{...}` behind the thinking; None where nothing does.
+    r"""The content of the last `\boxed{...}` after the thinking; None where there is none.
 
     What a model boxes while it thinks is not yet its answer: a trace cut off inside
     `<think>` has none. A model that does not mark its thinking answers with all it writes.
+
+    Boxes that are empty or never closed do not count. Boxes joined by a comma, "and" or "or" are
+    the parts of one answer; commas separate them in the result. A box without braces, `\boxed 5`,
+    holds a number, a letter, or a command with its arguments.
 
     Args:
         text: the decoded text, special tokens included.
@@ -19,17 +37,27 @@ def final_answer(text: str, *, opened: bool = False) -> str | None:
     Example:
         >>> final_answer(r"<think> \boxed{4}? No. </think> It is \boxed{\frac{1}{2}}.")
         '\\frac{1}{2}'
+        >>> final_answer(r"$x = \boxed{3}$ and $y = \boxed{5}$")
+        '3, 5'
         >>> final_answer(r"<think> perhaps \boxed{4}") is None
         True
     """
-    _, closed, behind = text.rpartition(END_THINK)
+    _, closed, after = text.rpartition(END_THINK)
     if not closed and (opened or THINK in text):
         return None
-    for match in reversed(list(_BOXED.finditer(behind))):
-        content = _balanced(behind[match.end() :])
-        if content is not None:
-            return content.strip()
-    return None
+    parts: list[str] = []
+    following = 0  # where the part after this one begins
+    for match in reversed(list(_BOXED.finditer(after))):
+        content = _content(after, match.end())
+        if content is None:
+            continue
+        answer, end = content
+        if parts and not (end <= following and _BETWEEN.fullmatch(after, end, following)):
+            break
+        if answer not in parts:
+            parts.insert(0, answer)
+        following = match.start()
+    return ", ".join(parts) or None
 
 
 def thinking(text: str) -> str:
@@ -43,11 +71,15 @@ def thinking(text: str) -> str:
     return inside.partition(END_THINK)[0]
 
 
-def _balanced(text: str) -> str | None:
-    """`text` up to the brace that closes one opened before it; None where none does."""
-    depth = 1
-    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+def _content(text: str, start: int) -> tuple[str, int] | None:
+    """What a box holds whose `{`, or whose content, begins at `start`, and where the box ends."""
+    if not text.startswith("{", start):
+        found = _UNBRACED.match(text, start)
+        return None if found is None else (found[0], found.end())
+    depth = 0
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match[0], 0)  # an escaped brace counts for nothing
         if depth == 0:
-            return text[: match.start()]
+            content = text[start + 1 : match.start()].strip()
+            return (content, match.end()) if content else None
     return None

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 from attrs.validators import deep_iterable, instance_of
 
+from skipkv._runs import require_extra
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError, InputError
-from skipkv.evaluation.extras import require_extra
 from skipkv.evaluation.jsonl import problem_of, read_problems
 from skipkv.evaluation.problems import Problem
 
@@ -75,12 +75,12 @@ class DataSet:
     """Problems, and how they are put to a model.
 
     Args:
-        name: what records and tables call it.
+        name: what records and tables call it; part of the plots' file names.
         problems: at least one; their ids differ.
         defaults: how they are decoded where a sweep does not say.
 
     Raises:
-        ConfigError: no problems, or two of one id.
+        ConfigError: a name that no file can have, no problems, or two of one id.
 
     Example:
         >>> sums = DataSet(name="sums", problems=[Problem(id="a", question="2+3?", answer="5")])
@@ -99,6 +99,11 @@ class DataSet:
     )
 
     def __attrs_post_init__(self) -> None:
+        if not _fits_a_file(self.name):
+            raise ConfigError(
+                f"DataSet(name={self.name!r}) must fit into a file's name: not blank, at most 200 "
+                "bytes, no slash, no control character. Rename it: --data NAME=FILE."
+            )
         if not self.problems:
             raise ConfigError(f"DataSet(name={self.name!r}, problems=()) must hold a problem.")
         if len({problem.id for problem in self.problems}) < len(self.problems):
@@ -162,6 +167,8 @@ def load_dataset(
     name, given, path = spec.partition("=")
     if not given and _is_file(spec):
         name, path = Path(spec).stem, spec
+    if not name:
+        raise InputError(f"--data {spec} has no name before the '='. Write NAME=FILE.")
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit} must be at least 1.")
     if not path and name == "tiny":
@@ -175,9 +182,12 @@ def load_dataset(
             f"No data set is called {spec!r}. Known are {', '.join(DEFAULTS)}; a file of your own "
             "is given as FILE.jsonl or NAME=FILE."
         )
-    if not name:
-        raise InputError(f"--data {spec} has no name before the '='. Write NAME=FILE.")
     return _instructed(DataSet(name=name, problems=problems).limited(limit, seed=seed), instruction)
+
+
+def _fits_a_file(name: str) -> bool:
+    whole = bool(name.strip()) and name.isprintable() and not set(name) & set("/\\")
+    return whole and len(name.encode()) <= 200
 
 
 def _instructed(data: DataSet, instruction: str | None) -> DataSet:

@@ -2,10 +2,12 @@
 
 import functools
 import multiprocessing
+import re
 import threading
+import unicodedata
 from typing import Any
 
-from skipkv.evaluation.extras import require_extra
+from skipkv._runs import require_extra
 
 _SECONDS = 5
 # What a model boxes is mostly short; sympy may take for ever over what is not.
@@ -62,4 +64,30 @@ def equal(answer: str, gold: str) -> bool:
 def _parsed(answer: str) -> Any:
     from math_verify import parse
 
-    return parse(rf"\boxed{{{answer}}}", parsing_timeout=_SECONDS)
+    return parse(rf"\boxed{{{_latex(answer)}}}", parsing_timeout=_SECONDS)
+
+
+# Spellings of numbers that math-verify reads as something else, or not at all.
+_THIN_SPACE = r"(?:\\[,;: ]|[~\u00a0\u2009\u202f])"
+_THOUSANDS = re.compile(rf"(?<![\d.,])[1-9]\d{{0,2}}(?:{_THIN_SPACE}\d{{3}})+(?!\d)")
+_EXPONENT = re.compile(r"([-+]?\d+(?:\.\d*)?)[eE]([-+]?\d{1,3})")
+_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+
+
+def _latex(answer: str) -> str:
+    r"""The same answer without a full stop after it, and its numbers as LaTeX writes them.
+
+    Example:
+        >>> [_latex(number) for number in (r"1\,000.", "1.5e3", "2\u00bd")]
+        ['1000', '1.5 \\cdot 10^{3}', '2\\frac{1}{2}']
+    """
+    text = re.sub(r"(?<=[^.\\])\.$", "", answer.strip())
+    if (number := _EXPONENT.fullmatch(text)) is not None:
+        return rf"{number[1]} \cdot 10^{{{int(number[2])}}}"
+    text = _THOUSANDS.sub(lambda number: re.sub(_THIN_SPACE, "", number[0]), text)
+    return _FRACTION.sub(_written_out, text)
+
+
+def _written_out(character: re.Match[str]) -> str:
+    above, _, below = unicodedata.normalize("NFKC", character[0]).partition("\u2044")
+    return rf"\frac{{{above}}}{{{below}}}"

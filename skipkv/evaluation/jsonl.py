@@ -1,10 +1,11 @@
 """Reading problems from a JSONL file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipkv._jsonl import kind, objects
+from skipkv._runs.jsonl import kind, objects
 from skipkv.errors import InputError
 from skipkv.evaluation.answers import final_answer
 from skipkv.evaluation.problems import Problem
@@ -21,7 +22,7 @@ def read_problems(
     r"""The problems of a file with a JSON object per line.
 
     A problem's id is its number in the file, from 0. Of a worked answer only the end counts: what
-    follows `####`, as GSM8K has it, or the last `\boxed{...}`.
+    follows `####` in the last line, as GSM8K has it, or the last `\boxed{...}`.
 
     Args:
         path: the file.
@@ -63,8 +64,13 @@ def problem_of(
         answer_field: as for `read_problems`.
     """
     question = _field(row, place, "question", question_field, QUESTION_FIELDS)
-    answer = _field(row, place, "answer", answer_field, ANSWER_FIELDS)
-    return Problem(id=index, question=question, answer=_final(answer))
+    answer = _final(_field(row, place, "answer", answer_field, ANSWER_FIELDS))
+    if not answer:
+        raise InputError(
+            f"{place}: the answer ends in '####' with nothing after it. Write the final answer "
+            "there, or drop the line."
+        )
+    return Problem(id=index, question=question, answer=answer)
 
 
 def _field(
@@ -87,8 +93,13 @@ def _field(
     return value
 
 
+# GSM8K's last line, and its commas between thousands; "0,1" and "12,34" have none
+_HASHES = re.compile(r"####((?:(?!####)[^\n])*)\s*\Z")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
+
+
 def _final(answer: str) -> str:
-    _, mark, end = answer.rpartition("####")
-    if mark:
-        return end.strip().replace(",", "")  # GSM8K's commas separate thousands
-    return final_answer(answer) or answer.strip()
+    found = _HASHES.search(answer)
+    if found is None:
+        return final_answer(answer) or answer.strip()
+    return _THOUSANDS.sub(lambda number: number[0].replace(",", ""), found[1].strip())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from skipkv._runs import plot_label, writing
 from skipkv.errors import InputError
 from skipkv.evaluation.intervals import Estimate
 from skipkv.evaluation.summary import Row, Summary
@@ -31,7 +32,7 @@ def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Pa
         plot_format: one of `FORMATS`.
 
     Raises:
-        InputError: another format.
+        InputError: another format, or a file cannot be written.
     """
     if plot_format not in FORMATS:
         raise InputError(f"Plots are saved as {' or '.join(FORMATS)}, not {plot_format!r}.")
@@ -48,7 +49,8 @@ def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Pa
             figure = _figure(rows, f"{summary.model} on {data}", label, value, top)
             # no date in the file: the same records give the same bytes
             kept = {"Date": None} if plot_format == "svg" else {}
-            figure.savefig(path, dpi=150, bbox_inches="tight", metadata=kept)
+            with writing(path):
+                figure.savefig(path, dpi=150, bbox_inches="tight", metadata=kept)
             paths.append(path)
     return paths
 
@@ -89,7 +91,9 @@ def _figure(
             (row for row in rows if row.cell.policy == policy), key=lambda r: r.cell.budget or 0
         )
         if own[0].cell.budget is None:  # a policy with a budget of its own
-            axes.axhline(value(own[0]).value, label=policy, linestyle="--", color=style["color"])
+            axes.axhline(
+                value(own[0]).value, label=plot_label(policy), linestyle="--", color=style["color"]
+            )
             continue
         # side by side, so that bars at the same budget do not hide one another
         shift = 0.08 * gap * (place - (len(rivals) - 1) / 2) / max(1, len(rivals) - 1) * 2
@@ -101,7 +105,7 @@ def _figure(
                 [max(0.0, e.value - e.low) for e in estimates],
                 [max(0.0, e.high - e.value) for e in estimates],
             ],
-            label=policy,
+            label=plot_label(policy),
             capsize=2.5,
             linewidth=1.6,
             elinewidth=0.9,
@@ -129,7 +133,7 @@ def _figure(
         above.set_xticks([to_percent(budget) for budget in budgets])
         above.xaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    axes.set_title(title, fontsize=10, pad=10)
+    axes.set_title(plot_label(title), fontsize=10, pad=10)
     return figure
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import attrs
 
+from skipkv._runs import LineFile, read_lines
+from skipkv._validators import is_a
 from skipkv.evaluation.cells import Cell
-from skipkv.evaluation.lines import LineFile, read_lines
 
 
 @attrs.frozen(kw_only=True)
@@ -27,7 +28,7 @@ class Record:
         prompt_tokens: length of the prompt.
         new_tokens: tokens decoded.
         stop_reason: "eos", "length" (cut off) or "error".
-        error: the message of the part that broke, if one did.
+        error: why it failed: the message of the part that broke, or why the prompt was refused.
         execution: sentences of the thinking that do the work.
         reflection: sentences that check it.
         transition: sentences that change the line of attack.
@@ -42,32 +43,32 @@ class Record:
         text: what was decoded, special tokens included; None where it was not to be kept.
     """
 
-    data: str
-    policy: str
-    asked: str | None
-    budget: int | None
-    problem: str
-    sample: int
-    seed: int
-    gold: str
-    answer: str | None
-    correct: bool
-    prompt_tokens: int
-    new_tokens: int
-    stop_reason: str
-    error: str | None = None
-    execution: int
-    reflection: int
-    transition: int
-    events: int
-    evicted: int
-    mean_entries: float
-    peak_entries: int
-    peak_kv_bytes: int
-    seconds: float
-    wall_seconds: float
-    batch_size: int
-    text: str | None = None
+    data: str = attrs.field(validator=is_a(str))
+    policy: str = attrs.field(validator=is_a(str))
+    asked: str | None = attrs.field(validator=is_a(str, optional=True))
+    budget: int | None = attrs.field(validator=is_a(int, optional=True))
+    problem: str = attrs.field(validator=is_a(str))
+    sample: int = attrs.field(validator=is_a(int))
+    seed: int = attrs.field(validator=is_a(int))
+    gold: str = attrs.field(validator=is_a(str))
+    answer: str | None = attrs.field(validator=is_a(str, optional=True))
+    correct: bool = attrs.field(validator=is_a(bool))
+    prompt_tokens: int = attrs.field(validator=is_a(int))
+    new_tokens: int = attrs.field(validator=is_a(int))
+    stop_reason: str = attrs.field(validator=is_a(str))
+    error: str | None = attrs.field(default=None, validator=is_a(str, optional=True))
+    execution: int = attrs.field(validator=is_a(int))
+    reflection: int = attrs.field(validator=is_a(int))
+    transition: int = attrs.field(validator=is_a(int))
+    events: int = attrs.field(validator=is_a(int))
+    evicted: int = attrs.field(validator=is_a(int))
+    mean_entries: float | int = attrs.field(validator=is_a(float))
+    peak_entries: int = attrs.field(validator=is_a(int))
+    peak_kv_bytes: int = attrs.field(validator=is_a(int))
+    seconds: float | int = attrs.field(validator=is_a(float))
+    wall_seconds: float | int = attrs.field(validator=is_a(float))
+    batch_size: int = attrs.field(validator=is_a(int))
+    text: str | None = attrs.field(default=None, validator=is_a(str, optional=True))
 
     @property
     def cell(self) -> Cell:
@@ -78,6 +79,11 @@ class Record:
     def non_execution(self) -> int:
         """Reflections and transitions together."""
         return self.reflection + self.transition
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error: it is no answer, and may be tried again."""
+        return self.stop_reason == "error"
 
     def line(self) -> str:
         """The record as a line of JSON."""

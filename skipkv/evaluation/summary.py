@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
+from skipkv._runs import RECORDS, RUN, RunFolder, csv_cell, markdown_cell
 from skipkv.errors import InputError
 from skipkv.evaluation.cells import Cell
-from skipkv.evaluation.folder import RECORDS, RUN, read_run
 from skipkv.evaluation.intervals import Estimate, mean, mean_share, paired, proportion
 from skipkv.evaluation.records import Record, read_records
 
@@ -18,16 +18,31 @@ TIMING = ("tokens_per_second",)
 """The columns that differ from run to run."""
 
 
+def folder_at(path: str | Path) -> RunFolder:
+    """The folder of a sweep.
+
+    Args:
+        path: where it is, or is to be.
+    """
+    return RunFolder(
+        path,
+        "eval",
+        outputs=("summary.md", "summary.csv"),
+        holds={"model": str, "cells": list, "sessions": list},
+    )
+
+
 @attrs.frozen(kw_only=True)
 class Row:
-    """What one cell gave.
+    """What one cell gave. A failed sample counts as wrong, and in no other number.
 
     Args:
         cell: policy, budget and data set.
         problems: how many of them.
         samples: how many of all of them together.
         missing: samples yet to be decoded.
-        failed: samples on which a part of the policy broke; they count as wrong.
+        failed: samples that ended with an error: a part of the policy broke, or the prompt could
+            not be decoded.
         accuracy: share of right answers (pass@1): the mean over samples, then over problems.
         difference: to the full cache's accuracy, over the same problems; None for the full cache.
         new_tokens: tokens decoded per sample.
@@ -86,7 +101,7 @@ class Summary:
         Raises:
             InputError: no sweep ran there, or none of its samples is done.
         """
-        run = read_run(folder)
+        run = folder_at(folder).read()
         if run is None:
             raise InputError(f"{folder} holds no sweep: there is no {RUN} in it.")
         records, _ = read_records(folder / RECORDS)
@@ -148,10 +163,11 @@ class Summary:
         """A table for every data set, for people to read."""
         greedy = self.sampling["temperature"] == 0
         how = "greedy" if greedy else ", ".join(f"{k} {v}" for k, v in self.sampling.items())
-        parts = [f"# Evaluation of {self.model}\n\nDecoding: {how}. {_LEGEND}\n"]
+        name = markdown_cell(self.model)
+        parts = [f"# Evaluation of {name}\n\nDecoding: {how}. {_LEGEND}\n"]
         for data in self.data:
             rows = self.of(data)
-            parts.append(f"## {data}\n\n{_table(rows)}\n")
+            parts.append(f"## {markdown_cell(data)}\n\n{_table(rows)}\n")
             parts += [f"{note}\n" for note in _notes(rows)]
         return "\n".join(parts)
 
@@ -192,32 +208,34 @@ def rows_of(
 def _row(cell: Cell, records: list[Record], full: list[Record], wanted: int) -> Row:
     right = _by_problem(records, "correct")
     count = len(records)
-    length = _mean([r.prompt_tokens + r.new_tokens for r in full]) if full else None
-    wall = sum(r.wall_seconds for r in records)
+    ended = [r for r in records if not r.failed] or records
+    done = [r for r in full if not r.failed]
+    length = _mean([r.prompt_tokens + r.new_tokens for r in done]) if done else None
+    wall = sum(r.wall_seconds for r in ended)
     return Row(
         cell=cell,
         problems=len(right),
         samples=count,
         missing=wanted - count,
-        failed=sum(r.stop_reason == "error" for r in records),
+        failed=sum(r.failed for r in records),
         accuracy=(
             proportion(sum(r.correct for r in records), count)
             if len(right) == count
             else mean_share(list(right.values()))
         ),
         difference=None if cell.is_full else _difference(right, _by_problem(full, "correct")),
-        new_tokens=mean(list(_by_problem(records, "new_tokens").values())),
-        trace=_mean([r.prompt_tokens + r.new_tokens for r in records]),
+        new_tokens=mean(list(_by_problem(ended, "new_tokens").values())),
+        trace=_mean([r.prompt_tokens + r.new_tokens for r in ended]),
         budget_percent=None if not length or cell.budget is None else 100 * cell.budget / length,
-        truncated=_mean([r.stop_reason == "length" for r in records]),
-        execution=_mean([r.execution for r in records]),
-        non_execution=_mean([r.non_execution for r in records]),
-        events=_mean([r.events for r in records]),
-        evicted=_mean([r.evicted for r in records]),
-        mean_entries=_mean([r.mean_entries for r in records]),
-        peak_entries=max(r.peak_entries for r in records),
-        peak_kv_bytes=max(r.peak_kv_bytes for r in records),
-        tokens_per_second=sum(r.new_tokens for r in records) / wall if wall else 0.0,
+        truncated=_mean([r.stop_reason == "length" for r in ended]),
+        execution=_mean([r.execution for r in ended]),
+        non_execution=_mean([r.non_execution for r in ended]),
+        events=_mean([r.events for r in ended]),
+        evicted=_mean([r.evicted for r in ended]),
+        mean_entries=_mean([r.mean_entries for r in ended]),
+        peak_entries=max(r.peak_entries for r in ended),
+        peak_kv_bytes=max(r.peak_kv_bytes for r in ended),
+        tokens_per_second=sum(r.new_tokens for r in ended) / wall if wall else 0.0,
     )
 
 
@@ -278,7 +296,7 @@ def _written(row: Row) -> tuple[str, ...]:
         points = row.difference.scaled(100)
         difference = f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]"
     return (
-        row.cell.policy.replace("|", "\\|"),
+        markdown_cell(row.cell.policy),
         "-" if row.cell.budget is None else str(row.cell.budget),
         "-" if row.budget_percent is None else f"{row.budget_percent:.0f}",
         f"{accuracy.value:.1f} [{accuracy.low:.1f}, {accuracy.high:.1f}]",
@@ -297,13 +315,13 @@ def _written(row: Row) -> tuple[str, ...]:
 def _notes(rows: Sequence[Row]) -> list[str]:
     notes = [f"{rows[0].problems} problems, {rows[0].samples} samples per row."]
     for row in rows:
-        name = str(row.cell).partition(": ")[2]
+        name = markdown_cell(str(row.cell).partition(": ")[2])
         if row.missing > 0:
             notes.append(f"Incomplete: {name} lacks {row.missing} samples.")
         if row.failed:
             notes.append(
-                f"Failed: on {row.failed} samples of {name} a part of the policy broke; they count "
-                f"as wrong. {RECORDS} has the errors."
+                f"Failed: {row.failed} samples of {name} ended with an error; they count as wrong. "
+                f"{RECORDS} has the errors; --retry-failed decodes these samples again."
             )
     return notes
 
@@ -313,7 +331,8 @@ def _flat(row: Row) -> dict[str, Any]:
     for field in attrs.fields(Row):
         value = getattr(row, field.name)
         if isinstance(value, Cell):
-            flat.update(attrs.asdict(value))
+            names = attrs.asdict(value)
+            flat.update({k: csv_cell(v) if isinstance(v, str) else v for k, v in names.items()})
         elif field.name in ("accuracy", "difference", "new_tokens"):
             for end in ("value", "low", "high"):
                 name = field.name if end == "value" else f"{field.name}_{end}"

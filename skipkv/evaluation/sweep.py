@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from skipkv import __version__
+from skipkv._runs import differs, is_oom, require_extra, stamp, writing
 from skipkv._types import Thought
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError, InputError
@@ -22,12 +22,10 @@ from skipkv.evaluation.answers import final_answer
 from skipkv.evaluation.candidates import Candidate, full, parse_candidates
 from skipkv.evaluation.cells import FULL, BudgetPoint, Cell
 from skipkv.evaluation.datasets import DataSet
-from skipkv.evaluation.extras import require_extra
-from skipkv.evaluation.folder import RECORDS, check_same, locked, read_run, write_run
 from skipkv.evaluation.grading import grade, require_grader
 from skipkv.evaluation.prompts import Prompts, encode
 from skipkv.evaluation.records import Record, RecordFile
-from skipkv.evaluation.summary import Summary
+from skipkv.evaluation.summary import Summary, folder_at
 from skipkv.evaluation.thoughts import count_thoughts
 from skipkv.policy import Policy
 from skipkv.runtime import Completion, Engine, Sampling
@@ -101,6 +99,7 @@ class Sweep:
 
     def __attrs_post_init__(self) -> None:
         _distinct("data set", [data.name for data in self.data])
+        _distinct_files([data.name for data in self.data])
         _distinct("policy", [candidate.label for candidate in self.policies])
         _distinct("budget", [str(point) for point in self.budgets])
         if not self.data:
@@ -157,12 +156,17 @@ class Sweep:
         progress: bool | None = None,
         model_name: str | None = None,
         plot_format: str = "png",
+        retry_failed: bool = False,
     ) -> Summary:
         """Decode what the folder does not hold yet, and sum up all it holds.
 
         Every sample is written when it is done. A run that was interrupted, or killed, goes on
         where it stood when it is started again; a run with more policies, budgets or data sets adds
         to what is there.
+
+        Where the accelerator's memory runs out, the rest of a cell is decoded in smaller batches.
+        A sample fails on which a part of the policy breaks, or whose prompt cannot be decoded (too
+        long for the model, say); its record has the error, and the others go on.
 
         Args:
             model: a causal language model, as for `Engine`.
@@ -174,20 +178,20 @@ class Sweep:
             progress: show a progress bar on stderr; by default if that is a terminal.
             model_name: what the summary calls the model.
             plot_format: "png" or "svg".
+            retry_failed: drop the records of failed samples and decode these again.
 
         Raises:
-            InputError: the folder holds a run with other settings, a prompt cannot be decoded, or
-                the accelerator's memory is too small.
+            InputError: the folder holds a run with other settings or cannot be written, none of a
+                data set's prompts can be decoded, or memory runs out with a single sequence.
             ConfigError: a budget in percent is too small for a policy.
             MissingExtraError: the extra `eval` is not installed.
         """
-        folder = Path(folder)
         check_extras()
         self.check_folder(folder)
         run = _Run(self, model, tokenizer, folder, batch_size=batch_size, texts=texts)
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            run.open(model_name or str(getattr(model.config, "name_or_path", "")) or "model")
+        with folder_at(folder).locked():
+            name = model_name or str(getattr(model.config, "name_or_path", "")) or "model"
+            run.open(name, retry_failed=retry_failed)
             try:
                 run.decode(progress)
             finally:
@@ -195,10 +199,18 @@ class Sweep:
         return summarize(folder, plot_format=plot_format)
 
     def check_folder(self, folder: str | Path) -> None:
-        """Raise `InputError` if the folder holds a run with other settings; needs no model."""
-        then = read_run(Path(folder))
-        if then is not None:
-            check_same(Path(folder), then["settings"], self._settings())
+        """Raise unless this sweep can run in a folder; needs no model.
+
+        Args:
+            folder: as for `run`.
+
+        Raises:
+            InputError: it holds a run with other settings, or cannot be written.
+        """
+        there = folder_at(folder)
+        there.check(self._settings())
+        known = (there.read() or {"settings": {}})["settings"].get("data", {})
+        _distinct_files([*known, *(data.name for data in self.data)])
 
     def _settings(self) -> dict[str, Any]:
         """All that decides what is decoded, but for the model."""
@@ -246,15 +258,16 @@ def summarize(folder: str | Path, *, plot_format: str = "png") -> Summary:
         plot_format: "png" or "svg".
 
     Raises:
-        InputError: no sweep ran there.
+        InputError: no sweep ran there, or the folder cannot be written.
     """
     from skipkv.evaluation.plots import plot
 
     folder = Path(folder)
     check_extras()
     summary = Summary.of_folder(folder)
-    (folder / "summary.md").write_text(summary.markdown())
-    (folder / "summary.csv").write_text(summary.csv())
+    for name, text in (("summary.md", summary.markdown()), ("summary.csv", summary.csv())):
+        with writing(folder / name):
+            (folder / name).write_text(text, encoding="utf-8")
     plot(summary, folder, plot_format=plot_format)
     return summary
 
@@ -271,6 +284,18 @@ def _distinct(what: str, names: Sequence[str]) -> None:
             raise ConfigError(f"The {what} {name} is there twice. Name it once.")
 
 
+def _distinct_files(names: Iterable[str]) -> None:
+    """Raise where two data sets would write to one file on systems that ignore case."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConfigError(
+                f"The data sets {other} and {name} differ in upper and lower case alone, so their "
+                "plots may have one file. Rename one: --data NAME=FILE."
+            )
+
+
 class _Run:
     """A sweep under way: model, prompts, records."""
 
@@ -279,7 +304,7 @@ class _Run:
         sweep: Sweep,
         model: Any,
         tokenizer: Any,
-        folder: Path,
+        folder: str | Path,
         *,
         batch_size: int | None,
         texts: bool,
@@ -287,34 +312,36 @@ class _Run:
         self._sweep = sweep
         self._model = model
         self._tokenizer = tokenizer
-        self._folder = folder
+        self._folder = folder_at(folder)
         self._batch_size = batch_size
         self._texts = texts
         self._data = {data.name: data for data in sweep.data}
         self._prompts: dict[str, Prompts] = {d.name: encode(d, tokenizer) for d in sweep.data}
         self._candidates = {c.label: c for c in (full(), *sweep._rivals)}
         for cell in sweep.cells({}):
-            self._start(cell, self._jobs(cell, done=set()))  # raises what decoding would
+            self._check(cell)  # raises what decoding would
         # of a model that was found to be supported
 
-    def open(self, model_name: str) -> None:
+    def open(self, model_name: str, *, retry_failed: bool) -> None:
         """Read what the folder holds and see that this run goes on with it."""
         settings = self._sweep._settings()
         settings["model"] = fingerprints.of_model(self._model)
         for name, prompts in self._prompts.items():
             settings["data"][name]["prompts"] = fingerprints.of_prompts(prompts.ids)
-        self._run = read_run(self._folder) or {
+        self._folder.check(settings)
+        self._run = self._folder.read() or {
             "settings": {"data": {}},
             "model": model_name,
             "cells": [],
             "sessions": [],
         }
-        check_same(self._folder, self._run["settings"], settings)
         known_data = self._run["settings"]["data"]
         self._run["settings"] = {**settings, "data": {**known_data, **settings["data"]}}
         self._run["sessions"].append(_session(self._model, self._batch_size))
         self._note(self._sweep.cells({}))
-        self.file = RecordFile(self._folder / RECORDS)
+        self.file = RecordFile(self._folder.path / self._folder.records)
+        if retry_failed:
+            self.file.keep([r for r in self.file if not (r.failed and self._asked_for(r))])
         self._done = {(r.cell, r.problem, r.sample) for r in self.file}
 
     def decode(self, progress: bool | None) -> None:
@@ -331,7 +358,7 @@ class _Run:
             cells = [c for c in self._sweep.cells(self._mean_traces()) if not c.is_full]
             self._note(cells)
             for cell in cells:
-                self._start(cell, self._jobs(cell, done=set()))
+                self._check(cell)
             held = sum(len(self._finished(cell)) for cell in cells)
             bar.initial += held
             bar.update(held)
@@ -340,21 +367,70 @@ class _Run:
 
     def _decode(self, cells: Sequence[Cell], bar: "tqdm[Any]") -> None:
         for cell in cells:
-            jobs = self._jobs(cell, done=self._finished(cell))
-            if not jobs:
-                continue
-            bar.set_description(str(cell))
+            width = self._width(cell)
+            while self._runs_out_of_memory(cell, width, bar):
+                width = _narrower(cell, width)
+
+    def _runs_out_of_memory(self, cell: Cell, width: int, bar: "tqdm[Any]") -> bool:
+        """Decode what is left of a cell; true if memory ran out on the way."""
+        jobs = self._jobs(cell, done=self._finished(cell))
+        bar.set_description(str(cell))
+        good, refused = self._split(cell, jobs)
+        for job, error in refused.items():
+            self._add(self._refused(cell, job, error), bar)
+        if not good:
+            return False
+        try:
+            started = self._start(self._engine(cell, width), cell, good)
+            for completion, wall in _timed(started):
+                self._add(self._record(cell, good[completion.index], completion, wall, width), bar)
+        except Exception as error:  # once it is handled, what its frames hold is free
+            if is_oom(error):
+                return True
+            raise
+        return False
+
+    def _add(self, record: Record, bar: "tqdm[Any]") -> None:
+        self.file.add(record)
+        self._done.add((record.cell, record.problem, record.sample))
+        if record.error is not None:
+            tqdm.write(f"{record.cell}: problem {record.problem}: {record.error}", file=sys.stderr)
+        bar.update()
+
+    def _asked_for(self, record: Record) -> bool:
+        """Whether a record is of a cell and a problem of this sweep."""
+        return (
+            record.policy in self._candidates
+            and record.asked in {None, *map(str, self._sweep.budgets)}
+            and record.data in self._data
+            and record.problem in {p.id for p in self._data[record.data].problems}
+        )
+
+    def _check(self, cell: Cell) -> None:
+        """Raise what decoding would, and where no prompt at all can be decoded."""
+        good, refused = self._split(cell, self._jobs(cell, done=set()))
+        if not good:
+            error = next(iter(refused.values()))
+            raise InputError(f"{cell}: {error}") from error
+
+    def _split(
+        self, cell: Cell, jobs: Sequence[tuple[int, int]]
+    ) -> tuple[list[tuple[int, int]], dict[tuple[int, int], InputError]]:
+        """Jobs that can be decoded, and those whose prompts the engine refuses."""
+        engine = self._engine(cell, self._width(cell))
+        try:
+            self._start(engine, cell, jobs)
+            return list(jobs), {}
+        except InputError:
+            pass
+        good, refused = [], {}
+        for job in jobs:
             try:
-                for completion, wall in _timed(self._start(cell, jobs)):
-                    self.file.add(self._record(cell, jobs[completion.index], completion, wall))
-                    if completion.error is not None:
-                        tqdm.write(f"{cell}: {completion.error}", file=sys.stderr)
-                    bar.update()
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    f"{cell}: out of memory with {self._width(cell)} sequences side by side. "
-                    "Start again with a smaller --batch-size; what is done is kept."
-                ) from error
+                self._start(engine, cell, [job])
+                good.append(job)
+            except InputError as error:
+                refused[job] = error
+        return good, refused
 
     def _jobs(self, cell: Cell, *, done: set[tuple[str, int]]) -> list[tuple[int, int]]:
         """Problem (its place in the data set) and sample of what is to be decoded."""
@@ -370,14 +446,16 @@ class _Run:
         wanted = {problem.id for problem in self._data[cell.data].problems}
         return {(p, s) for c, p, s in self._done if c == cell and p in wanted}
 
-    def _start(self, cell: Cell, jobs: Sequence[tuple[int, int]]) -> Iterator[Completion]:
+    def _engine(self, cell: Cell, width: int) -> Any:
+        return Engine(self._model, self._tokenizer, self._policy(cell), batch_size=width)
+
+    def _start(
+        self, engine: Any, cell: Cell, jobs: Sequence[tuple[int, int]]
+    ) -> Iterator[Completion]:
         """An engine's answer: all input is checked now, all decoding is done as it is read."""
         data, prompts = self._data[cell.data], self._prompts[cell.data]
-        try:
-            engine = Engine(
-                self._model, self._tokenizer, self._policy(cell), batch_size=self._width(cell)
-            )
-            return engine.generate(
+        return iter(
+            engine.generate(
                 [prompts.ids[place] for place, _ in jobs],
                 max_new_tokens=self._sweep._max_new_tokens(data),
                 sampling=attrs.evolve(self._sweep.sampling, n=1),
@@ -385,8 +463,7 @@ class _Run:
                 ordered=False,
                 progress=False,
             )
-        except InputError as error:
-            raise InputError(f"{cell}: {error}") from error
+        )
 
     def _policy(self, cell: Cell) -> Policy:
         return self._candidates[cell.policy].policy(
@@ -401,24 +478,16 @@ class _Run:
         return fingerprints.seed_of(self._sweep.sampling.seed, cell.data, problem.id, job[1])
 
     def _record(
-        self, cell: Cell, job: tuple[int, int], completion: Completion, wall: float
+        self, cell: Cell, job: tuple[int, int], completion: Completion, wall: float, width: int
     ) -> Record:
-        problem = self._data[cell.data].problems[job[0]]
         text = str(self._tokenizer.decode(list(completion.tokens), skip_special_tokens=False))
         answer = final_answer(text, opened=self._prompts[cell.data].opened)
         thoughts = count_thoughts(text)
         stats = completion.stats
         return Record(
-            data=cell.data,
-            policy=cell.policy,
-            asked=cell.asked,
-            budget=cell.budget,
-            problem=problem.id,
-            sample=job[1],
-            seed=self._seed(cell, job),
-            gold=problem.answer,
+            **self._named(cell, job),
             answer=answer,
-            correct=grade(answer, problem.answer),
+            correct=grade(answer, self._data[cell.data].problems[job[0]].answer),
             prompt_tokens=completion.prompt_tokens,
             new_tokens=stats.new_tokens,
             stop_reason=completion.stop_reason,
@@ -433,32 +502,88 @@ class _Run:
             peak_kv_bytes=stats.peak_kv_bytes,
             seconds=round(stats.seconds, 4),
             wall_seconds=round(wall, 4),
-            batch_size=self._width(cell),
+            batch_size=width,
             text=text if self._texts else None,
         )
 
+    def _refused(self, cell: Cell, job: tuple[int, int], error: InputError) -> Record:
+        """The record of a sample whose prompt cannot be decoded: nothing was."""
+        counts = ("new_tokens", "execution", "reflection", "transition", "events", "evicted")
+        costs = ("mean_entries", "peak_entries", "peak_kv_bytes", "seconds", "wall_seconds")
+        nothing: dict[str, Any] = dict.fromkeys((*counts, *costs), 0)
+        return Record(
+            **self._named(cell, job),
+            **nothing,
+            answer=None,
+            correct=False,
+            prompt_tokens=len(self._prompts[cell.data].ids[job[0]]),
+            stop_reason="error",
+            error=str(error),
+            batch_size=self._width(cell),
+        )
+
+    def _named(self, cell: Cell, job: tuple[int, int]) -> dict[str, Any]:
+        """The fields that say which sample a record is of."""
+        problem = self._data[cell.data].problems[job[0]]
+        return {
+            **attrs.asdict(cell),
+            "problem": problem.id,
+            "sample": job[1],
+            "seed": self._seed(cell, job),
+            "gold": problem.answer,
+        }
+
     def _mean_traces(self) -> dict[str, float]:
-        """Mean length of the full cache's traces, prompt included, per data set."""
+        """Mean length of the full cache's traces, prompt included, per data set.
+
+        It is written down when first known: failed samples that are decoded later change no budget.
+        """
         lengths: dict[str, list[int]] = {}
-        for record in self.file:
-            if record.cell.is_full:
-                lengths.setdefault(record.data, []).append(record.prompt_tokens + record.new_tokens)
-        return {name: sum(found) / len(found) for name, found in lengths.items()}
+        for r in self.file:
+            if r.cell.is_full and not r.failed and r.data in self._data:
+                lengths.setdefault(r.data, []).append(r.prompt_tokens + r.new_tokens)
+        known = self._run.setdefault("mean_traces", {})
+        for name in self._data:
+            if name not in known and name in lengths:
+                known[name] = sum(lengths[name]) / len(lengths[name])
+            if name not in known and any(point.tokens is None for point in self._sweep.budgets):
+                raise InputError(
+                    f"{name}: every sample of the full cache failed, so there is no length that a "
+                    f"budget in percent could be of. {self._folder.records} has the errors."
+                )
+        return {name: known[name] for name in self._data if name in known}
 
     def _note(self, cells: Sequence[Cell]) -> None:
         """Write down what the cells are made of, and that this has not changed."""
         known = {Cell.of(entry): entry for entry in self._run["cells"]}
         for cell in cells:
-            entry = {**attrs.asdict(cell), "composition": _written(self._policy(cell))}
-            if known.setdefault(cell, entry) != entry:
+            entry = {**attrs.asdict(cell), **stamp(self._policy(cell))}
+            changed = differs(known.setdefault(cell, entry), entry)
+            if changed is not None:
                 raise InputError(
-                    f"{self._folder} holds {cell} measured with another policy: it was "
-                    f"{known[cell]['composition']} and is {entry['composition']}. Choose another "
-                    "folder with --output, or another name for the policy."
+                    f"{self._folder.path} holds {cell} measured with another policy: {changed}. "
+                    "Choose another folder with --output, or another name for the policy."
                 )
+            known[cell] = entry
         self._run["cells"] = list(known.values())
         self._run["samples"] = self._sweep.sampling.n
-        write_run(self._folder, {k: v for k, v in self._run.items() if k != "format"})
+        self._folder.write(self._run)
+
+
+def _narrower(cell: Cell, width: int) -> int:
+    """Half as many sequences side by side, after memory ran out."""
+    if width == 1:
+        raise InputError(
+            f"{cell}: out of memory with a single sequence. Free memory on the device or take a "
+            "larger one; what is done is kept."
+        )
+    tqdm.write(
+        f"{cell}: out of memory with {width} sequences side by side; going on with {width // 2}.",
+        file=sys.stderr,
+    )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return width // 2
 
 
 def _timed(
@@ -471,11 +596,6 @@ def _timed(
         if completion is None:
             return
         yield completion, clock() - started
-
-
-def _written(policy: Policy) -> str:
-    """The policy's repr, without addresses: those change from process to process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(policy))
 
 
 def _session(model: Any, batch_size: int | None) -> dict[str, Any]:

@@ -11,11 +11,14 @@ import attrs
 import pytest
 import torch
 
+from skipkv import Policy, presets
+from skipkv._runs import is_oom, read_lines
 from skipkv.benchmark import Bench, Case, Job, Measurement, Subject, baselines_of, policies_of
-from skipkv.benchmark.isolation import in_child, is_oom
+from skipkv.benchmark.isolation import in_child
 from skipkv.benchmark.prompts import prompts
+from skipkv.benchmark.subjects import PolicySubject
 from skipkv.errors import ConfigError, InputError
-from skipkv.evaluation.lines import read_lines
+from skipkv.evaluation import Candidate
 
 BASELINES = ["floor", "generate_dynamic", "generate_static"]
 POLICIES = ["full,streaming_llm,h2o,tova,snapkv,rkv,seal,skipkv:window=2"]
@@ -104,6 +107,18 @@ def test_a_folder_of_other_settings_is_refused(small: tuple[Any, Any], tmp_path:
         bench(subjects, interval=8).check_folder(tmp_path)
     with pytest.raises(InputError, match="new_tokens was 12 and is 13"):
         bench(subjects, new_tokens=13).run(*small, tmp_path, progress=False)
+
+
+def test_another_policy_of_the_same_name_is_refused(small: tuple[Any, Any], tmp_path: Path) -> None:
+    def subject(pool: int) -> Subject:
+        def source(budget: int, interval: int) -> Policy:
+            return presets.snapkv(budget, interval=interval, pool=pool)
+
+        return PolicySubject(candidate=Candidate(label="mine", source=source))
+
+    bench([subject(3)]).run(*small, tmp_path, progress=False)
+    with pytest.raises(InputError, match="holds mine at 16 measured with another policy: it was"):
+        bench([subject(5)]).run(*small, tmp_path, progress=False)
 
 
 def _exhausted() -> dict[str, Any]:

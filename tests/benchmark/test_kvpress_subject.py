@@ -65,7 +65,8 @@ def test_the_worker_imports_nothing_of_skipkv() -> None:
 def test_it_is_asked_for_the_same_job_and_answers_its_laps(job: Job, tmp_path: Path) -> None:
     python = interpreter(
         tmp_path,
-        f"asked = sys.stdin.read(); open({str(tmp_path / 'asked')!r}, 'w').write(asked)\n"
+        "asked = sys.stdin.read(); os.fstat(json.loads(asked)['held'])  # a pipe that is open\n"
+        f"open({str(tmp_path / 'asked')!r}, 'w').write(asked)\n"
         f"print('noise'); print(json.dumps({ {**SAID, 'widths': [3, 12]} }))",
     )
     answer = KvpressSubject(python=python, folder=tmp_path).measure(job)

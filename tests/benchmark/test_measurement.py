@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skipkv._runs import LineFile, read_lines
 from skipkv.benchmark import Measurement
-from skipkv.evaluation.lines import LineFile, read_lines
 
 seconds = st.floats(1e-4, 10.0)
 quiet = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

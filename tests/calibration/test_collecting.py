@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from skipkv import Engine, Policy
+from skipkv._runs import LineFile, RunFolder
 from skipkv._types import Thought
 from skipkv.calibration import Settings, Trace, collect, run
 from skipkv.calibration.openings import openings
-from skipkv.calibration.traces import TraceFile, read_completions
+from skipkv.calibration.traces import read_completions
 from skipkv.errors import ConfigError, InputError
 from skipkv.runtime.hidden import layer_inputs
 from skipkv.runtime.marks import Marks
@@ -115,7 +116,7 @@ def test_a_run_that_was_killed_goes_on_and_gives_what_it_would_have_given(
     assert sum(len(kinds) for _, _, kinds, _ in whole) > 10
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr(TraceFile, "add", stopping(TraceFile.add, after=3))
+        patch.setattr(LineFile, "add", stopping(LineFile.add, after=3))
         with pytest.raises(Stop):
             collected(folder)
     lines = (folder / "traces.jsonl").read_text()
@@ -126,7 +127,7 @@ def test_a_run_that_was_killed_goes_on_and_gives_what_it_would_have_given(
         with pytest.raises(Stop):
             collected(folder)
     # all traces are there: none is generated again, nor the states of the first two
-    monkeypatch.setattr(TraceFile, "add", stopping(TraceFile.add, after=0))
+    monkeypatch.setattr(LineFile, "add", stopping(LineFile.add, after=0))
     monkeypatch.setattr(run, "layer_inputs", stopping(layer_inputs, after=6))
     assert collected(folder) == whole
     monkeypatch.setattr(run, "layer_inputs", stopping(layer_inputs, after=0))
@@ -169,9 +170,9 @@ def test_traces_that_are_there_are_read_and_none_generated(tmp_path: Path) -> No
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     collected(tmp_path, Settings(max_new_tokens=5))
-    with pytest.raises(InputError, match=r"other settings \(max_new_tokens, seed\)"):
+    with pytest.raises(InputError, match=r"max_new_tokens was 5 and is 6; seed was 0 and is 1"):
         collected(tmp_path, Settings(max_new_tokens=6, seed=1))
-    with pytest.raises(InputError, match=r"other settings \(thoughts\)"):
+    with pytest.raises(InputError, match="thoughts: it was <function by_len"):
         collected(tmp_path, Settings(max_new_tokens=5), classify=MarkerWords())
 
 
@@ -180,10 +181,21 @@ def test_a_layer_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
         collected(tmp_path, Settings(layers=(1, 2)))
 
 
-def test_a_damaged_line_of_traces_is_named(tmp_path: Path) -> None:
-    (tmp_path / "t.jsonl").write_text('{"index": 0}\n{}\n')
-    with pytest.raises(InputError, match=r"t\.jsonl:1: not a trace"):
-        TraceFile(tmp_path / "t.jsonl")
+@pytest.mark.parametrize("line", ['{"index": 0}', '{"index": 0, "prompt": "ab", "tokens": []}'])
+def test_a_damaged_line_of_traces_is_named(line: str, tmp_path: Path) -> None:
+    collected(tmp_path, Settings(max_new_tokens=5))
+    (tmp_path / "traces.jsonl").write_text(f"{line}\n")
+    with pytest.raises(InputError, match=r"traces\.jsonl:1 is no record"):
+        collected(tmp_path, Settings(max_new_tokens=5))
+
+
+def test_two_calibrations_do_not_share_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with (
+        RunFolder(tmp_path, "calibrate").locked(),
+        pytest.raises(InputError, match="is in use by another run"),
+    ):
+        collected(tmp_path)
 
 
 def test_completions_are_read_from_what_generate_prints(tmp_path: Path) -> None:

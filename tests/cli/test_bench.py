@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from skipkv._runs import read_lines
 from skipkv.benchmark import Bench, Measurement
 from skipkv.cli.app import app
-from skipkv.evaluation.lines import read_lines
 
 TOKENS = [
     *("--new-tokens", "6", "--prompt-tokens", "10", "--interval", "4", "--budgets", "16"),

@@ -67,6 +67,8 @@ def test_the_summary_is_printed_and_everything_is_in_the_folder(toy, run, monkey
         (("-m", "x", "--samples", "2"), "Sampling(n=2, temperature=0)"),
         (("-m", "x", "--dtype", "float99"), "dtype float99 is none of torch's"),
         (("-m", "x", "--plot-format", "bmp"), "--plot-format bmp must be png or svg"),
+        (("-m", "x", "--data", "a/b=sums.jsonl"), "must fit into a file's name"),
+        (("-m", "x", "--output", "sums.jsonl"), "sums.jsonl is a file"),
         (("--summarize", "nowhere"), "nowhere holds no sweep"),
     ],
 )
@@ -110,9 +112,11 @@ def test_a_broken_part_ends_in_another_exit_code(toy, run):
         "def policy(budget, interval):\n"
         "    return Policy(budget=Budget(tokens=budget, interval=interval), scorer=Nan())\n"
     )
-    result = run(
+    command = (
         *COMMAND, "--model", toy, "--policies", "scores_nan:policy", "--budgets", "12", "-o", "out"
-    )
-    assert result.exit_code == exits.FAILED
-    assert "a part of the policy broke" in result.stdout
-    assert "NaN" in result.stderr
+    )  # fmt: skip
+    for more, decoded in (((), 2), ((), 0), (("--retry-failed",), 2)):
+        result = run(*command, *more)
+        assert result.exit_code == exits.FAILED
+        assert "Failed: 2 samples of scores_nan:policy at 12 ended with" in result.stdout
+        assert result.stderr.count("NaN") == decoded

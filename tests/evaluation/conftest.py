@@ -28,4 +28,4 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     decoded: list[dict[str, Any]] = []
     engine = type("Engine", (FakeEngine,), {"decoded": decoded})
     monkeypatch.setattr("skipkv.evaluation.sweep.Engine", engine)
-    return Fakes(fake_model(), CharTokenizer(), decoded)
+    return Fakes(fake_model(), CharTokenizer(), engine, decoded)

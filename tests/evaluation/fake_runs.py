@@ -36,6 +36,10 @@ class FakeEngine:
     """Answers "3+4" with 7 under the full cache, and wrongly under a budget below 50 tokens."""
 
     decoded: list[dict[str, Any]]
+    longest: int = 100  # characters of a prompt
+    breaks_on: str = "0+0"  # the question on which a policy breaks
+    memory: int = 1000  # sequences side by side; the error comes with the second one that is done
+    out_of_memory: Exception = torch.OutOfMemoryError("40 GiB")
 
     def __init__(self, model: Any, tokenizer: Any, policy: Any, *, batch_size: int) -> None:
         self._policy, self._batch_size = policy, batch_size
@@ -43,7 +47,7 @@ class FakeEngine:
     def generate(
         self, prompts: list[Any], *, seeds: list[int], **options: Any
     ) -> Iterator[Completion]:
-        if any(len(prompt) > 100 for prompt in prompts):
+        if any(len(prompt) > self.longest for prompt in prompts):
             raise InputError("Prompt 0 is too long.")
         return self._completions(prompts, seeds, options)
 
@@ -52,7 +56,10 @@ class FakeEngine:
     ) -> Iterator[Completion]:
         budget = self._policy.budget
         tokens = None if budget is None else budget.tokens
-        for index, (prompt, seed) in reversed(list(enumerate(zip(prompts, seeds, strict=True)))):
+        for number, (prompt, seed) in enumerate(list(zip(prompts, seeds, strict=True))[::-1]):
+            index = len(prompts) - 1 - number
+            if number == 1 and self._batch_size > self.memory:
+                raise self.out_of_memory
             question = "".join(map(chr, prompt))
             type(self).decoded.append(
                 {"question": question, "seed": seed, "budget": tokens, **options}
@@ -60,7 +67,11 @@ class FakeEngine:
             right = eval(question)
             answer = right if tokens is None or tokens >= 50 else right + 1
             text = f"<think>so.\n\nWait, again.\n\n</think>\\boxed{{{answer}}}"
-            broken = PartError("Recency returned NaN.") if question == "0+0" and tokens else None
+            broken = (
+                PartError("Recency returned NaN.")
+                if question == self.breaks_on and tokens
+                else None
+            )
             yield Completion(
                 index=index,
                 sample=0,
@@ -79,10 +90,11 @@ class FakeEngine:
 
 @attrs.frozen
 class Fakes:
-    """What `Sweep.run` is given, and what came of it."""
+    """What `Sweep.run` is given, what decodes it, and what came of it."""
 
     model: torch.nn.Module
     tokenizer: CharTokenizer
+    engine: type[FakeEngine]
     decoded: list[dict[str, Any]]
 
 

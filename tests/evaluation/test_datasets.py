@@ -53,6 +53,11 @@ def test_the_whole_files_are_read(name, file, count, full_file):
         ({"problem": "?", "solution": r"so $\boxed{\frac{1}{2}}$."}, r"\frac{1}{2}"),
         ({"problem": "?", "solution": "long", "answer": "7"}, "7"),
         ({"input": "?", "output": "2+2=4\n#### 1,004"}, "1004"),
+        ({"input": "?", "output": "#### $1,234,567.50\n"}, "$1234567.50"),
+        ({"input": "?", "output": "#### 0,1"}, "0,1"),
+        ({"input": "?", "output": "#### 12,34"}, "12,34"),
+        ({"input": "?", "output": "#### 1,2,300"}, "1,2,300"),
+        ({"input": "?", "output": "#### Solution\nIt is $\\boxed{5}$."}, "5"),
     ],
 )
 def test_usual_fields_are_found_by_themselves(row, answer, tmp_path):
@@ -80,6 +85,8 @@ def test_other_fields_are_named(tmp_path):
         ('{"question": "  ", "answer": "1"}\n', "the question 'question' .* got an empty text"),
         ('{"question": "?", "answer": "1"}\n[]\n', "mine.jsonl:2: must be a JSON object"),
         ("{\n", "mine.jsonl:1: not JSON"),
+        ("[" * 100_000 + "\n", "mine.jsonl:1: not JSON .nested too deeply"),
+        ('{"question": "?", "answer": "so 5 ####"}\n', "mine.jsonl:1: the answer ends in '####'"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_said_with_its_line(content, message, tmp_path):

@@ -77,7 +77,8 @@ def test_the_table_is_for_people():
     assert "| full | - | - | 100.0 [51.0, 100.0] | - |" in text
     assert "| rkv | 96 | 88 | 50.0 [15.0, 85.0] | -50.0 [-100.0, +0.0] | 20 | 100.0 |" in text
     assert "Incomplete: rkv at 20 lacks 3 samples." in text
-    assert "Failed: on 1 samples of rkv at 20 a part of the policy broke" in text
+    assert "Failed: 1 samples of rkv at 20 ended with an error; they count as wrong." in text
+    assert "--retry-failed decodes these samples again" in text
 
 
 def test_the_csv_has_every_column_of_every_row():
@@ -86,6 +87,22 @@ def test_the_csv_has_every_column_of_every_row():
     assert float(rows[2]["accuracy_low"]) < float(rows[2]["accuracy"]) == 0.5
     assert rows[0]["difference"] == ""
     assert all(None not in row.values() for row in rows)
+
+
+def test_names_are_shown_as_they_are_and_do_nothing(tmp_path):
+    policy, data = "a|b <b>$x_{$ [l](x)\n\x1b[2J", "=1+1"
+    records = [record(**{**FULL, "data": data}), record(data=data, policy=policy)]
+    cells = [r.cell for r in records]
+    rows = tuple(rows_of(records, cells, {data: 1}))
+    found = Summary(model="m|<i>", sampling={"temperature": 0}, rows=rows)
+    lines = found.markdown().splitlines()
+    assert "# Evaluation of m\\|&lt;i&gt;" in lines
+    [line] = [line for line in lines if line.startswith("| a")]
+    assert line.startswith("| a\\|b &lt;b&gt;$x_{$ \\[l\\](x)\\\\n\\\\x1b\\[2J | 96 |")
+    [_, row] = csv.DictReader(io.StringIO(found.csv()))
+    assert row["data"] == "'=1+1"
+    assert float(row["difference"]) == 0.0
+    assert len(plot(found, tmp_path)) == 2
 
 
 @pytest.mark.parametrize("plot_format", ["png", "svg"])

@@ -11,9 +11,9 @@ from fake_runs import Fakes, fake_model, sums
 from tqdm.auto import tqdm
 
 from skipkv import Budget, Policy, Sampling, presets
+from skipkv._runs import RunFolder
 from skipkv.errors import ConfigError, InputError, MissingExtraError
 from skipkv.evaluation import DataSet, Problem, Sweep, summarize
-from skipkv.evaluation.folder import locked
 from skipkv.evaluation.records import read_records
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -142,7 +142,10 @@ def test_another_model_or_policy_in_the_same_folder_is_refused(fakes, tmp_path):
 
 def test_two_runs_do_not_share_a_folder(fakes, tmp_path):
     pytest.importorskip("fcntl")
-    with locked(tmp_path), pytest.raises(InputError, match="is in use by another run"):
+    with (
+        RunFolder(tmp_path, "eval").locked(),
+        pytest.raises(InputError, match="is in use by another run"),
+    ):
         run(Sweep(data=sums(), policies="rkv", budgets=[20]), fakes, tmp_path)
 
 
@@ -196,21 +199,126 @@ def test_a_broken_policy_costs_its_samples_and_no_others(fakes, tmp_path, capsys
     )
     found = run(Sweep(data=data, policies="rkv", budgets="60"), fakes, tmp_path)
     assert (found.row("rkv", 60).failed, found.row("full").failed) == (1, 0)
-    assert "sums: rkv at 60: Recency returned NaN." in capsys.readouterr().err
+    assert "sums: rkv at 60: problem 0+0: Recency returned NaN." in capsys.readouterr().err
     assert [r.error for r in records(tmp_path)].count("Recency returned NaN.") == 1
 
 
-def test_running_out_of_memory_says_what_to_do(fakes, tmp_path, monkeypatch):
-    def generate(self, prompts, **options):
-        def completions():
-            raise torch.OutOfMemoryError("40 GiB")
-            yield
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("40 GiB"), RuntimeError("CPU: not enough memory: 9 bytes")]
+)
+def test_where_memory_runs_out_batches_get_smaller_and_answers_stay(error, fakes, tmp_path, capsys):
+    sweep = Sweep(data=sums(5, batch_size=8), policies="rkv", budgets="60")
+    whole = run(sweep, fakes, tmp_path / "whole")
+    fakes.engine.memory, fakes.engine.out_of_memory = 3, error
+    found = run(sweep, fakes, tmp_path / "narrow")
+    for row in found.rows:
+        assert row.accuracy == whole.row(row.cell.policy, row.cell.asked).accuracy
+        assert (row.samples, row.failed) == (5, 0)
+    assert {r.batch_size for r in records(tmp_path / "narrow")} == {8, 4, 2}
+    said = capsys.readouterr().err
+    assert "sums: full: out of memory with 8 sequences side by side; going on with 4." in said
 
-        return completions()
 
-    monkeypatch.setattr("skipkv.evaluation.sweep.Engine.generate", generate)
-    with pytest.raises(InputError, match=r"out of memory with 2 sequences .* smaller --batch-size"):
+def test_memory_too_small_for_a_single_sequence_is_said_and_what_is_done_is_kept(fakes, tmp_path):
+    fakes.engine.memory = 0
+    with pytest.raises(InputError, match=r"sums: full: out of memory with a single sequence"):
         run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
+    assert len(records(tmp_path)) == 2  # with two sequences side by side and then with one
+
+
+def test_failed_samples_are_decoded_again_where_that_is_asked_for(fakes, tmp_path):
+    problems = [Problem(id=q, question=q, answer=str(eval(q))) for q in ("0+0", "1+1")]
+    data = DataSet(name="sums", problems=problems, defaults=sums().defaults)
+    sweep = Sweep(data=data, policies="rkv", budgets="60,50%")
+    run(sweep, fakes, tmp_path)
+    fakes.decoded.clear()
+    fakes.engine.breaks_on = "none"
+    assert run(sweep, fakes, tmp_path).row("rkv", 60).failed == 1
+    assert fakes.decoded == []
+    only = Sweep(data=data, policies="rkv", budgets="60")
+    found = run(only, fakes, tmp_path, retry_failed=True)
+    assert [(d["question"], d["budget"]) for d in fakes.decoded] == [("0+0", 60)]
+    assert (found.row("rkv", 60).failed, found.row("rkv", 60).samples) == (0, 2)
+    assert found.row("rkv", "50%").failed == 1  # of another budget than was asked for
+
+
+def test_a_prompt_that_cannot_be_decoded_fails_alone(fakes, tmp_path, capsys):
+    questions = ["1+" * 60 + "1", "1+1"]
+    data = DataSet(
+        name="sums",
+        problems=[Problem(id=str(i), question=q, answer="2") for i, q in enumerate(questions)],
+        defaults=sums().defaults,
+    )
+    found = run(Sweep(data=data, policies="rkv", budgets="60,50%"), fakes, tmp_path)
+    assert [(row.samples, row.failed) for row in found.rows] == [(2, 1)] * 3
+    full = found.row("full")
+    # as it has no answer it is wrong; as nothing was decoded it is in no mean
+    assert (full.accuracy.value, full.trace, full.tokens_per_second > 0) == (0.5, 46, True)
+    assert "sums: full: problem 0: Prompt 0 is too long" in capsys.readouterr().err
+    [*_, first] = [r for r in records(tmp_path) if r.problem == "0"]
+    assert (first.stop_reason, first.correct, first.prompt_tokens) == ("error", False, 121)
+
+
+def test_a_baseline_that_is_completed_later_changes_no_budget(fakes, tmp_path):
+    problems = [Problem(id=q, question=q, answer="2") for q in ("1+1", "0+0+0+0+0+0+0+2")]
+    data = DataSet(name="sums", problems=problems, defaults=sums().defaults)
+    sweep = Sweep(data=data, policies="rkv", budgets="50%")
+    fakes.engine.longest = 9
+    first = run(sweep, fakes, tmp_path)
+    fakes.engine.longest = 100
+    found = run(sweep, fakes, tmp_path, retry_failed=True)
+    assert found.row("full").trace > first.row("full").trace
+    assert [str(row.cell) for row in found.rows] == [str(row.cell) for row in first.rows]
+    assert [(row.samples, row.failed) for row in found.rows] == [(2, 0), (2, 0)]
+
+
+def test_a_part_that_was_edited_meanwhile_is_refused(fakes, tmp_path):
+    def policy(sign):
+        source = f"class Mine:\n    def score(self, view):\n        return {sign}view.positions"
+        namespace = {"__name__": "users_module"}
+        exec(source, namespace)
+        return lambda budget: Policy(budget=Budget(tokens=budget), scorer=namespace["Mine"]())
+
+    run(Sweep(data=sums(), policies={"mine": policy("+")}, budgets=[20]), fakes, tmp_path)
+    edited = Sweep(data=sums(), policies={"mine": policy("-")}, budgets=[20])
+    with pytest.raises(InputError, match=r"mine at 20 .* the code or a value of a part changed"):
+        run(edited, fakes, tmp_path)
+    run(Sweep(data=sums(), policies={"mine": policy("+")}, budgets=[20]), fakes, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "", " ", "a\nb", "a\x00", "\udcff", "x" * 300])
+def test_a_data_set_s_name_must_fit_into_a_file_s_name(name):
+    with pytest.raises(ConfigError, match="must fit into a file's name"):
+        sums(name=name)
+
+
+def test_data_sets_that_would_share_a_file_are_refused(fakes, tmp_path):
+    with pytest.raises(ConfigError, match="sums and Sums differ in upper and lower case alone"):
+        Sweep(data=[sums(), sums(name="Sums")], policies="rkv", budgets="20")
+    run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
+    with pytest.raises(ConfigError, match="sums and Sums differ"):
+        Sweep(data=sums(name="Sums"), policies="rkv", budgets="20").check_folder(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(fakes, tmp_path):
+    resource = pytest.importorskip("resource")
+    sweep = Sweep(data=sums(), policies="rkv", budgets="60")
+    whole = run(sweep, fakes, tmp_path / "whole")
+    fakes.decoded.clear()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # bytes: five records or so
+    try:
+        with pytest.raises(InputError, match=r"Cannot write .*records\.jsonl: File too large\."):
+            run(sweep, fakes, tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = len(records(tmp_path / "full"))
+    assert kept == len(fakes.decoded) - 1 > 0
+    again = run(sweep, fakes, tmp_path / "full")
+    assert [(r.cell, r.samples, r.accuracy) for r in again.rows] == [
+        (r.cell, r.samples, r.accuracy) for r in whole.rows
+    ]
+    assert len(fakes.decoded) == 8 + 1
 
 
 def test_texts_may_be_left_out(fakes, tmp_path):

@@ -8,7 +8,7 @@ from skipkv.errors import InputError
 
 
 def lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
-    """Every line that is not blank, behind its place `file:line`.
+    """Every line that is not blank, after its place `file:line`.
 
     Raises:
         InputError: a line is not UTF-8.
@@ -28,14 +28,14 @@ def lines(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
 
 
 def objects(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The JSON object of every line that is not blank, behind its place `file:line`.
+    """The JSON object of every line that is not blank, after its place `file:line`.
 
     Raises:
         InputError: a line is not UTF-8, not JSON, or not an object.
     """
     for place, line in lines(file, name):
         try:
-            record = json.loads(line)
+            record = parsed(line)
         except ValueError as error:
             raise InputError(
                 f"{place}: not JSON ({error}). A .jsonl file has an object per line."
@@ -43,6 +43,21 @@ def objects(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Mapping[str
         if not isinstance(record, Mapping):
             raise InputError(f"{place}: must be a JSON object, got {kind(record)}.")
         yield place, record
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value that a text of JSON stands for; a byte order mark before it counts for nothing.
+
+    Args:
+        text: the JSON; bytes are UTF-8.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def kind(value: object) -> str:

@@ -1,0 +1,30 @@
+"""A run's folder: its settings, its lock, records line by line; the extras that a run needs.
+
+`skipkv eval`, `bench` and `calibrate` share it. To add a command that goes on where it stood: a
+`RunFolder` of its name, and a `LineFile` of what it makes.
+"""
+
+from skipkv._runs.disk import check_writable, writing
+from skipkv._runs.extras import require_extra
+from skipkv._runs.folder import RECORDS, RUN, RunFolder
+from skipkv._runs.identity import differs, stamp
+from skipkv._runs.lines import LineFile, read_lines
+from skipkv._runs.memory import is_oom
+from skipkv._runs.tables import csv_cell, markdown_cell, plot_label
+
+__all__ = [
+    "RECORDS",
+    "RUN",
+    "LineFile",
+    "RunFolder",
+    "check_writable",
+    "csv_cell",
+    "differs",
+    "is_oom",
+    "markdown_cell",
+    "plot_label",
+    "read_lines",
+    "require_extra",
+    "stamp",
+    "writing",
+]

@@ -1,0 +1,167 @@
+"""Telling policies apart by their parts' code and values, so that a resumed run uses the same.
+
+A repr says what a part was built with. It does not say what the part does, and a part of the user's
+own need not show all that it holds.
+"""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import torch
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, re.Pattern)
+# Their classes are known by name: `sessions` in run.json says which version they were of.
+_KNOWN = {"skipkv", "torch", "transformers", "numpy", *sys.stdlib_module_names} - {"__main__"}
+
+
+def stamp(policy: object) -> dict[str, str]:
+    """What `run.json` says of a policy.
+
+    Args:
+        policy: the policy, or any other value.
+
+    Returns:
+        Its repr, `composition`, and a digest of code and values, `code`. The digest is of bytecode,
+        which is what really runs, so it begins with Python's version: digests of two versions
+        cannot be compared.
+    """
+    digest = hashlib.sha256()
+    for piece in _pieces(policy, {}):
+        digest.update(piece.encode("utf-8", "surrogatepass") + b"\0")
+    python = "{}.{}".format(*sys.version_info)
+    return {
+        "composition": _ADDRESS.sub("", repr(policy)),
+        "code": f"{python}:{digest.hexdigest()[:16]}",
+    }
+
+
+def differs(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """In what two stamps differ, for people; None where they are of the same policy.
+
+    Args:
+        then: a stamp, or what an older version wrote: one without `code`.
+        now: another stamp.
+    """
+    if then["composition"] != now["composition"]:
+        return f"it was {then['composition']} and is {now['composition']}"
+    before, after = str(then.get("code", now["code"])), str(now["code"])
+    if before != after and before.partition(":")[0] == after.partition(":")[0]:
+        return f"it is {now['composition']} as before, but the code or a value of a part changed"
+    return None
+
+
+def _pieces(value: Any, seen: dict[int, Any]) -> Iterator[str]:
+    """A value as texts: the same for values that do the same, in every process."""
+    if isinstance(value, _PLAIN):
+        yield repr(value)
+        return
+    if id(value) in seen:
+        return
+    seen[id(value)] = value  # which also keeps its id from being used again
+    yield type(value).__qualname__
+    if isinstance(value, Mapping | set | frozenset | tuple | list):
+        yield from _items(value, seen)
+        del seen[id(value)]  # equal constants may be one object or two
+    elif isinstance(value, torch.Tensor):
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        yield f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(data).hexdigest()}"
+    elif isinstance(value, functools.partial):
+        yield from _pieces((value.func, value.args, value.keywords), seen)
+    elif isinstance(value, types.MethodType):
+        yield from _pieces((value.__func__, value.__self__), seen)
+    elif isinstance(value, types.FunctionType):
+        yield from _function(value, seen)
+    elif isinstance(value, type):
+        yield from _class(value, seen)
+    elif hasattr(value, "__qualname__"):  # a function written in C
+        yield f"{value.__module__}.{value.__qualname__}"
+    else:
+        yield from _class(type(value), seen)
+        yield from _pieces(_fields(value), seen)
+
+
+def _items(values: Any, seen: dict[int, Any]) -> Iterator[str]:
+    if isinstance(values, Mapping):
+        for key in sorted(values, key=repr):
+            yield from _pieces(key, seen)
+            yield from _pieces(values[key], seen)
+    elif isinstance(values, set | frozenset):
+        yield from sorted(piece for item in values for piece in _pieces(item, seen))
+    else:
+        for item in values:
+            yield from _pieces(item, seen)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """What an object was built with; of one that does not say so, what it shows of itself."""
+    if attrs.has(type(value)):
+        names = [field.name for field in attrs.fields(type(value))]
+    elif dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+    elif isinstance(value, torch.nn.Module):
+        return value.state_dict()
+    elif isinstance(array := getattr(value, "tobytes", None), types.BuiltinFunctionType):
+        return {"bytes": array()}
+    elif _is_known(type(value)):
+        return {"repr": _ADDRESS.sub("", repr(value))}
+    else:
+        names = [name for name in getattr(value, "__dict__", {}) if not name.startswith("_")]
+    return {name: getattr(value, name, None) for name in names}
+
+
+def _is_known(thing: Any) -> bool:
+    return str(thing.__module__).partition(".")[0] in _KNOWN
+
+
+def _class(kind: type, seen: dict[int, Any]) -> Iterator[str]:
+    for base in kind.__mro__:
+        yield f"{base.__module__}.{base.__qualname__}"
+        if _is_known(base):
+            continue
+        for name, member in sorted(vars(base).items()):
+            member = getattr(member, "__func__", getattr(member, "func", member))
+            if isinstance(member, property):
+                member = (member.fget, member.fset)
+            special = name.startswith("__") and not isinstance(member, types.FunctionType)
+            if not special and not isinstance(member, types.MemberDescriptorType):
+                yield name
+                yield from _pieces(member, seen)
+
+
+def _function(function: Any, seen: dict[int, Any]) -> Iterator[str]:
+    if _is_known(function):
+        yield f"{function.__module__}.{function.__qualname__}"
+        return
+    if function.__code__.co_filename.startswith("<attrs generated"):
+        return
+    yield from _pieces((function.__defaults__, function.__kwdefaults__), seen)
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a name that was never given a value
+            yield from _pieces(cell.cell_contents, seen)
+    yield from _code(function.__code__, function, seen)
+
+
+def _code(code: types.CodeType, function: Any, seen: dict[int, Any]) -> Iterator[str]:
+    """Bytecode, and what it names in its own module: other functions, classes and constants."""
+    yield code.co_code.hex()
+    yield repr(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _code(constant, function, seen)
+        elif constant != function.__doc__:
+            yield from _pieces(constant, seen)
+    for name in code.co_names:
+        found = function.__globals__.get(name)
+        own = getattr(found, "__module__", None) == function.__module__
+        if own or isinstance(found, (*_PLAIN, tuple, list, dict, set, frozenset)):
+            yield from _pieces(found, seen)
