@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import attrs
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -37,7 +39,7 @@ from skipkv.runtime.timing import Timings
 MAX_NEW_TOKENS = 8192
 """Tokens decoded at most where neither the caller nor the model's generation config says."""
 
-Prompts = Iterable[Content | Prompt] | Mapping[str, Any]
+Prompts = Iterable[Content | Prompt] | Mapping[str, Any] | Int[Tensor, "B T"]
 """Prompts as they are given: a list, another iterable, or what a tokenizer answers."""
 
 

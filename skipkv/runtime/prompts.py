@@ -6,13 +6,16 @@ from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
+from jaxtyping import Int
 from torch import Tensor
 
 from skipkv._validators import is_a
 from skipkv.errors import InputError
 from skipkv.runtime.sampling import Sampling
 
-Content: TypeAlias = str | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor
+Content: TypeAlias = (
+    str | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Int[Tensor, "*one T"]
+)
 """One prompt: a text, token ids, a chat (messages), or what a tokenizer answered for one text."""
 
 _KINDS = "a text, a list of token ids, or a chat (a list of messages)"
