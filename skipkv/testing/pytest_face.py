@@ -1,30 +1,46 @@
 """The face that the laws show to pytest: one test per law, named for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
 import pytest
 
 from skipkv.errors import ConfigError
-from skipkv.testing.laws.law import Law, check_claims, hold
+from skipkv.testing.laws.law import CounterExample, Law, check_claims, judge, search
 from skipkv.testing.laws.protocols import held_to
 
 Decorated = TypeVar("Decorated")
 
 
-@attrs.frozen
-class _Holding:
-    """A law and the component that is held to it."""
+@attrs.define(eq=False)
+class _Held:
+    """A component and its laws. The tests of one process share it, in whatever order they run."""
 
-    law: Law
-    component: Any
+    laws: Sequence[tuple[Law, Any]]
     claims: Mapping[str, str]
     examples: int
+    _found: dict[str, CounterExample | None] = attrs.field(factory=dict)
 
-    def __call__(self) -> None:
-        if hold(self.law, self.component, claims=self.claims, examples=self.examples) is not None:
-            pytest.xfail(self.claims[self.law.name])
+    def test(self, law: Law, component: Any) -> None:
+        """Hold the component to one law, unless it breaks a basic law that comes before."""
+        for earlier, part in self.laws:
+            if earlier is law:
+                break
+            if earlier.basic and earlier.name not in self.claims and self._broken(earlier, part):
+                pytest.skip(
+                    f"not tried: {part!r} breaks the law {earlier.name!r}. Mend that first."
+                )
+        broken = self._broken(law, component)
+        judge(law, component, broken, claims=self.claims, examples=self.examples)
+        if broken is not None:
+            pytest.xfail(self.claims[law.name])
+
+    def _broken(self, law: Law, component: Any) -> CounterExample | None:
+        if law.name not in self._found:
+            self._found[law.name] = search(law, component, examples=self.examples)
+        return self._found[law.name]
 
 
 def conformance(
@@ -34,7 +50,8 @@ def conformance(
 
     A class gets a method `test_law`, beside the tests it has. A function takes no arguments, and
     its body, if it has one, runs before each law. A law that is claimed to be broken shows as
-    an expected failure with its reason, and fails when it is kept after all.
+    an expected failure with its reason, and fails when it is kept after all. Where a basic law is
+    broken (protocol, answer, pure, needs), the tests of the laws after it are skipped.
 
     Args:
         components: scorers, evictors, segmenters, steerers, schedulers or policies; each has the
@@ -58,10 +75,10 @@ def conformance(
     for component in components:
         laws = held_to(component)
         check_claims([law for law, _ in laws], claims)
+        held = _Held(laws, claims or {}, examples)
         for law, prepared in laws:
             name = law.name if len(components) == 1 else f"{component!r}-{law.name}"
-            holding = _Holding(law, prepared, claims or {}, examples)
-            parameters.append(pytest.param(holding, id=name))
+            parameters.append(pytest.param(partial(held.test, law, prepared), id=name))
     each_law = pytest.mark.parametrize("law", parameters)
 
     def decorate(stub: Any) -> Any:

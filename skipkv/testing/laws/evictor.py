@@ -7,13 +7,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipkv._types import CacheView, needs_of
+from skipkv._types import CacheView
 from skipkv.evictors import Evictor
 from skipkv.testing.laws.common import (
-    bare,
+    check_needs,
     check_same,
     check_tensor,
     check_unchanged,
+    full_views,
     heads_of,
     protocol_law,
     rows_of,
@@ -23,7 +24,7 @@ from skipkv.testing.laws.common import (
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 from skipkv.testing.laws.scorer import SEVERAL, one_row
 from skipkv.testing.laws.shown import shown
-from skipkv.testing.strategies import budgets, cache_views, scores, views_for
+from skipkv.testing.strategies import budgets, scores, views_for
 
 
 def _drawn(case: Case, views: Any) -> tuple[CacheView, Tensor, int]:
@@ -37,25 +38,18 @@ def _first(wrong: Tensor) -> list[int]:
 
 
 def _needs(evictor: Any, case: Case) -> None:
-    needs = needs_of(evictor)
-    window = case.draw("window", st.integers(needs.queries + 1, needs.queries + 3))
-    view, values, budget = _drawn(
-        case, cache_views(window=window, queries=window, attention=True, sentences=True)
-    )
-    try:
-        alone = evictor.keep(values, bare(view, needs), budget)
-    except Exception as error:
-        raise Broken(
-            f"shown what it declares ({needs}) and nothing else, keep raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    view, values, budget = _drawn(case, full_views(evictor))
     everywhere = torch.ones_like(view.occupied)
-    again = evictor.keep(values, view, budget)
-    check_same(alone, again, everywhere, "shown more than it declares")
+
+    def ask(shown_view: CacheView) -> Tensor:
+        keep: Tensor = evictor.keep(values, shown_view, budget)
+        return keep
+
+    check_needs(evictor, view, everywhere, "keep", ask)
 
 
 def _answer(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor))
+    view, values, budget = _drawn(case, full_views(evictor))
     check_tensor(evictor.keep(values, view, budget), view.positions.shape, torch.bool, "keep")
 
 
@@ -100,7 +94,7 @@ def _deterministic(evictor: Any, case: Case) -> None:
 
 
 def _pure(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor))
+    view, values, budget = _drawn(case, full_views(evictor))
     before, given = snapshot(view), values.clone()
     evictor.keep(values, view, budget)
     check_unchanged(view, before, "keep")
@@ -138,17 +132,26 @@ def _empty_slots(evictor: Any, case: Case) -> None:
 LAWS = (
     protocol_law(Evictor, "the evictor"),
     Law(
+        name="answer",
+        says="keep returns bool [R, H, L], for every slot whether it stays.",
+        why="the cache is compacted by it, slot by slot.",
+        check=_answer,
+        basic=True,
+    ),
+    Law(
+        name="pure",
+        says="keep changes neither the view nor the scores.",
+        why="the tensors of a view may be the cache itself.",
+        check=_pure,
+        basic=True,
+    ),
+    Law(
         name="needs",
         says="An evictor reads nothing that its attribute `needs` does not declare.",
         why="the runtime records only what is declared; the rest is None, or there by chance "
         "because another part declared it.",
         check=_needs,
-    ),
-    Law(
-        name="answer",
-        says="keep returns bool [R, H, L], for every slot whether it stays.",
-        why="the cache is compacted by it, slot by slot.",
-        check=_answer,
+        basic=True,
     ),
     Law(
         name="budget",
@@ -181,12 +184,6 @@ LAWS = (
         why="one part serves all sequences, and state in it outlives each of them; a generation "
         "could not be repeated.",
         check=_deterministic,
-    ),
-    Law(
-        name="pure",
-        says="keep changes neither the view nor the scores.",
-        why="the tensors of a view may be the cache itself.",
-        check=_pure,
     ),
     Law(
         name="rows",

@@ -58,18 +58,21 @@ class Law:
         why: what goes wrong in the runtime, or for the user, where it does not hold.
         check: raises `Broken` (or anything else) in a case where the law does not hold; takes the
             component and a `Case` to draw from.
+        basic: the laws after this one say nothing about a component that breaks it. They are not
+            tried then, so that a wrong shape is reported once and not by every law.
 
     Example:
         >>> from skipkv.testing import laws_of
         >>> from skipkv.scorers import KeyNorm
         >>> [law.name for law in laws_of(KeyNorm())][:3]
-        ['protocol', 'needs', 'answer']
+        ['protocol', 'answer', 'pure']
     """
 
     name: str
     says: str
     why: str
     check: Callable[[Component, Case], None] = attrs.field(repr=False)
+    basic: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -159,7 +162,7 @@ def search(law: Law, component: Component, *, examples: int) -> CounterExample |
 def hold(
     law: Law, component: Component, *, claims: Mapping[str, str] | None = None, examples: int = 50
 ) -> CounterExample | None:
-    """Hold a component to one law, minding what it claims.
+    """Search for a case in which a component breaks one law, and judge it by its claims.
 
     Returns:
         None where the law holds; the counter-example where it is broken and claimed to be.
@@ -168,6 +171,19 @@ def hold(
         ConformanceError: the law is broken and not claimed, or claimed and not broken.
     """
     broken = search(law, component, examples=examples)
+    judge(law, component, broken, claims=claims, examples=examples)
+    return broken
+
+
+def judge(
+    law: Law,
+    component: Component,
+    broken: CounterExample | None,
+    *,
+    claims: Mapping[str, str] | None,
+    examples: int,
+) -> None:
+    """Raise `ConformanceError` unless what a search found is what the component claims."""
     reason = (claims or {}).get(law.name)
     if broken is not None and reason is None:
         raise ConformanceError(str(broken), law=law.name) from broken.cause
@@ -178,7 +194,6 @@ def hold(
             f"examples={10 * examples}.",
             law=law.name,
         )
-    return broken
 
 
 def hold_all(

@@ -242,23 +242,27 @@ LAWS = (
         says="After a compression event no row and head holds more entries than the budget.",
         why="it is what bounds the memory.",
         check=_budget,
+        basic=True,
     ),
     Law(
         name="protected",
         says="Window, sinks and, where asked for, the prompt are still there after every event.",
         why="the user asked for them, and scorers leave the window unscored.",
         check=_protected,
+        basic=True,
     ),
     Law(
         name="decodes",
         says="Every prompt gives a completion, and none ends with an error.",
-        why="who sends a prompt waits for its answer.",
+        why="an error costs the user that answer.",
         check=_decodes,
+        basic=True,
     ),
     Law(
         name="needs",
         says="With each part shown only what it declares itself, the tokens are the same.",
-        why="a part that reads what another one happens to need breaks when that one is exchanged.",
+        why="a part that reads what another part declares breaks when that part is exchanged. "
+        "check_scorer and check_evictor say what to declare.",
         check=_needs,
     ),
     Law(

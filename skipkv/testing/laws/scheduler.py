@@ -96,12 +96,21 @@ LAWS = (
         says="admit returns a list or tuple of whole numbers.",
         why="the engine looks requests up by them.",
         check=_answer,
+        basic=True,
+    ),
+    Law(
+        name="pure",
+        says="admit leaves the queue alone.",
+        why="the engine takes out what was admitted; one who does so too loses requests.",
+        check=_pure,
+        basic=True,
     ),
     Law(
         name="indices",
         says="The answer holds distinct indices into `waiting`.",
         why="a request enters one slot, once.",
         check=_indices,
+        basic=True,
     ),
     Law(
         name="free",
@@ -122,15 +131,9 @@ LAWS = (
         check=_deterministic,
     ),
     Law(
-        name="pure",
-        says="admit leaves the queue alone.",
-        why="the engine takes out what was admitted; one who does so too loses requests.",
-        check=_pure,
-    ),
-    Law(
         name="conservation",
         says="Every request of a queue is decoded, once, while others come and go.",
-        why="who sends a prompt waits for its answer.",
+        why="a lost request is an answer that never comes.",
         check=_conservation,
     ),
 )

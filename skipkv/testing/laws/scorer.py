@@ -7,13 +7,13 @@ import attrs
 import torch
 from hypothesis import strategies as st
 
-from skipkv._types import needs_of
 from skipkv.scorers import Scorer
 from skipkv.testing.laws.common import (
-    bare,
+    check_needs,
     check_same,
     check_tensor,
     check_unchanged,
+    full_views,
     heads_of,
     protocol_law,
     rows_of,
@@ -22,31 +22,19 @@ from skipkv.testing.laws.common import (
 )
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 from skipkv.testing.laws.shown import shown
-from skipkv.testing.strategies import cache_views, views_for
+from skipkv.testing.strategies import views_for
 
 # Rows or heads, where a law is about there being others.
 SEVERAL = st.integers(2, 3)
 
 
 def _needs(scorer: Any, case: Case) -> None:
-    needs = needs_of(scorer)
-    most = st.integers(needs.queries + 1, needs.queries + 3)
-    window = case.draw("window", most)
-    view = case.draw(
-        "view", cache_views(window=window, queries=window, attention=True, sentences=True)
-    )
-    try:
-        alone = scorer.score(bare(view, needs))
-    except Exception as error:
-        raise Broken(
-            f"shown what it declares ({needs}) and nothing else, score raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    check_same(alone, scorer.score(view), view.occupied, "shown more than it declares")
+    view = case.draw("view", full_views(scorer))
+    check_needs(scorer, view, view.occupied, "score", scorer.score)
 
 
 def _answer(scorer: Any, case: Case) -> None:
-    view = case.draw("view", views_for(scorer))
+    view = case.draw("view", full_views(scorer))
     check_tensor(scorer.score(view), view.positions.shape, torch.float32, "score")
 
 
@@ -67,7 +55,7 @@ def _deterministic(scorer: Any, case: Case) -> None:
 
 
 def _pure(scorer: Any, case: Case) -> None:
-    view = case.draw("view", views_for(scorer))
+    view = case.draw("view", full_views(scorer))
     before = snapshot(view)
     scorer.score(attrs.evolve(view, keys=view.keys))
     check_unchanged(view, before, "score")
@@ -130,17 +118,26 @@ def in_precision(view: Any, dtype: torch.dtype) -> Any:
 LAWS = (
     protocol_law(Scorer, "the scorer"),
     Law(
+        name="answer",
+        says="score returns float32 [R, H, L], a value for every slot.",
+        why="scores are added to those of other scorers and ranked by the evictor, slot by slot.",
+        check=_answer,
+        basic=True,
+    ),
+    Law(
+        name="pure",
+        says="score changes nothing in the view.",
+        why="the tensors of a view may be the cache itself.",
+        check=_pure,
+        basic=True,
+    ),
+    Law(
         name="needs",
         says="A scorer reads nothing that its attribute `needs` does not declare.",
         why="the runtime records only what is declared; the rest is None, or there by chance "
         "because another part declared it.",
         check=_needs,
-    ),
-    Law(
-        name="answer",
-        says="score returns float32 [R, H, L], a value for every slot.",
-        why="scores are added to those of other scorers and ranked by the evictor, slot by slot.",
-        check=_answer,
+        basic=True,
     ),
     Law(
         name="finite",
@@ -155,12 +152,6 @@ LAWS = (
         why="one part serves all sequences, and state in it outlives each of them; a generation "
         "could not be repeated.",
         check=_deterministic,
-    ),
-    Law(
-        name="pure",
-        says="score changes nothing in the view.",
-        why="the tensors of a view may be the cache itself.",
-        check=_pure,
     ),
     Law(
         name="rows",

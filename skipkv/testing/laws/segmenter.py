@@ -76,12 +76,14 @@ LAWS = (
         says="cut returns a sequence of skipkv.Cut.",
         why="the runtime counts tokens and thoughts by it.",
         check=_answer,
+        basic=True,
     ),
     Law(
         name="order",
         says="Cuts are strictly increasing and lie inside the stream.",
         why="a sentence holds at least one token, and none that has not been decoded yet.",
         check=_order,
+        basic=True,
     ),
     Law(
         name="deterministic",

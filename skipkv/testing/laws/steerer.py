@@ -138,12 +138,21 @@ LAWS = (
         says="layer is a whole number from 0 on, or None for a steerer that does nothing.",
         why="the runtime hooks that layer of the model.",
         check=_layer,
+        basic=True,
     ),
     Law(
         name="answer",
         says="delta returns [R, E] in the dtype of `hidden`.",
         why="it is added to the layer's input, which must stay in the model's dtype.",
         check=_answer,
+        basic=True,
+    ),
+    Law(
+        name="pure",
+        says="delta changes neither the hidden states nor the context.",
+        why="the runtime adds what delta returns; a change in place would count twice.",
+        check=_pure,
+        basic=True,
     ),
     Law(
         name="finite",
@@ -171,12 +180,6 @@ LAWS = (
         why="one steerer serves all sequences, and state in it outlives each of them; what lasts "
         "is in the context.",
         check=_deterministic,
-    ),
-    Law(
-        name="pure",
-        says="delta changes neither the hidden states nor the context.",
-        why="the runtime adds what delta returns; a change in place would count twice.",
-        check=_pure,
     ),
     Law(
         name="no waiting",
