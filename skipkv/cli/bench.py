@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import FAILED, INTERRUPTED, clean_exit
+from skipkv.cli.exits import FAILED, clean_exit, resumable
 from skipkv.cli.placement import check_placement
 from skipkv.errors import InputError
 
@@ -148,15 +148,8 @@ def bench(
             folder = Path()
             if "kvpress" in chosen:
                 folder = stack.enter_context(saved(weights, folder_of(model)))
-            try:
+            with resumable(output):
                 summary = asked(subjects, folder).run(weights, tokenizer, output, model_name=model)
-            except KeyboardInterrupt:
-                typer.echo(
-                    f"\nskipkv: interrupted; what is done is in {output}. The same command goes on "
-                    "from there.",
-                    err=True,
-                )
-                raise typer.Exit(INTERRUPTED) from None
         _report(summary, output, plots)
 
 

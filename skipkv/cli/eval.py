@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import FAILED, INTERRUPTED, clean_exit
+from skipkv.cli.exits import FAILED, clean_exit, resumable
 from skipkv.cli.placement import check_placement
 from skipkv.errors import InputError
 
@@ -159,7 +159,7 @@ def evaluate(
         )
         sweep.check_folder(output)
         weights, tokenizer = load(model, dtype=dtype, device=device)
-        try:
+        with resumable(output):
             summary = sweep.run(
                 weights,
                 tokenizer,
@@ -169,13 +169,6 @@ def evaluate(
                 model_name=model,
                 plot_format=plot_format,
             )
-        except KeyboardInterrupt:
-            typer.echo(
-                f"\nskipkv: interrupted; what is done is in {output}. The same command goes on "
-                "from there.",
-                err=True,
-            )
-            raise typer.Exit(INTERRUPTED) from None
         _report(summary)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from skipkv.cli.exits import one_line
+from skipkv.cli.terminal import put
 
 if TYPE_CHECKING:
     from skipkv.runtime import Completion
@@ -58,8 +59,8 @@ def write(completion: "Completion", *, as_json: bool, heading: bool) -> None:
         typer.echo(json_line(completion))
         return
     if heading:
-        typer.echo(f"=== {_name(completion)} ===")
-    typer.echo(completion.text)
+        put(f"=== {_name(completion)} ===")
+    put(completion.text)
     sys.stdout.flush()
     _beside_the_bar(stats_line(completion))
     if completion.error is not None:

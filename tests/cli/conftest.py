@@ -100,3 +100,25 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
     return pipe
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+    """Runs `skipkv ARGUMENTS...` on a terminal 80 columns wide; gives stdout and stderr."""
+
+    def run_command(*arguments: object) -> tuple[str, str]:
+        monkeypatch.setenv("COLUMNS", "80")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out := Terminal())
+            patch.setattr(sys, "stderr", err := Terminal())
+            app([str(a) for a in arguments], standalone_mode=False)
+        return out.getvalue(), err.getvalue()
+
+    return run_command
