@@ -10,6 +10,7 @@ import typer
 
 from skipkv.cli.exits import FAILED, clean_exit, resumable
 from skipkv.cli.placement import check_placement
+from skipkv.cli.tables import put_summary
 from skipkv.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def bench(
         typer.Option(
             "--model",
             "-m",
-            help="tiny, a folder, a hub id, a .gguf file, or random:CONFIG.json: random weights of "
-            "that architecture.",
+            help="tiny (the embedded model), a folder, a hub id, a .gguf file (or its folder), or "
+            "random:CONFIG.json for random weights of that architecture.",
         ),
     ] = "tiny",
     policies: Annotated[
@@ -35,64 +36,70 @@ def bench(
             "--policies",
             "-p",
             help="Presets or package.module:object, with options as in skipkv:threshold=0.9; "
-            f"comma-separated or repeated. skipkv steers. Default: {POLICIES}.",
+            f"comma-separated or repeated. skipkv is measured with steering. Default: {POLICIES}.",
         ),
     ] = None,
     baselines: Annotated[
         str | None,
         typer.Option(
             help="floor (the model alone at the same cache length), generate_dynamic, "
-            "generate_static, kvpress; or none. Default: all, kvpress where --kvpress-python is "
-            "given."
+            "generate_static, kvpress; or none. Default: all, but kvpress only with "
+            "--kvpress-python."
         ),
     ] = None,
     batch_sizes: Annotated[
-        str, typer.Option(help="Sequences decoded side by side, comma-separated.")
+        str, typer.Option(help="Numbers of sequences decoded together, comma-separated.")
     ] = "1,8",
     budgets: Annotated[
-        str, typer.Option("--budgets", "-b", help="Entries per KV head, comma-separated.")
+        str, typer.Option("--budgets", "-b", help="Most entries per KV head, comma-separated.")
     ] = "256",
     interval: Annotated[
         int, typer.Option(min=1, help="Decode steps between two compression events.")
     ] = 128,
     new_tokens: Annotated[
-        int, typer.Option("--new-tokens", "-n", min=2, help="Tokens decoded per sequence.")
+        int, typer.Option("--new-tokens", "-n", min=2, help="Tokens to decode per sequence.")
     ] = 512,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompts.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts and random vectors.")] = 0,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds to measure.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and random vectors.")] = 0,
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
             metavar="DIR",
-            help="Records, tables and plots. A run that is there goes on.",
+            help="Folder for records, tables and plots. A run that is already there goes on.",
         ),
     ] = Path("skipkv-bench"),
     profile: Annotated[
         bool,
         typer.Option(
-            "--profile", help="Measure no rounds: say where each policy's time goes, by phase."
+            "--profile", help="Instead of rounds, show where each policy spends its time, by phase."
         ),
     ] = False,
     kvpress_python: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Interpreter of an environment that has kvpress."),
+        typer.Option(metavar="PATH", help="Python interpreter of an environment with kvpress."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of every run on a CPU. Default: all cores.")
+        int | None, typer.Option(min=1, help="CPU threads of every run. Default: all cores.")
     ] = None,
-    plots: Annotated[str, typer.Option(help="png, svg or none.")] = "png",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    plots: Annotated[str, typer.Option(help="Format of the plots: png, svg or none.")] = "png",
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:0. Default: a GPU if there is one.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Measure speed and memory of policies beside baselines.
 
-    All decode the same prompts to the same length, in rounds that take turns. Tables are printed;
-    DIR gets them, JSON and plots. Exit code: 0, or 1 if a subject failed (running out of memory is
-    a result, not a failure), 2 if the input cannot be used, 130 after Ctrl-C.
+    All of them decode the same prompts to the same length, one after the other in every round. A
+    summary is printed at the end; DIR gets all tables, the same as JSON, and plots.
+
+    Exit code: 0, or 1 if a subject failed (running out of memory is a result, not a failure), 2 if
+    the input cannot be used, 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
         import torch
@@ -160,7 +167,7 @@ def _report(summary: "Summary", output: Path, plots: str) -> None:
         from skipkv.benchmark.plots import plot
 
         plot(summary, output, plot_format=plots)
-    typer.echo(summary.markdown())
+    put_summary(summary.markdown(), output / "summary.md", minor=("CPU", "p95", "first token"))
     sys.stdout.flush()
     if any(row.status == "error" for row in summary.rows):
         raise typer.Exit(FAILED)

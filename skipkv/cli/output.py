@@ -36,13 +36,13 @@ def json_line(completion: "Completion") -> str:
 
 
 def stats_line(completion: "Completion") -> str:
-    """What a completion cost, in one line for people."""
+    """What a completion cost and what its policy saved, in one line for people."""
     stats = completion.stats
     speed = f", {stats.new_tokens / stats.seconds:.1f}/s" if stats.seconds > 0 else ""
     return (
         f"{_name(completion)}: {completion.prompt_tokens} + {stats.new_tokens} tokens in "
         f"{stats.seconds:.1f} s{speed} ({completion.stop_reason}); {stats.events} events, "
-        f"{stats.evicted} entries evicted, at most {stats.peak_entries} held, "
+        f"{stats.evicted} entries evicted; {_held(completion)}; "
         f"{stats.peak_kv_bytes / 1e6:.1f} MB peak KV"
     )
 
@@ -65,6 +65,18 @@ def write(completion: "Completion", *, as_json: bool, heading: bool) -> None:
     _beside_the_bar(stats_line(completion))
     if completion.error is not None:
         _beside_the_bar(f"skipkv: error: {_name(completion)}: {one_line(completion.error)}")
+
+
+def _held(completion: "Completion") -> str:
+    """The most entries held, beside what the full cache holds for the same tokens."""
+    stats = completion.stats
+    full = completion.prompt_tokens + stats.new_tokens - 1  # the last token is never stored
+    if stats.peak_entries >= full:
+        return f"at most {stats.peak_entries} entries held per KV head, as in a full cache"
+    return (
+        f"at most {stats.peak_entries} entries held per KV head of {full} in a full cache "
+        f"({1 - stats.peak_entries / full:.0%} saved)"
+    )
 
 
 def _name(completion: "Completion") -> str:
