@@ -1,5 +1,6 @@
 """How a command ends: exit codes, one-line errors, closed pipes."""
 
+import errno
 import logging
 import os
 import sys
@@ -19,6 +20,9 @@ BAD_INPUT = 2
 """Exit code when the input, a file or an option could not be used."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+# a disk that is full, or not writable any more
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 @contextmanager
@@ -46,7 +50,11 @@ def clean_exit(*, debug: bool) -> Iterator[None]:
             sys.stdout.flush()
         except OSError:
             _discard_stdout()
-        raise _ended(error, f"{one_line(error)} (--debug shows where)", debug=debug) from None
+        line = f"{one_line(error)} (--debug shows where)"
+        if error.errno in _DISK:
+            written = error.filename or "the output"
+            line = f"Cannot write {written}: {error.strerror}. Make room and start again."
+        raise _ended(error, visible(line), debug=debug) from None
 
 
 @contextmanager
