@@ -19,7 +19,8 @@ def require_matplotlib() -> Any:
         from matplotlib import figure
     except ImportError as cause:
         raise MissingExtraError(
-            "Drawing the separation needs the extra `eval`: pip install 'skipkv[eval]'."
+            "matplotlib, for plots, is not installed. It comes with the extra `eval`: "
+            "pip install 'skipkv[eval]'."
         ) from cause
     return figure
 

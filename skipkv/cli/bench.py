@@ -11,7 +11,7 @@ import typer
 from skipkv.cli.exits import FAILED, clean_exit, resumable
 from skipkv.cli.placement import check_placement
 from skipkv.cli.tables import put_summary
-from skipkv.errors import InputError
+from skipkv.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from skipkv.benchmark import Subject, Summary
@@ -116,7 +116,10 @@ def bench(
         if plots not in _PLOTS:
             raise InputError(f"--plots {plots} must be {', '.join(_PLOTS[:-1])} or {_PLOTS[-1]}.")
         if plots != "none" and not profile:
-            require_extra("eval", "matplotlib")
+            try:
+                require_extra("eval", "matplotlib")
+            except MissingExtraError as missing:
+                raise MissingExtraError(f"{missing} Or draw none: --plots none.") from missing
         named = policies or [POLICIES]
         chosen = _names(baselines, default=[b for b in BASELINES if b != "kvpress"])
         if kvpress_python is not None:

@@ -39,9 +39,10 @@ def stats_line(completion: "Completion") -> str:
     """What a completion cost and what its policy saved, in one line for people."""
     stats = completion.stats
     speed = f", {stats.new_tokens / stats.seconds:.1f}/s" if stats.seconds > 0 else ""
+    events = "1 event" if stats.events == 1 else f"{stats.events} events"
     return (
         f"{_name(completion)}: {completion.prompt_tokens} + {stats.new_tokens} tokens in "
-        f"{stats.seconds:.1f} s{speed} ({completion.stop_reason}); {stats.events} events, "
+        f"{stats.seconds:.1f} s{speed} ({completion.stop_reason}); {events}, "
         f"{stats.evicted} entries evicted; {_held(completion)}; "
         f"{stats.peak_kv_bytes / 1e6:.1f} MB peak KV"
     )
