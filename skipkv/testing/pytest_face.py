@@ -1,4 +1,4 @@
-"""The face that the laws show to pytest: one test per law, named for it."""
+"""The laws as pytest tests: one test per law, named after it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -48,25 +48,25 @@ def conformance(
 ) -> Callable[[Decorated], Decorated]:
     """Make one test per law of a component's protocol out of a test class or function.
 
-    A class gets a method `test_law`, beside the tests it has. A function takes no arguments, and
-    its body, if it has one, runs before each law. A law that is claimed to be broken shows as
-    an expected failure with its reason, and fails when it is kept after all. Where a basic law is
-    broken (protocol, answer, pure, needs), the tests of the laws after it are skipped.
+    A class gets a method `test_law` beside its own tests. A function takes no arguments, and its
+    body, if it has one, runs before each law. A law in `claims` shows as an expected failure with
+    its reason, and fails if the component keeps it. Where a basic law is broken (protocol, answer,
+    pure, needs), the tests of later laws are skipped.
 
     Args:
-        components: scorers, evictors, segmenters, steerers, schedulers or policies; each has the
-            laws of the protocol whose shape it has.
-        claims: laws that all of them mean to break, each with the reason.
+        components: scorers, evictors, segmenters, steerers, schedulers or policies. Each is held
+            to the laws of the protocol whose shape it has.
+        claims: laws that all of them break on purpose, each with the reason.
         examples: cases tried per law.
 
     Raises:
-        ConfigError: a component has the shape of no protocol, or `claims` names what is no law.
+        ConfigError: a component has the shape of no protocol, or `claims` names no law.
 
     Example:
         >>> from skipkv.scorers import KeyNorm
         >>> @conformance(KeyNorm())
         ... def test_key_norm(): ...
-        >>> @conformance(KeyNorm(), claims={"heads": "it minds their order"})
+        >>> @conformance(KeyNorm(), claims={"heads": "it depends on their order"})
         ... class TestKeyNorm: ...
     """
     if not components:
@@ -90,7 +90,9 @@ def conformance(
             stub.test_law = each_law(test_law)  # type: ignore[attr-defined]
             return stub
         if stub.__code__.co_argcount:
-            raise ConfigError(f"{stub.__name__} must take no arguments: its laws are its cases.")
+            raise ConfigError(
+                f"{stub.__name__} must take no arguments: @conformance passes the laws."
+            )
 
         def test(law: Callable[[], None]) -> None:
             stub()

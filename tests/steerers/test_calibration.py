@@ -77,7 +77,7 @@ def test_unstable_thoughts_are_left_out_when_asked_and_the_vector_gains_by_it() 
     )
     assert stable.validated[1].d_prime > plain.validated[1].d_prime + 1
     bare = [ThoughtStates(question=t.question, states=t.states, kinds=t.kinds) for t in traces]
-    with pytest.raises(ConfigError, match="is None. Regenerate the thoughts"):
+    with pytest.raises(ConfigError, match=r"is None\. Regenerate the thoughts"):
         calibrate(bare, layers=LAYERS, stable=0.8)
 
 

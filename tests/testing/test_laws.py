@@ -75,7 +75,10 @@ def test_a_claim_that_is_not_true_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("claims", "message"),
     [
-        ({"haeds": "a reason"}, "claims names 'haeds', which is no law here: protocol, answer"),
+        (
+            {"haeds": "a reason"},
+            "claims names 'haeds', which is not one of its laws: protocol, answer",
+        ),
         ({"heads": " "}, r"claims\['heads'\] must say why"),
     ],
 )
@@ -91,7 +94,9 @@ def test_an_attribute_with_the_name_of_a_method_makes_no_evictor() -> None:
     assert laws_of(KeyRedundancy(keep="first")) == laws_of(KeyNorm())
 
 
-@pytest.mark.parametrize(("thing", "message"), [(object(), "of none"), (TopK, "the class TopK")])
+@pytest.mark.parametrize(
+    ("thing", "message"), [(object(), "shape of none"), (TopK, "the class TopK")]
+)
 def test_what_is_no_component_is_refused(thing: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         laws_of(thing)

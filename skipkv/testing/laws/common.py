@@ -1,4 +1,4 @@
-"""What the laws of several protocols check alike."""
+"""Checks that the laws of several protocols share."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,11 +37,11 @@ def protocol_law(protocol: type, field: str) -> Law:
 def check_tensor(value: Any, shape: Any, dtype: torch.dtype, method: str) -> None:
     """Raise `Broken` unless `value` is a tensor of this shape and dtype."""
     if not isinstance(value, Tensor):
-        raise Broken(f"{method} must return a tensor, got {value!r}.")
+        raise Broken(f"{method} returned no tensor but {value!r}.")
     if tuple(value.shape) != tuple(shape) or value.dtype != dtype:
         raise Broken(
-            f"{method} must return a tensor of shape {list(shape)} and dtype {dtype}, got "
-            f"{list(value.shape)} and {value.dtype}."
+            f"{method} returned {list(value.shape)} of {value.dtype}; wanted: {list(shape)} of "
+            f"{dtype}."
         )
 
 
@@ -53,7 +53,7 @@ def check_same(before: Tensor, after: Tensor, where: Tensor, changed: str) -> No
             f"then {list(after.shape)} and {after.dtype}."
         )
     if before.is_floating_point():
-        # a reduction over more slots may round otherwise, and no more than that
+        # a reduction over more slots may round differently, by no more than that
         same = torch.isclose(before, after, atol=1e-5, rtol=1e-4, equal_nan=True)
     else:
         same = before == after
@@ -83,7 +83,7 @@ def snapshot(value: object) -> dict[str, Tensor]:
 
 
 def check_unchanged(value: object, before: dict[str, Tensor], method: str) -> None:
-    """Raise `Broken` where a tensor of `value` is not what it was."""
+    """Raise `Broken` where a tensor of `value` has changed."""
     for name, tensor in tensors(value):
         if not torch.equal(tensor, before[name]):
             raise Broken(
@@ -144,7 +144,7 @@ def check_needs(
 
 
 def bare(view: CacheView, needs: Needs) -> CacheView:
-    """The view with nothing in it but what `needs` names."""
+    """The view with only those optional tensors that `needs` names."""
     queries = view.queries
     return attrs.evolve(
         view,
@@ -168,16 +168,16 @@ def heads_of(view: CacheView, heads: Any) -> CacheView:
 
 
 def _own_tensors(view: CacheView) -> dict[str, Any]:
-    """Those that have rows, which a sentence table has not."""
+    """The tensors of the view without those of sentence tables, which have no rows."""
     return {name: tensor for name, tensor in tensors(view) if not name.startswith("sentences")}
 
 
 def with_other_empty_slots(view: CacheView, more: int, size: float | int) -> CacheView:
-    """The view with `more` empty slots behind, and `size` or its negative in all empty ones."""
+    """The view with `more` empty slots at the end, and `size` or -`size` in all empty slots."""
 
     def longer(tensor: Tensor, value: Any) -> Tensor:
-        behind = tensor.new_full((*tensor.shape[:2], more, *tensor.shape[3:]), value)
-        return torch.cat([tensor, behind], dim=2)
+        added = tensor.new_full((*tensor.shape[:2], more, *tensor.shape[3:]), value)
+        return torch.cat([tensor, added], dim=2)
 
     positions = longer(view.positions, -1)
 

@@ -133,7 +133,7 @@ LAWS = (
     protocol_law(Evictor, "the evictor"),
     Law(
         name="answer",
-        says="keep returns bool [R, H, L], for every slot whether it stays.",
+        says="keep returns bool [R, H, L]: for every slot whether it stays.",
         why="the cache is compacted by it, slot by slot.",
         check=_answer,
         basic=True,
@@ -148,8 +148,8 @@ LAWS = (
     Law(
         name="needs",
         says="An evictor reads nothing that its attribute `needs` does not declare.",
-        why="the runtime records only what is declared; the rest is None, or there by chance "
-        "because another part declared it.",
+        why="the runtime records only what is declared; everything else is None, unless another "
+        "part happens to declare it.",
         check=_needs,
         basic=True,
     ),
@@ -162,47 +162,47 @@ LAWS = (
     Law(
         name="only entries",
         says="No empty slot is kept.",
-        why="what an empty slot holds would be attended to as a token.",
+        why="the model would attend to the contents of an empty slot as to a token.",
         check=_only_entries,
     ),
     Law(
         name="protected",
         says="Every entry of view.protected is kept.",
-        why="the user asked for window, sinks or prompt; and scorers leave the window unscored.",
+        why="the user asked for window, sinks or prompt; and scorers do not score the window.",
         check=_protected,
     ),
     Law(
         name="room",
-        says="Where there is room for everything, everything is kept.",
-        why="with a budget above the length of a generation its tokens are those of the full "
-        "cache; and rows that hold less than others are shown along with them.",
+        says="A row and head with no more entries than `budget` keeps all of them.",
+        why="under a budget above its length a generation must equal that of the full cache; and "
+        "rows with few entries come in one view with full ones.",
         check=_room,
     ),
     Law(
         name="deterministic",
         says="The same scores and view get the same answer, whatever was asked before.",
-        why="one part serves all sequences, and state in it outlives each of them; a generation "
+        why="one part serves all sequences, so state in it changes later sequences; a generation "
         "could not be repeated.",
         check=_deterministic,
     ),
     Law(
         name="rows",
         says="What is kept of a row depends on that row alone.",
-        why="rows of a view are other layers and other people's sequences: an answer must not "
-        "depend on who is decoded alongside.",
+        why="rows of a view are other layers and other users' sequences: an answer must not "
+        "depend on the sequences decoded with it.",
         check=_rows,
     ),
     Law(
         name="heads",
         says="With the heads of a row in another order, the answer is in that order.",
-        why="heads have no order; an evictor that minds it holds for one checkpoint only.",
+        why="heads have no order; an evictor that depends on one fits a single checkpoint.",
         check=_heads,
     ),
     Law(
         name="empty slots",
-        says="Neither what empty slots hold, nor their scores, nor how many there are matters.",
-        why="they hold what evicted entries left behind, and their number depends on the longest "
-        "row of the batch; scorers may give them anything, NaN too.",
+        says="The contents, the scores and the number of empty slots change nothing.",
+        why="empty slots hold what evicted entries left there, and their number depends on the "
+        "longest row of the batch; scorers may give them any value, even NaN.",
         check=_empty_slots,
     ),
 )
@@ -214,13 +214,15 @@ def check_evictor(
     """Hold an evictor to the laws of its protocol; views are as the runtime would build them.
 
     Args:
-        evictor: any evictor; what it declares in `needs` is in the views, and nothing else.
-        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        evictor: any evictor. Most laws show it views with what it declares in `needs`, and no
+            more.
+        claims: laws that it breaks on purpose, each with the reason. A claimed law that it keeps
+            is an error too.
         examples: views tried per law.
 
     Raises:
         ConformanceError: a law is broken; the message shows the smallest case in which it is.
-        ConfigError: `claims` names what is no law, or gives no reason.
+        ConfigError: `claims` names something that is not a law, or gives no reason.
 
     Example:
         >>> from skipkv.evictors import KeepAll, TopK

@@ -134,50 +134,50 @@ LAWS = (
     Law(
         name="needs",
         says="A scorer reads nothing that its attribute `needs` does not declare.",
-        why="the runtime records only what is declared; the rest is None, or there by chance "
-        "because another part declared it.",
+        why="the runtime records only what is declared; everything else is None, unless another "
+        "part happens to declare it.",
         check=_needs,
         basic=True,
     ),
     Law(
         name="finite",
         says="Every entry's score is a finite number.",
-        why="nothing compares with NaN, so that chance would decide what is kept; and infinity "
-        "minus infinity is NaN. The runtime ends such a sequence with an error.",
+        why="NaN has no order, so chance would decide what is kept; and infinity minus infinity is "
+        "NaN. The runtime ends such a sequence with an error.",
         check=_finite,
     ),
     Law(
         name="deterministic",
         says="The same view gets the same scores, whatever was scored before.",
-        why="one part serves all sequences, and state in it outlives each of them; a generation "
+        why="one part serves all sequences, so state in it changes later sequences; a generation "
         "could not be repeated.",
         check=_deterministic,
     ),
     Law(
         name="rows",
         says="A row's scores depend on that row alone.",
-        why="rows of a view are other layers and other people's sequences: an answer must not "
-        "depend on who is decoded alongside.",
+        why="rows of a view are other layers and other users' sequences: an answer must not "
+        "depend on the sequences decoded with it.",
         check=_rows,
     ),
     Law(
         name="heads",
         says="With the heads of a row in another order, the scores are in that order.",
-        why="heads have no order; a scorer that minds it holds for one checkpoint only.",
+        why="heads have no order; a scorer that depends on one fits a single checkpoint.",
         check=_heads,
     ),
     Law(
         name="empty slots",
-        says="Neither what empty slots hold nor how many there are matters.",
-        why="they hold what evicted entries left behind, and their number depends on the longest "
-        "row of the batch.",
+        says="The contents and the number of empty slots change no score.",
+        why="empty slots hold what evicted entries left there, and their number depends on the "
+        "longest row of the batch.",
         check=_empty_slots,
     ),
     Law(
         name="precision",
-        says="A view in bfloat16 is computed with in float32.",
-        why="models run in bfloat16, which has three digits: sums over many entries come out wrong "
-        "and scores tie.",
+        says="Scores of a bfloat16 view are computed in float32.",
+        why="models run in bfloat16, which has three digits: sums over many entries would be "
+        "wrong, and many scores equal.",
         check=_precision,
     ),
 )
@@ -189,13 +189,14 @@ def check_scorer(
     """Hold a scorer to the laws of its protocol; views are as the runtime would build them.
 
     Args:
-        scorer: any scorer; what it declares in `needs` is in the views, and nothing else.
-        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        scorer: any scorer. Most laws show it views with what it declares in `needs`, and no more.
+        claims: laws that it breaks on purpose, each with the reason. A claimed law that it keeps
+            is an error too.
         examples: views tried per law.
 
     Raises:
         ConformanceError: a law is broken; the message shows the smallest view on which it is.
-        ConfigError: `claims` names what is no law, or gives no reason.
+        ConfigError: `claims` names something that is not a law, or gives no reason.
 
     Example:
         >>> from skipkv.scorers import KeyNorm, Random
