@@ -236,10 +236,9 @@ def calibrate(
 
 
 def read_questions(data: str, *, field: str, limit: int | None) -> list[Prompt]:
-    """The questions named by `--data`: a data set's, with its instruction, or those of a file.
+    """The questions named by `--data`: of a data set, with its instruction, or of a file.
 
-    The embedded model's come from the problems it was trained on, so that none of those it is
-    evaluated on is among them.
+    Questions of `tiny` are training problems, so they hold none that `skipkv eval` uses.
     """
     from skipkv.evaluation.datasets import DEFAULTS, load_dataset
 
@@ -261,7 +260,7 @@ def read_questions(data: str, *, field: str, limit: int | None) -> list[Prompt]:
 
 
 def report(found: "Calibration") -> None:
-    """Print how many thoughts there were, and how well each layer separates them."""
+    """Print the number of thoughts of each kind, and how well each layer separates them."""
     typer.echo(f"{'thoughts':<12}{'execution':>10}{'reflection':>12}{'transition':>12}")
     for name, counts in (("used", found.counts), ("held out", found.held_out_counts)):
         typer.echo(f"{name:<12}{counts[0]:>10}{counts[1]:>12}{counts[2]:>12}")
@@ -283,7 +282,7 @@ def _row(separation: "Separation | None") -> str:
 
 
 def _layer(value: str) -> int | None:
-    """The number asked for; None for auto."""
+    """The number of the layer; None for auto."""
     if value == "auto":
         return None
     if not value.isdecimal():
@@ -292,6 +291,6 @@ def _layer(value: str) -> int | None:
 
 
 def _check_folder(output: str) -> None:
-    """Raise `InputError` where the vector could not be written after hours of work."""
+    """Raise `InputError` if the folder of the vector does not exist, before hours of work."""
     if not Path(output).absolute().parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {Path(output).parent}. Make it.")

@@ -168,7 +168,7 @@ def generate(
 
 
 def check_known(prompts: list[Prompt], engine: "Engine") -> None:
-    """Raise `InputError` for a prompt that the model cannot read, as prose for `tiny`."""
+    """Raise `InputError` for a prompt that the tokenizer does not know, as prose for `tiny`."""
     from skipkv.evaluation.prompts import LOST, lost_share
 
     for index, prompt in enumerate(prompts):
@@ -177,13 +177,13 @@ def check_known(prompts: list[Prompt], engine: "Engine") -> None:
         if lost > LOST:
             raise InputError(
                 f"Prompt {index}: the model's tokenizer does not know {lost:.0%} of its "
-                "characters. The model was made for other texts; tiny's are shown in "
-                "skipkv/tiny/weights/README.md."
+                "characters. The model is made for other texts; skipkv/tiny/weights/README.md "
+                "shows those of tiny."
             )
 
 
 def as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:
-    """Text prompts as a user's message where they are to go through the chat template."""
+    """Text prompts as a user's message, where the chat template is used."""
     has_template = bool(getattr(engine.tokenizer, "chat_template", None))
     if chat and not has_template:
         raise InputError("--chat: the model's tokenizer has no chat template. Use --raw.")

@@ -1,4 +1,4 @@
-"""Writing completions: JSON lines, or text with the statistics beside it."""
+"""Writing completions: as JSON lines, or as text with statistics on stderr."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def json_line(completion: "Completion") -> str:
-    """A completion as one line of JSON, in ASCII whatever the text."""
+    """A completion as one line of JSON, in ASCII."""
     stats = completion.stats
     record: dict[str, Any] = {
         "index": completion.index,
@@ -49,12 +49,12 @@ def stats_line(completion: "Completion") -> str:
 
 
 def write(completion: "Completion", *, as_json: bool, heading: bool) -> None:
-    """Print a completion at once: results on stdout, everything about them on stderr.
+    """Print a completion: its text on stdout, its statistics and error on stderr.
 
     Args:
-        completion: what to print.
-        as_json: one line of JSON and nothing on stderr.
-        heading: name prompt and sample before the text, where there is more than one of them.
+        completion: the completion to print.
+        as_json: print one line of JSON, and nothing on stderr.
+        heading: print a heading with the numbers of prompt and sample before the text.
     """
     if as_json:
         typer.echo(json_line(completion))
@@ -81,7 +81,7 @@ def _held(completion: "Completion") -> str:
 
 
 def _name(completion: "Completion") -> str:
-    """Prompts and samples as people count them."""
+    """The numbers of prompt and sample, from 1."""
     return f"prompt {completion.index + 1}, sample {completion.sample + 1}"
 
 

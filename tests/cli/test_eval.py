@@ -64,7 +64,7 @@ def test_the_summary_is_printed_and_everything_is_in_the_folder(toy, run, monkey
         (("-m", "x", "--budgets", "lots"), "'lots' is neither"),
         (("-m", "x", "--data", "nonsense"), "No data set is called 'nonsense'"),
         (("-m", "x", "--samples", "2"), "Sampling(n=2, temperature=0)"),
-        (("-m", "x", "--dtype", "float99"), "--dtype float99 is none of torch's"),
+        (("-m", "x", "--dtype", "float99"), "--dtype float99 is not a dtype of torch"),
         (("-m", "x", "--plot-format", "bmp"), "--plot-format bmp must be png or svg"),
         (("--summarize", "nowhere"), "nowhere holds no sweep"),
     ],
