@@ -48,6 +48,10 @@ def test_the_reference_has_every_option_of_every_command(site):
         assert f"skipkv {name}" in text
         for parameter in command.params:
             assert f"<code>{parameter.opts[0]}</code>" in text or parameter.name == "prompts"
+            default = parameter.default
+            if isinstance(default, int | float) and not isinstance(default, bool):
+                shown = rf"<code>{parameter.opts[-1]}</code></td>\s*<td><code>{default}</code>"
+                assert re.search(shown, text), f"{name} {parameter.opts}"
 
 
 def test_links_of_pages_that_lie_outside_docs_lead_into_the_site(site):

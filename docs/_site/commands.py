@@ -32,7 +32,9 @@ def _row(parameter: Any) -> str:
     if parameter.required:
         default = "required"
     else:
-        default = "" if parameter.default in (None, False) else f"`{parameter.default}`"
+        # `is`, since 0 equals False and is a default worth showing
+        unset = parameter.default is None or parameter.default is False
+        default = "" if unset else f"`{parameter.default}`"
     text = (parameter.help or "").replace("|", "\\|")
     return f"| {shown} | {default} | {text} |"
 

@@ -4,6 +4,13 @@ import importlib
 
 from skipkv.errors import MissingExtraError
 
+_PURPOSES = {
+    "datasets": "data sets from the model hub",
+    "math_verify": "grading answers",
+    "matplotlib": "plots",
+    "scipy": "confidence intervals",
+}
+
 
 def require_extra(extra: str, *modules: str) -> None:
     """Raise unless these modules can be imported.
@@ -19,6 +26,8 @@ def require_extra(extra: str, *modules: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as cause:
+            purpose = f", for {_PURPOSES[module]}," if module in _PURPOSES else ""
             raise MissingExtraError(
-                f"This needs {module} of the extra `{extra}`: pip install 'skipkv[{extra}]'."
+                f"{module}{purpose} is not installed. It comes with the extra `{extra}`: "
+                f"pip install 'skipkv[{extra}]'."
             ) from cause

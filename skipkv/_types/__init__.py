@@ -1,7 +1,7 @@
 """Value types shared by all parts: what parts are given and what they return.
 
-One type per file. Nothing here knows of any model, and nothing here changes once built.
-Add a type here only when two kinds of part or a part and the runtime speak of it.
+One type per file. The types know no model, and their values never change.
+Add a type here only when two kinds of part use it, or a part and the runtime.
 """
 
 from skipkv._types.needs import Needs, needs_of

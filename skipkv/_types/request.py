@@ -1,4 +1,4 @@
-"""A prompt waiting for, or in, a slot."""
+"""A prompt that waits for a slot, or is decoded in one."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ class Request:
     """One sequence to decode, as a scheduler sees it.
 
     Args:
-        index: place among the requests of one call to `generate`, from 0.
+        index: number of the request in its call of `generate`, from 0.
         prompt: token ids of the prompt; never empty.
-        max_new_tokens: tokens to decode at most.
-        seed: seed of this request's own random numbers; they depend on nothing else.
+        max_new_tokens: most tokens to decode.
+        seed: seed of this request's own random numbers, which depend on nothing else.
         sample: which sample of its prompt and seed, from 0.
     """
 

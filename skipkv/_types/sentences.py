@@ -10,9 +10,8 @@ from torch import Tensor
 class SentenceTable:
     """The `S` closed sentences of one sequence, in order.
 
-    They partition the positions from 0 to `ends[-1]`; what lies beyond is the open sentence. An
-    entry finds its sentence by its position, so nothing needs re-mapping when entries move or are
-    dropped.
+    They partition the positions from 0 to `ends[-1]`; the tokens after them are the open sentence.
+    Sentences are found by position, so the table stays valid when entries move or are dropped.
 
     Args:
         ends: position after the last token of each sentence; strictly increasing.
@@ -48,8 +47,8 @@ class SentenceTable:
         """The table of a sequence that has closed no sentence yet.
 
         Args:
-            hidden_size: of the model whose states the embeddings will be.
-            device: where the table lies.
+            hidden_size: hidden size of the model, which is the length of the embeddings.
+            device: device of the table.
             prompt: how many of the sequence's tokens are the prompt.
         """
         return cls(
@@ -68,7 +67,9 @@ class SentenceTable:
         embeddings: Float[Tensor, "N E"],
         thoughts: Int[Tensor, "N"],
     ) -> "SentenceTable":
-        """This table with `N` newly closed sentences behind; what is known of the old is kept.
+        """This table with `N` newly closed sentences at its end.
+
+        Redundancies that were computed before are kept.
 
         Args:
             ends: position after the last token of each new sentence.
@@ -94,13 +95,13 @@ class SentenceTable:
         """Similarity of each sentence to the last later one that repeats it; 0 where none does.
 
         A sentence is repeated by a later one when their cosine similarity exceeds `threshold`.
-        Since embeddings never change, a sentence once redundant stays so. Only the sentences that
-        are new since the last call are compared with all others, in float32 whatever the embeddings
-        are in.
+        Embeddings never change, so a redundant sentence stays redundant. Only sentences that are
+        new since the last call are compared with all others. They are compared in float32, whatever
+        the dtype of the embeddings.
 
         Args:
             threshold: cosine similarity above which a later sentence repeats an earlier one.
-            prompt: also sentences that begin in the prompt can be redundant, as published.
+            prompt: whether sentences that begin in the prompt can be redundant, as published.
 
         Source: SkipKV, section 4.1 (redundant set) and its published code (which similarity
         counts).
@@ -110,9 +111,9 @@ class SentenceTable:
         if done < total:
             # float16 resolves 0.0005 near 1, where thresholds lie, and bfloat16 eight times less
             similarity = self.embeddings.float() @ self.embeddings[done:].float().T  # [S, new]
-            # what repeats it lies behind it, that is, right of the diagonal
+            # only a later sentence repeats it: one right of the diagonal
             repeats = (similarity > threshold).triu(1 - done)
-            # place of the last that does among the new ones, 1-based; 0: none
+            # the last of the new sentences that repeats it, counted from 1; 0 for none
             last = (repeats * torch.arange(1, total - done + 1, device=old.device)).amax(dim=1)
             value = similarity.gather(1, (last - 1).clamp_min(0)[:, None])[:, 0]
             old = torch.where(last > 0, value, torch.nn.functional.pad(old, (0, total - done)))
@@ -120,4 +121,4 @@ class SentenceTable:
         if not prompt:
             starts = torch.nn.functional.pad(self.ends, (1, 0))[:-1]
             return old.masked_fill(starts < self.prompt, 0)
-        return old.clone()  # what is known stays known, whatever the caller does to its copy
+        return old.clone()  # the caller may change its copy

@@ -1,4 +1,4 @@
-"""What a steerer is told about the rows it steers."""
+"""What a steerer knows of the rows it steers."""
 
 import attrs
 from jaxtyping import Bool, Int

@@ -1,4 +1,4 @@
-"""Thoughts: what a sentence is for; and cuts: where a sentence ends."""
+"""Thoughts: the function of a sentence. Cuts: where a sentence ends."""
 
 import enum
 
@@ -10,8 +10,8 @@ from skipkv._validators import is_a
 class Thought(enum.IntEnum):
     """The function of a sentence in a chain of thought.
 
-    Source: SEAL (arXiv 2504.07986), section 2: execution solves, reflection checks what was done,
-    transition changes the line of attack. SkipKV counts the last two as "non-execution".
+    Source: SEAL (arXiv 2504.07986), section 2: execution solves, reflection checks earlier steps,
+    transition changes the approach. SkipKV counts the last two as "non-execution".
     """
 
     EXECUTION = 0
@@ -25,7 +25,7 @@ class Cut:
 
     Args:
         end: number of tokens of the stream up to and including the one that closes the sentence.
-        thought: what the sentence was for.
+        thought: the function of the sentence.
     """
 
     end: int = attrs.field(validator=is_a(int, least=1))

@@ -33,7 +33,7 @@ class TokenStream:
         pieces: the text of each token; joined they are the text of the stretch.
 
     Raises:
-        ConfigError: there are not as many pieces as ids.
+        ConfigError: the numbers of pieces and ids differ.
 
     Example:
         >>> TokenStream.from_pieces(["So ", "x=2", ".\\n"]).text
@@ -45,7 +45,7 @@ class TokenStream:
 
     @classmethod
     def from_pieces(cls, pieces: Sequence[str]) -> "TokenStream":
-        """A stream whose ids do not matter (they are numbered from 0): for tests and for text."""
+        """A stream with ids counted from 0, for tests and for text without a tokenizer."""
         return cls(ids=range(len(pieces)), pieces=pieces)
 
     @property

@@ -18,20 +18,20 @@ _APART = 2**32
 class CacheView:
     """`R` rows of the cache: each one sequence in one layer.
 
-    Entries of a row and head fill its first slots in the order of their positions; the slots behind
-    are empty and hold position -1. Heads of a row may hold different entries, and differently many.
-    Rows of many layers and sequences come in one view, so a part never loops over them.
+    Entries of a row and head fill its first slots in the order of their positions. The slots after
+    them are empty and hold position -1. Heads of a row may hold different entries, and different
+    numbers of them. Rows of many layers and sequences come in one view, so a part never loops.
 
     Args:
-        keys: post-RoPE keys; what an empty slot holds is unspecified but finite.
-        values: values, likewise.
+        keys: post-RoPE keys. An empty slot holds any finite numbers.
+        values: values. An empty slot holds any finite numbers.
         positions: position of the entry in each slot; -1 in an empty one.
         protected: entries that must be kept: window, sinks and, where asked for, the prompt.
         seen: tokens each row's sequence has seen so far (not only those still cached).
         sequences: which sequence of `sentences` a row belongs to.
-        queries: the last `W` post-RoPE queries, oldest first, where some part needs them.
-        attention: attention received by each entry so far, where some part needs it.
-        sentences: a table per sequence, where some part needs them.
+        queries: the last `W` post-RoPE queries, oldest first; None unless a part needs them.
+        attention: attention that each entry has received so far; None unless a part needs it.
+        sentences: a table per sequence; None unless a part needs them.
     """
 
     keys: Float[Tensor, "R H L D"]
@@ -78,10 +78,10 @@ class CacheView:
 
     @cached_property
     def _sentence_places(self) -> tuple[Int[Tensor, "R H L"], Int[Tensor, "_"]]:
-        """Each entry's sentence among those of all sequences in turn, and where each begins there.
+        """Each entry's place in the concatenation of all tables, and where each table begins in it.
 
-        An entry without a closed sentence has the place behind the last, which is also the last of
-        the beginnings. Searched once per view, in one search for all sequences.
+        An entry without a closed sentence has the place after the last one. The beginnings end with
+        that place too. One search serves all sequences, once per view.
         """
         if self.sentences is None:
             raise ValueError(

@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from skipkv import __version__
+from skipkv._progress import progress_bar
 from skipkv._runs import LineFile, RunFolder, differs, stamp
 from skipkv._validators import is_a
 from skipkv.benchmark.case import Case, Job
@@ -118,7 +119,8 @@ class Bench:
             tokenizer: its tokenizer.
             folder: where `run.json` and `records.jsonl` go.
             model_name: what the summary calls it.
-            progress: show a bar on stderr; by default if that is a terminal.
+            progress: show a bar on stderr, or nothing. Default: a bar on a terminal, a line every
+                30 seconds elsewhere.
 
         Raises:
             InputError: the folder holds a run with other settings or policies, or cannot be
@@ -194,12 +196,11 @@ class Bench:
         rows: tuple[tuple[int, ...], ...],
         progress: bool | None,
     ) -> None:
-        show = sys.stderr.isatty() if progress is None else progress
         by_label = {subject.label: subject for subject in self.subjects}
         done = {(m.case, m.repeat) for m in file}
         out = {m.case for m in file if not m.ok}
         todo = [(r, c) for r, c in self._turns() if (c, r) not in done]
-        with tqdm(todo, unit="run", disable=not show, file=sys.stderr) as bar:
+        with progress_bar(progress, todo, unit="run") as bar:
             for repeat, case in bar:
                 if case in out:
                     continue

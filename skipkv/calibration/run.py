@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 import torch
-from tqdm.auto import tqdm
 
+from skipkv._progress import progress_bar
 from skipkv._runs import stamp
 from skipkv._validators import is_a
 from skipkv.calibration.openings import openings
@@ -75,7 +74,8 @@ def collect(
         completions: traces that are there already, a text per prompt and whether it ended by
             itself; then none is generated.
         classify: names the kind of a thought; English marker words by default.
-        progress: show bars on stderr; by default if that is a terminal.
+        progress: show bars on stderr, or nothing. Default: bars on a terminal, a line every 30
+            seconds elsewhere.
 
     Raises:
         ConfigError: a layer that the model does not have.
@@ -95,10 +95,9 @@ def collect(
             f"There must be a trace for each prompt: {len(prompts)} prompts, {len(completions)} "
             "traces."
         )
-    hidden = (sys.stderr is None or not sys.stderr.isatty()) if progress is None else not progress
     fingerprint = _fingerprint(settings, prompts, completions, classify)
     with Workspace.opened(folder, fingerprint) as work:
-        _fill(engine, prompts, completions, work, settings, list(layers), classify, hidden)
+        _fill(engine, prompts, completions, work, settings, list(layers), classify, progress)
         return work.states()
 
 
@@ -110,16 +109,16 @@ def _fill(
     settings: Settings,
     layers: list[int],
     classify: ThoughtClassifier,
-    hidden: bool,
+    progress: bool | None,
 ) -> None:
     """Make the traces and states that are not there yet."""
     if completions is None:
-        _generate(engine, prompts, work, settings, hidden)
+        _generate(engine, prompts, work, settings, progress)
     else:
         _read(engine, prompts, completions, work)
     text = TokenText(engine.tokenizer)
     marks = Marks(text, engine.model.config.vocab_size)
-    for index in tqdm(sorted(work.traces), desc="states", disable=hidden, file=sys.stderr):
+    for index in progress_bar(progress, sorted(work.traces), desc="states", unit="trace"):
         if work.has_states(index):
             continue
         trace = work.traces[index]
@@ -147,7 +146,7 @@ def _generate(
     prompts: Sequence[Sequence[int]],
     work: Workspace,
     settings: Settings,
-    hidden: bool,
+    progress: bool | None,
 ) -> None:
     """The traces that are not there yet, each written down as it ends."""
     missing = [i for i in range(len(prompts)) if i not in work.traces]
@@ -159,7 +158,7 @@ def _generate(
         ordered=False,
         progress=False,
     )
-    bar = tqdm(completions, desc="traces", total=len(missing), disable=hidden, file=sys.stderr)
+    bar = progress_bar(progress, completions, desc="traces", total=len(missing), unit="trace")
     for completion in bar:
         index = missing[completion.index]
         finished = completion.stop_reason == "eos"

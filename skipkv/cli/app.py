@@ -1,16 +1,41 @@
 """The commands joined under one name."""
 
-from typing import Annotated
+import io
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from skipkv.cli.bench import bench
 from skipkv.cli.calibrate import calibrate
 from skipkv.cli.eval import evaluate
+from skipkv.cli.exits import clean_exit
 from skipkv.cli.generate import generate
 from skipkv.cli.policies import policies
+from skipkv.errors import InputError
+
+
+class _Commands(TyperGroup):
+    """Refuses an argument that is not text, before any command reads it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with clean_exit(debug="--debug" in args):
+            for argument in args:
+                try:
+                    argument.encode()
+                except UnicodeEncodeError:
+                    # Python keeps bytes that do not decode as lone surrogates.
+                    shown = argument.encode(errors="backslashreplace").decode()
+                    raise InputError(
+                        f"The argument '{shown}' is not valid UTF-8. Convert the text, or rename "
+                        "the file."
+                    ) from None
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Reasoning models that think in a bounded KV cache.",
     no_args_is_help=True,
     add_completion=False,
@@ -48,4 +73,7 @@ def _skipkv(
 
 def main() -> None:
     """Run the command line; what `skipkv` and `python -m skipkv` start."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that its encoding lacks is no crash
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import FAILED, INTERRUPTED, clean_exit
+from skipkv.cli.exits import FAILED, clean_exit, resumable
+from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
 from skipkv.cli.placement import check_placement
-from skipkv.errors import InputError
+from skipkv.cli.tables import put_summary
+from skipkv.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from skipkv.benchmark import Subject, Summary
@@ -25,8 +27,8 @@ def bench(
         typer.Option(
             "--model",
             "-m",
-            help="tiny, a folder, a hub id, a .gguf file, or random:CONFIG.json: random weights of "
-            "that architecture.",
+            help="tiny (the embedded model), a folder, a hub id, a .gguf file (or its folder), or "
+            "random:CONFIG.json for random weights of that architecture.",
         ),
     ] = "tiny",
     policies: Annotated[
@@ -35,75 +37,68 @@ def bench(
             "--policies",
             "-p",
             help="Presets or package.module:object, with options as in skipkv:threshold=0.9; "
-            f"comma-separated or repeated. skipkv steers. Default: {POLICIES}.",
+            f"comma-separated or repeated. skipkv is measured with steering. Default: {POLICIES}.",
         ),
     ] = None,
     baselines: Annotated[
         str | None,
         typer.Option(
             help="floor (the model alone at the same cache length), generate_dynamic, "
-            "generate_static, kvpress; or none. Default: all, kvpress where --kvpress-python is "
-            "given."
+            "generate_static, kvpress; or none. Default: all, but kvpress only with "
+            "--kvpress-python."
         ),
     ] = None,
     batch_sizes: Annotated[
-        str, typer.Option(help="Sequences decoded side by side, comma-separated.")
+        str, typer.Option(help="Numbers of sequences decoded together, comma-separated.")
     ] = "1,8",
     budgets: Annotated[
-        str, typer.Option("--budgets", "-b", help="Entries per KV head, comma-separated.")
+        str, typer.Option("--budgets", "-b", help="Most entries per KV head, comma-separated.")
     ] = "256",
     interval: Annotated[
         int, typer.Option(min=1, help="Decode steps between two compression events.")
     ] = 128,
     new_tokens: Annotated[
-        int, typer.Option("--new-tokens", "-n", min=2, help="Tokens decoded per sequence.")
+        int, typer.Option("--new-tokens", "-n", min=2, help="Tokens to decode per sequence.")
     ] = 512,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompts.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts and random vectors.")] = 0,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds to measure.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and random vectors.")] = 0,
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
             metavar="DIR",
-            help="Records, tables and plots. A run that is there goes on.",
+            help="Folder for records, tables and plots. A run that is already there goes on.",
         ),
     ] = Path("skipkv-bench"),
     profile: Annotated[
         bool,
         typer.Option(
-            "--profile", help="Measure no rounds: say where each policy's time goes, by phase."
+            "--profile", help="Instead of rounds, show where each policy spends its time, by phase."
         ),
     ] = False,
     kvpress_python: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Interpreter of an environment that has kvpress."),
+        typer.Option(metavar="PATH", help="Python interpreter of an environment with kvpress."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of every run on a CPU. Default: all cores.")
+        int | None, typer.Option(min=1, help="CPU threads of every run. Default: all cores.")
     ] = None,
-    plots: Annotated[str, typer.Option(help="png, svg or none.")] = "png",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
-    published: Annotated[
-        bool,
-        typer.Option(
-            "--published",
-            help="Give presets their published settings, whatever skipkv.json in the model's "
-            "folder says.",
-        ),
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    plots: Annotated[str, typer.Option(help="Format of the plots: png, svg or none.")] = "png",
+    dtype: Dtype = "auto",
+    device: Device = None,
+    published: Published = False,
+    trust_remote_code: TrustRemoteCode = False,
+    debug: Debug = False,
 ) -> None:
     """Measure speed and memory of policies beside baselines.
 
-    All decode the same prompts to the same length, in rounds that take turns. Tables are printed;
-    DIR gets them, JSON and plots. Exit code: 0, or 1 if a subject failed (running out of memory is
-    a result, not a failure), 2 if the input cannot be used, 130 after Ctrl-C.
+    All of them decode the same prompts to the same length, one after the other in every round. A
+    summary is printed at the end; DIR gets all tables, the same as JSON, and plots.
+
+    Exit code: 0, or 1 if a subject failed (running out of memory is a result, not a failure), 2 if
+    the input cannot be used, 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
         import torch
@@ -121,7 +116,10 @@ def bench(
         if plots not in _PLOTS:
             raise InputError(f"--plots {plots} must be {', '.join(_PLOTS[:-1])} or {_PLOTS[-1]}.")
         if plots != "none" and not profile:
-            require_extra("eval", "matplotlib")
+            try:
+                require_extra("eval", "matplotlib")
+            except MissingExtraError as missing:
+                raise MissingExtraError(f"{missing} Or draw none: --plots none.") from missing
         named = policies or [POLICIES]
         chosen = _names(baselines, default=[b for b in BASELINES if b != "kvpress"])
         if kvpress_python is not None:
@@ -165,15 +163,8 @@ def bench(
             folder = Path()
             if "kvpress" in chosen:
                 folder = stack.enter_context(saved(weights, folder_of(model)))
-            try:
+            with resumable(output):
                 summary = asked(subjects, folder).run(weights, tokenizer, output, model_name=model)
-            except KeyboardInterrupt:
-                typer.echo(
-                    f"\nskipkv: interrupted; what is done is in {output}. The same command goes on "
-                    "from there.",
-                    err=True,
-                )
-                raise typer.Exit(INTERRUPTED) from None
         _report(summary, output, plots)
 
 
@@ -187,7 +178,7 @@ def _report(summary: "Summary", output: Path, plots: str) -> None:
         from skipkv.benchmark.plots import plot
 
         plot(summary, output, plot_format=plots)
-    typer.echo(summary.markdown())
+    put_summary(summary.markdown(), output / "summary.md", minor=("CPU", "p95", "first token"))
     sys.stdout.flush()
     if any(row.status == "error" for row in summary.rows):
         raise typer.Exit(FAILED)

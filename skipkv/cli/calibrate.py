@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import clean_exit
-from skipkv.cli.generate import as_chats
+from skipkv.cli.exits import clean_exit, resumable
+from skipkv.cli.generate import as_chats, check_known
+from skipkv.cli.options import Debug, Device, Dtype, TrustRemoteCode
 from skipkv.cli.placement import check_placement
 from skipkv.cli.prompts import Prompt, read_prompts
 from skipkv.errors import InputError, MissingExtraError
@@ -16,18 +17,24 @@ if TYPE_CHECKING:
     from skipkv.steerers import Calibration, Separation
 
 TINY_QUESTIONS = 200
+MAX_NEW_TOKENS, BATCH_SIZE = 4096, 8
 
 
 def calibrate(
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="A folder, a hub id, or a .gguf file (or its folder)."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="tiny (the embedded model), a folder, a hub id, or a .gguf file (or its folder).",
+        ),
     ],
     data: Annotated[
         str,
         typer.Option(
             "--data",
             "--dataset",
+            "-d",
             metavar="FILE",
             help="Questions: a .jsonl file, a text file with one per line, - for stdin; or a data "
             "set as in `skipkv eval`: tiny, gsm8k, NAME=FILE.jsonl.",
@@ -35,62 +42,78 @@ def calibrate(
     ],
     output: Annotated[
         str,
-        typer.Option("--output", "--out", "-o", metavar="FILE", help="Where the vector goes."),
-    ],
+        typer.Option(
+            "--output", "--out", "-o", metavar="FILE", help="The file the vector is written to."
+        ),
+    ] = "vector.safetensors",
     layer: Annotated[
         str,
         typer.Option(
             help="The layer whose input will be steered, from 0; auto takes the one at which "
-            "thoughts separate best."
+            "thoughts are told apart best."
         ),
     ] = "auto",
     traces: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="JSON lines with what the model wrote for each question (`skipkv generate "
-            "--json`), in the order of --data; by default traces are generated.",
+            help="JSON lines with the model's text for each question (`skipkv generate "
+            "--json`), in the order of --data. Default: traces are generated.",
         ),
     ] = None,
     field: Annotated[str, typer.Option(help="JSONL field with the question.")] = "question",
     text_field: Annotated[
-        str, typer.Option(help="Field of --traces with what was written.")
+        str, typer.Option(help="JSONL field of --traces with the model's text.")
     ] = "text",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use the first N questions only.")
     ] = None,
     held_out: Annotated[
-        float, typer.Option(help="Share of questions kept for the last measurement.")
+        float,
+        typer.Option(help="Share of questions that only measure the vector and do not make it."),
     ] = 0.2,
     stable: Annotated[
         float,
         typer.Option(
-            help="Keep only thoughts of which at least this share of regenerations is of the same "
-            "kind; 0 keeps all."
+            help="Regenerate every thought, and keep those of which at least this share of "
+            "regenerations is of the same kind; 0 keeps all."
         ),
     ] = 0.0,
     regenerations: Annotated[
-        int, typer.Option(min=1, help="Regenerations of each thought, with --stable.")
+        int, typer.Option(min=1, help="Regenerations per thought, where --stable is given.")
     ] = 10,
     question_directions: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Take so many principal directions of the questions' mean states out of the "
+            help="Remove this many principal directions of the questions' mean states from the "
             "vector.",
         ),
     ] = 0,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens of a trace at most.")
-    ] = 4096,
-    temperature: Annotated[float, typer.Option(help="Of the traces; 0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling and of the split.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Traces decoded together.")] = 8,
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            "-n",
+            min=1,
+            help=f"Most tokens of a trace. Default: {MAX_NEW_TOKENS}; tiny 640.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature of the traces; 0 is greedy.")
+    ] = 0.0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the sampling, and of the split into parts.")
+    ] = 0,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Traces decoded together. Default: {BATCH_SIZE}; tiny 64."),
+    ] = None,
     work: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where traces and states are kept, so that a stopped run goes on; by default "
+            help="Folder that keeps traces and states, so that a stopped run goes on. Default: "
             "OUTPUT.work.",
         ),
     ] = None,
@@ -98,34 +121,43 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Where the picture of the separation goes; by default beside the output, as .png.",
+            help="File for the plot of the separation. Default: beside the output, as .png.",
         ),
     ] = None,
     chat: Annotated[
         bool | None,
-        typer.Option("--chat/--raw", help="As in `skipkv generate`."),
+        typer.Option(
+            "--chat/--raw",
+            help="Wrap text questions in the tokenizer's chat template, or not. Default: where it "
+            "has one.",
+        ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+    debug: Debug = False,
 ) -> None:
-    """Make a steering vector for a model from what it writes.
+    """Make a steering vector for a model from its own traces.
 
-    Traces are cut into thoughts, which are told apart by marker words; the vector is the mean
-    hidden state where thoughts of execution open, less the mean where others do. The report says
-    how many thoughts of each kind there were and how far apart they lie at each layer.
+    Traces are cut into thoughts, and marker words tell the kind of each. The vector is the mean
+    hidden state where thoughts of execution open, minus the mean where other thoughts open. The
+    report counts the thoughts of each kind, and says how well each layer tells them apart.
+    On the embedded model: `skipkv calibrate --model tiny --data tiny`.
 
-    Exit code: 0, or 2 if the input cannot be used.
+    Exit code: 0, or 2 if the input cannot be used, or 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
         # Everything that can be wrong without the model is found before the model is loaded.
         questions = read_questions(data, field=field, limit=limit)
+        if len(questions) < 3:
+            raise InputError(
+                f"--data {data} gives {len(questions)} questions. Calibration needs at least 3 "
+                "questions: two to make and validate the vector, one to hold out."
+            )
         from skipkv.calibration import Settings, collect
         from skipkv.calibration.plot import plot_separation, require_matplotlib
         from skipkv.calibration.traces import read_completions
+        from skipkv.evaluation.datasets import DEFAULTS
         from skipkv.policy import Policy
         from skipkv.runtime import Engine
         from skipkv.steerers import SteeringVector
@@ -147,6 +179,11 @@ def calibrate(
             picture = None
         _check_folder(output)
         check_placement(dtype, device)
+        own = DEFAULTS["tiny"] if "tiny" in (model, data) else None
+        if max_new_tokens is None:
+            max_new_tokens = own.max_new_tokens if own else MAX_NEW_TOKENS
+        if batch_size is None:
+            batch_size = own.batch_size if own else BATCH_SIZE
         settings = Settings(
             model=model,
             layers=None if number is None else (number,),
@@ -163,19 +200,21 @@ def calibrate(
             device=device,
             trust_remote_code=trust_remote_code,
         )
+        check_known(questions, engine)
         prompts = [
             engine.encode(prompt, index=i)
             for i, prompt in enumerate(as_chats(questions, chat, engine))
         ]
-        if completions is not None:
+        if completions is None:
+            # Called for its checks: no folder is made for prompts that cannot be decoded.
+            engine.generate(prompts, max_new_tokens=max_new_tokens)
+        else:
             completions = completions[: len(prompts)]
-        states = collect(
-            engine,
-            prompts,
-            folder=Path(work or f"{output}.work"),
-            settings=settings,
-            completions=completions,
-        )
+        folder = Path(work or f"{output}.work")
+        with resumable(folder):
+            states = collect(
+                engine, prompts, folder=folder, settings=settings, completions=completions
+            )
         layers = settings.layers or tuple(range(engine.model.config.num_hidden_layers))
         found = make(
             states,
@@ -200,10 +239,9 @@ def calibrate(
 
 
 def read_questions(data: str, *, field: str, limit: int | None) -> list[Prompt]:
-    """The questions named by `--data`: a data set's, with its instruction, or those of a file.
+    """The questions named by `--data`: of a data set, with its instruction, or of a file.
 
-    The embedded model's come from the problems it was trained on, so that none of those it is
-    evaluated on is among them.
+    Questions of `tiny` are training problems, so they hold none that `skipkv eval` uses.
     """
     from skipkv.evaluation.datasets import DEFAULTS, load_dataset
 
@@ -225,7 +263,7 @@ def read_questions(data: str, *, field: str, limit: int | None) -> list[Prompt]:
 
 
 def report(found: "Calibration") -> None:
-    """Print how many thoughts there were, and how well each layer separates them."""
+    """Print the number of thoughts of each kind, and how well each layer separates them."""
     typer.echo(f"{'thoughts':<12}{'execution':>10}{'reflection':>12}{'transition':>12}")
     for name, counts in (("used", found.counts), ("held out", found.held_out_counts)):
         typer.echo(f"{name:<12}{counts[0]:>10}{counts[1]:>12}{counts[2]:>12}")
@@ -247,7 +285,7 @@ def _row(separation: "Separation | None") -> str:
 
 
 def _layer(value: str) -> int | None:
-    """The number asked for; None for auto."""
+    """The number of the layer; None for auto."""
     if value == "auto":
         return None
     if not value.isdecimal():
@@ -256,7 +294,7 @@ def _layer(value: str) -> int | None:
 
 
 def _check_folder(output: str) -> None:
-    """Raise `InputError` where the vector could not be written after hours of work."""
+    """Raise `InputError` if the folder of the vector does not exist, before hours of work."""
     if not Path(output).absolute().parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {Path(output).parent}. Make it.")
     from skipkv._runs import check_writable

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import FAILED, INTERRUPTED, clean_exit
+from skipkv.cli.exits import FAILED, clean_exit, resumable
+from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
 from skipkv.cli.placement import check_placement
+from skipkv.cli.tables import put_summary
 from skipkv.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="A folder, a hub id, a .gguf file, or tiny: the embedded one."
+            "--model",
+            "-m",
+            help="tiny (the embedded model), a folder, a hub id, or a .gguf file (or its folder).",
         ),
     ] = None,
     data: Annotated[
@@ -26,8 +30,8 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            help="tiny, gsm8k, math500, aime24 (these three from the hub), NAME=FILE.jsonl or "
-            "FILE.jsonl; comma-separated or repeated. Default: tiny.",
+            help="Data sets: tiny, gsm8k, math500, aime24 (the last three from the hub), "
+            "NAME=FILE.jsonl or FILE.jsonl; comma-separated or repeated. Default: tiny.",
         ),
     ] = None,
     policies: Annotated[
@@ -36,8 +40,8 @@ def evaluate(
             "--policies",
             "-p",
             help="Presets (see `skipkv policies`) or package.module:object, with options as in "
-            "skipkv:threshold=0.9; comma-separated or repeated. The full cache always runs. "
-            "Default: streaming_llm,snapkv,rkv,skipkv.",
+            "skipkv:threshold=0.9; comma-separated or repeated. The full cache is always added. "
+            "Default: streaming_llm,snapkv,rkv,skipkv; for tiny, skipkv with threshold=0.7.",
         ),
     ] = None,
     budgets: Annotated[
@@ -51,12 +55,16 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Only N problems of each data set, chosen at random by the seed."),
+        typer.Option(
+            min=1, help="Use N problems of each data set only, chosen at random with --seed."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples per problem.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of problems and sampling.")] = 0,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the top mass p; 1 is all.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --limit and of the sampling.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the top probability mass; 1 is all.")
+    ] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from the top k tokens; 0 is all.")] = 0,
     interval: Annotated[
         int | None,
@@ -70,21 +78,29 @@ def evaluate(
             "--max-new-tokens",
             "-n",
             min=1,
-            help="Tokens to decode at most. Default: 8192; aime24 16384, tiny 640.",
+            help="Most tokens to decode per sample. Default: 8192; aime24 16384, tiny 640.",
         ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences decoded together. Default: 8; tiny 64.")
     ] = None,
     question_field: Annotated[
-        str | None, typer.Option(help="JSONL field with the question, where it is no usual one.")
+        str | None,
+        typer.Option(
+            help="JSONL field with the question. Default: the first of question, problem, prompt."
+        ),
     ] = None,
     answer_field: Annotated[
-        str | None, typer.Option(help="JSONL field with the answer, where it is no usual one.")
+        str | None,
+        typer.Option(
+            help="JSONL field with the answer. Default: the first of answer, target, solution."
+        ),
     ] = None,
     instruction: Annotated[
         str | None,
-        typer.Option(help="What follows every question. Default: the papers', and none for tiny."),
+        typer.Option(
+            help="Text after every question. Default: the papers' instruction; none for tiny."
+        ),
     ] = None,
     output: Annotated[
         Path,
@@ -92,43 +108,38 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Records, tables and plots. A run that is there goes on.",
+            help="Folder for records, tables and plots. A run that is already there goes on.",
         ),
     ] = Path("skipkv-eval"),
     summarize: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Decode nothing: write DIR's tables and plots anew."),
+        typer.Option(
+            metavar="DIR", help="Decode nothing; write the tables and plots of DIR again."
+        ),
     ] = None,
-    plot_format: Annotated[str, typer.Option(help="png or svg.")] = "png",
+    plot_format: Annotated[str, typer.Option(help="Format of the plots: png or svg.")] = "png",
     texts: Annotated[
-        bool, typer.Option("--texts/--no-texts", help="Keep what was decoded in the records.")
+        bool, typer.Option("--texts/--no-texts", help="Keep the decoded texts in the records.")
     ] = True,
     retry_failed: Annotated[
         bool,
         typer.Option("--retry-failed", help="Decode samples that failed in an earlier run again."),
     ] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
-    published: Annotated[
-        bool,
-        typer.Option(
-            "--published",
-            help="Give presets their published settings, whatever skipkv.json in the model's "
-            "folder says.",
-        ),
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    published: Published = False,
+    trust_remote_code: TrustRemoteCode = False,
+    debug: Debug = False,
 ) -> None:
-    """Measure policies at several budgets beside the full cache.
+    """Measure the accuracy of policies at several budgets.
 
-    A sample is written to DIR when it is done; the same command goes on after an interruption, and
-    one with more policies, budgets or data sets adds to what is there. The summary is printed at
-    the end. What a preset is not told it takes from skipkv.json in the model's folder, but for
-    budget and interval, and a line on stderr says what. Exit code: 0, or 1 if a sample failed, 2 if
-    the input cannot be used, 130 after Ctrl-C.
+    The full cache is measured beside them. Every sample is written to DIR as soon as it is done.
+    After an interruption the same command goes on. A command with more policies, budgets or data
+    sets adds to what is there. A summary is printed at the end; DIR/summary.md has all columns.
+    A preset takes its missing options, but for budget and interval, from skipkv.json in the model's
+    folder, if there is one; a line on stderr says what it took.
+
+    Exit code: 0, or 1 if a sample failed, 2 if the input cannot be used, 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
         from skipkv import evaluation
@@ -142,12 +153,12 @@ def evaluate(
             raise InputError(f"--plot-format {plot_format} must be {' or '.join(FORMATS)}.")
         check_extras()
         if summarize is not None:
-            _report(evaluation.summarize(summarize, plot_format=plot_format))
+            _report(evaluation.summarize(summarize, plot_format=plot_format), summarize)
             return
         if model is None:
             raise InputError(
-                "Name a model: --model tiny is the embedded one. To redo the tables of a run that "
-                "is there: --summarize DIR."
+                "Name a model: --model tiny is the embedded one. To write the tables of an earlier "
+                "run again: --summarize DIR."
             )
         from skipkv.models import load
         from skipkv.runtime import Sampling
@@ -186,7 +197,7 @@ def evaluate(
         weights, tokenizer = load(
             model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
         )
-        try:
+        with resumable(output):
             summary = sweep.run(
                 weights,
                 tokenizer,
@@ -197,18 +208,15 @@ def evaluate(
                 plot_format=plot_format,
                 retry_failed=retry_failed,
             )
-        except KeyboardInterrupt:
-            typer.echo(
-                f"\nskipkv: interrupted; what is done is in {output}. The same command goes on "
-                "from there.",
-                err=True,
-            )
-            raise typer.Exit(INTERRUPTED) from None
-        _report(summary)
+        _report(summary, output)
 
 
-def _report(summary: "Summary") -> None:
-    typer.echo(summary.markdown())
+# The columns that a narrow terminal does without.
+_MINOR = ("non-execution", "truncated", "events", "evicted", "% of full", "effective", "tokens/s")
+
+
+def _report(summary: "Summary", folder: Path) -> None:
+    put_summary(summary.markdown(), folder / "summary.md", minor=_MINOR)
     sys.stdout.flush()
     if any(row.failed for row in summary.rows):
         raise typer.Exit(FAILED)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skipkv.cli.exits import FAILED, clean_exit
+from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
 from skipkv.cli.output import write
 from skipkv.cli.placement import check_placement
 from skipkv.cli.prompts import Prompt, read_prompts
@@ -18,24 +19,30 @@ if TYPE_CHECKING:
 def generate(
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(help="Prompts. Without any: --input, or what is piped in, one per line."),
+        typer.Argument(
+            help="Prompts. Without any: those of --input, or of standard input, one per line."
+        ),
     ] = None,
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="A folder, a hub id, or a .gguf file (or its folder)."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="tiny (the embedded model), a folder, a hub id, or a .gguf file (or its folder).",
+        ),
     ] = ...,  # type: ignore[assignment]
     policy: Annotated[
         str,
         typer.Option(
             "--policy",
             "-p",
-            help="A preset (see `skipkv policies`) or package.module:object, the object being a "
-            "Policy or a callable [budget[, interval]] -> Policy; with options as in "
-            "skipkv:threshold=0.9.",
+            help="A preset (see `skipkv policies`), or package.module:object for a Policy of your "
+            "own, or for a function of a budget and an interval that returns one; with options as "
+            "in skipkv:threshold=0.9.",
         ),
     ] = ...,  # type: ignore[assignment]
     budget: Annotated[
-        int | None, typer.Option("--budget", "-b", help="Entries kept per KV head, in tokens.")
+        int | None, typer.Option("--budget", "-b", help="Most entries kept per KV head, in tokens.")
     ] = None,
     interval: Annotated[
         int | None, typer.Option(help="Decode steps between two compression events.")
@@ -44,21 +51,21 @@ def generate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Steer with a vector that `skipkv calibrate` made.",
+            help="Steer with the vector in FILE, made by `skipkv calibrate`.",
         ),
     ] = None,
     strength: Annotated[
         float | None,
         typer.Option(
-            help="Of the steering; positive towards execution, 0 for none. Default: the model's "
-            "own, or 1."
+            help="Strength of the steering: positive towards execution, 0 for none. Default: the "
+            "model's own, or 1."
         ),
     ] = None,
     growth: Annotated[
         float | None,
         typer.Option(
-            help="Added to the strength for every thought that was not execution; by default 0.02 "
-            "under skipkv and 0 otherwise."
+            help="What every thought that is not execution adds to the strength. Default: 0.02 "
+            "under skipkv, 0 under any other policy."
         ),
     ] = None,
     source: Annotated[
@@ -67,61 +74,60 @@ def generate(
             "--input",
             "-i",
             metavar="FILE",
-            help="Read prompts from FILE, - for stdin. A .jsonl file is JSON lines, any other a "
-            "prompt per line.",
+            help="Read prompts from FILE; - is standard input. A .jsonl file holds a JSON object "
+            "per line, any other file a prompt per line.",
         ),
     ] = None,
     jsonl: Annotated[
         bool | None,
-        typer.Option("--jsonl/--text", help="How to read the input, whatever the file's name."),
+        typer.Option(
+            "--jsonl/--text", help="Read the input as JSON lines or as text, whatever its name."
+        ),
     ] = None,
     field: Annotated[
         str, typer.Option(help="JSONL field with the prompt: a text, or a list of messages.")
     ] = "prompt",
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first N prompts only.")] = None,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to decode at most.")
+        int,
+        typer.Option("--max-new-tokens", "-n", min=1, help="Most tokens to decode per completion."),
     ] = 1024,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the top mass p; 1 is all.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the top probability mass; 1 is all.")
+    ] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from the top k tokens; 0 is all.")] = 0,
     samples: Annotated[int, typer.Option(help="Completions per prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences decoded together.")] = 8,
     stop: Annotated[
-        list[str] | None, typer.Option(help="Stop at this text; may be given repeatedly.")
+        list[str] | None, typer.Option(help="Stop at this text. May be given several times.")
     ] = None,
     chat: Annotated[
         bool | None,
         typer.Option(
             "--chat/--raw",
-            help="Wrap text prompts in the tokenizer's chat template, or not; by default where it "
+            help="Wrap text prompts in the tokenizer's chat template, or not. Default: where it "
             "has one.",
         ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON per completion.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
-    published: Annotated[
-        bool,
-        typer.Option(
-            "--published",
-            help="Give presets their published settings, whatever skipkv.json in the model's "
-            "folder says.",
-        ),
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    published: Published = False,
+    trust_remote_code: TrustRemoteCode = False,
+    debug: Debug = False,
 ) -> None:
     """Decode prompts under a KV-cache policy.
 
-    Completions are printed as they finish, in the order of the prompts; statistics go to stderr.
-    What a preset is not told it takes from skipkv.json in the model's folder, where there is one,
-    and a line on stderr says what; tiny has one, with a budget, a threshold and a steering vector.
+    Completions are printed as they finish, in the order of the prompts. Statistics go to stderr:
+    tokens, speed, and what was saved beside a full cache.
+    A preset takes its missing options from skipkv.json in the model's folder, if there is one.
+    That of tiny holds a budget, a threshold and a steering vector. A line on stderr says what it
+    took.
+
     Exit code: 0, or 1 if a completion failed, or 2 if the input cannot be used.
     """
     with clean_exit(debug=debug):
@@ -149,7 +155,7 @@ def generate(
             device=device,
             trust_remote_code=trust_remote_code,
         )
-        _check_known(requests, engine)
+        check_known(requests, engine)
         told = {key: value for key, value in told.items() if value is not None}
         note = described(policy, own_settings(policy, settings), told)
         if note is not None:
@@ -171,8 +177,8 @@ def generate(
             raise typer.Exit(FAILED)
 
 
-def _check_known(prompts: list[Prompt], engine: "Engine") -> None:
-    """Raise `InputError` for a prompt that the model cannot read, as prose for `tiny`."""
+def check_known(prompts: list[Prompt], engine: "Engine") -> None:
+    """Raise `InputError` for a prompt that the tokenizer does not know, as prose for `tiny`."""
     from skipkv.evaluation.prompts import LOST, lost_share
 
     for index, prompt in enumerate(prompts):
@@ -181,13 +187,13 @@ def _check_known(prompts: list[Prompt], engine: "Engine") -> None:
         if lost > LOST:
             raise InputError(
                 f"Prompt {index}: the model's tokenizer does not know {lost:.0%} of its "
-                "characters. The model was made for other texts; tiny's are shown in "
-                "skipkv/tiny/weights/README.md."
+                "characters. The model is made for other texts; skipkv/tiny/weights/README.md "
+                "shows those of tiny."
             )
 
 
 def as_chats(prompts: list[Prompt], chat: bool | None, engine: "Engine") -> list[Prompt]:
-    """Text prompts as a user's message where they are to go through the chat template."""
+    """Text prompts as a user's message, where the chat template is used."""
     has_template = bool(getattr(engine.tokenizer, "chat_template", None))
     if chat and not has_template:
         raise InputError("--chat: the model's tokenizer has no chat template. Use --raw.")

@@ -1,4 +1,4 @@
-"""Writing completions: JSON lines, or text with the statistics beside it."""
+"""Writing completions: as JSON lines, or as text with statistics on stderr."""
 
 import json
 import sys
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from skipkv.cli.exits import one_line
+from skipkv.cli.terminal import put
 
 if TYPE_CHECKING:
     from skipkv.runtime import Completion
 
 
 def json_line(completion: "Completion") -> str:
-    """A completion as one line of JSON, in ASCII whatever the text."""
+    """A completion as one line of JSON, in ASCII."""
     stats = completion.stats
     record: dict[str, Any] = {
         "index": completion.index,
@@ -35,39 +36,52 @@ def json_line(completion: "Completion") -> str:
 
 
 def stats_line(completion: "Completion") -> str:
-    """What a completion cost, in one line for people."""
+    """What a completion cost and what its policy saved, in one line for people."""
     stats = completion.stats
     speed = f", {stats.new_tokens / stats.seconds:.1f}/s" if stats.seconds > 0 else ""
+    events = "1 event" if stats.events == 1 else f"{stats.events} events"
     return (
         f"{_name(completion)}: {completion.prompt_tokens} + {stats.new_tokens} tokens in "
-        f"{stats.seconds:.1f} s{speed} ({completion.stop_reason}); {stats.events} events, "
-        f"{stats.evicted} entries evicted, at most {stats.peak_entries} held, "
+        f"{stats.seconds:.1f} s{speed} ({completion.stop_reason}); {events}, "
+        f"{stats.evicted} entries evicted; {_held(completion)}; "
         f"{stats.peak_kv_bytes / 1e6:.1f} MB peak KV"
     )
 
 
 def write(completion: "Completion", *, as_json: bool, heading: bool) -> None:
-    """Print a completion at once: results on stdout, everything about them on stderr.
+    """Print a completion: its text on stdout, its statistics and error on stderr.
 
     Args:
-        completion: what to print.
-        as_json: one line of JSON and nothing on stderr.
-        heading: name prompt and sample before the text, where there is more than one of them.
+        completion: the completion to print.
+        as_json: print one line of JSON, and nothing on stderr.
+        heading: print a heading with the numbers of prompt and sample before the text.
     """
     if as_json:
         typer.echo(json_line(completion))
         return
     if heading:
-        typer.echo(f"=== {_name(completion)} ===")
-    typer.echo(completion.text)
+        put(f"=== {_name(completion)} ===")
+    put(completion.text)
     sys.stdout.flush()
     _beside_the_bar(stats_line(completion))
     if completion.error is not None:
         _beside_the_bar(f"skipkv: error: {_name(completion)}: {one_line(completion.error)}")
 
 
+def _held(completion: "Completion") -> str:
+    """The most entries held, beside what the full cache holds for the same tokens."""
+    stats = completion.stats
+    full = completion.prompt_tokens + stats.new_tokens - 1  # the last token is never stored
+    if stats.peak_entries >= full:
+        return f"at most {stats.peak_entries} entries held per KV head, as in a full cache"
+    return (
+        f"at most {stats.peak_entries} entries held per KV head of {full} in a full cache "
+        f"({1 - stats.peak_entries / full:.0%} saved)"
+    )
+
+
 def _name(completion: "Completion") -> str:
-    """Prompts and samples as people count them."""
+    """The numbers of prompt and sample, from 1."""
     return f"prompt {completion.index + 1}, sample {completion.sample + 1}"
 
 

@@ -1,4 +1,4 @@
-"""`skipkv policies`: what each preset is made of."""
+"""`skipkv policies`: the parts of each preset."""
 
 import inspect
 import json
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 EXAMPLE_BUDGET = 1024
 """Tokens; presets that need a budget are shown under this one."""
 EXAMPLE_WIDTH = 3584
-"""Numbers in the vector of presets that steer: the hidden size of a model of seven billion."""
+"""Length of the vector in presets that steer: the hidden size of a model of 7B parameters."""
 
 
 def policies(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON per preset.")
+        bool, typer.Option("--json", help="Print a JSON object per preset.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Show each preset's composition, under a budget of 1024 tokens where it takes one."""
+    """Show the parts of each preset, at a budget of 1024."""
     with clean_exit(debug=debug):
         from skipkv.presets import NAMES, get
 
@@ -44,7 +44,7 @@ def policies(
 
 
 def _example(preset: "Callable[..., Policy]") -> "Policy":
-    """The preset's policy, with stand-ins for what it must be given."""
+    """The preset's policy, with example values for its required arguments."""
     import torch
 
     from skipkv.steerers import SteeringVector
@@ -60,7 +60,7 @@ def _example(preset: "Callable[..., Policy]") -> "Policy":
 
 
 def composition(policy: "Policy") -> dict[str, str]:
-    """The policy's fields as one would write them in Python."""
+    """The policy's fields, each as Python source."""
     import attrs
 
     parts: dict[str, Any] = {
@@ -70,12 +70,12 @@ def composition(policy: "Policy") -> dict[str, str]:
 
 
 def _at_work(policy: "Policy", parts: dict[str, str]) -> dict[str, str]:
-    """The parts that take part: a policy without a budget scores nothing, and so on."""
-    resting = set()
+    """The parts in use: a policy without a budget scores nothing, and so on."""
+    unused = set()
     if policy.budget is None:
-        resting |= {"scorer"}
+        unused |= {"scorer"}
     if not policy.needs.sentences:
-        resting |= {"segmenter"}
+        unused |= {"segmenter"}
     if policy.steerer.layer is None:
-        resting |= {"steerer"}
-    return {name: written for name, written in parts.items() if name not in resting}
+        unused |= {"steerer"}
+    return {name: written for name, written in parts.items() if name not in unused}

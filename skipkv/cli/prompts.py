@@ -13,7 +13,7 @@ from skipkv.errors import InputError
 Chat: TypeAlias = list[dict[str, str]]
 """A conversation: messages with `role` and `content`."""
 Prompt: TypeAlias = str | Chat
-"""What one line of input gives: text, or a conversation."""
+"""One line of input: a text, or a conversation."""
 
 
 def read_prompts(
@@ -24,27 +24,29 @@ def read_prompts(
     field: str = "prompt",
     limit: int | None = None,
 ) -> list[Prompt]:
-    """All prompts of a run, read and checked.
+    """Read and check all prompts of a run.
 
-    They come from one place: the arguments, or the file `source`, or standard input when `source`
-    is "-" or when nothing else is given and something is piped in. A file is JSONL when its name
-    ends in .jsonl, else text with a prompt per line; standard input is text; `jsonl` overrides
-    both. Blank lines are skipped. In JSONL the field holds a text or a list of messages.
+    Prompts come from one place: the arguments, or the file `source`, or standard input. Standard
+    input is read if `source` is "-", or if nothing else is given and it is not a terminal. A file
+    whose name ends in .jsonl is JSONL; any other file, and standard input, is text with a prompt
+    per line. `jsonl` overrides both. Blank lines are skipped. In JSONL the field holds a text or a
+    list of messages.
 
     Args:
         arguments: prompts from the command line.
         source: path of a file, or "-".
-        jsonl: read lines as JSON objects; None decides by the name.
+        jsonl: whether lines are JSON objects; None decides by the file's name.
         field: name of the JSONL field with the prompt.
-        limit: read only so many prompts, from the start.
+        limit: most prompts to read, from the start.
 
     Raises:
-        InputError: no prompt, two sources, an unreadable file, or a line that cannot be used; the
-            message has file and line number.
+        InputError: there is no prompt, there are two sources, or a file or line cannot be used;
+            the message names file and line.
     """
     if arguments and source is not None:
         raise InputError(
-            f"Prompts come from the arguments or from --input {source}, not both. Drop one."
+            f"Prompts come from the arguments or from --input {source}, but not from both. Drop "
+            "one."
         )
     if arguments:
         if any(not prompt.strip() for prompt in arguments):
@@ -65,7 +67,10 @@ def read_prompts(
         except OSError as error:
             raise InputError(f"--input {source}: {error.strerror}.") from error
     if not prompts:
-        raise InputError(f"{source or 'standard input'} holds no prompt: it is empty or blank.")
+        raise InputError(
+            f"{source or 'standard input'} holds no prompt, only blank lines or nothing. Write a "
+            "prompt per line."
+        )
     return prompts
 
 

@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from skipkv import __version__
+from skipkv._progress import progress_bar
 from skipkv._runs import differs, is_oom, require_extra, stamp, writing
 from skipkv._types import Thought
 from skipkv._validators import is_a
@@ -175,7 +176,8 @@ class Sweep:
             batch_size: sequences decoded side by side; by default the data set's own. It changes
                 speed and no answer.
             texts: keep what was decoded in the records.
-            progress: show a progress bar on stderr; by default if that is a terminal.
+            progress: show a bar on stderr, or nothing. Default: a bar on a terminal, a line every
+                30 seconds elsewhere.
             model_name: what the summary calls the model.
             plot_format: "png" or "svg".
             retry_failed: drop the records of failed samples and decode these again.
@@ -346,11 +348,8 @@ class _Run:
 
     def decode(self, progress: bool | None) -> None:
         """Decode all that is not done yet: the baselines, then everything else."""
-        show = sys.stderr.isatty() if progress is None else progress
         baselines = [Cell(data=data.name, policy=FULL) for data in self._sweep.data]
-        with tqdm(
-            total=self._sweep.samples, unit="sample", disable=not show, file=sys.stderr, smoothing=0
-        ) as bar:
+        with progress_bar(progress, total=self._sweep.samples, unit="sample", smoothing=0) as bar:
             # counted in one go, so that the bar's rate and ETA are those of what is decoded now
             bar.initial = bar.n = sum(len(self._finished(cell)) for cell in baselines)
             bar.refresh()

@@ -1,7 +1,7 @@
 """Evictors choose which entries stay.
 
 One evictor per file, named for it. To add one: write a frozen attrs class with
-`keep(scores, view, budget)`, export it here, and hold the four laws of the protocol in its tests.
+`keep(scores, view, budget)`, export it here, and check it with `skipkv.testing.check_evictor`.
 """
 
 from skipkv.evictors.keep_all import KeepAll

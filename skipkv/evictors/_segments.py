@@ -13,12 +13,13 @@ from skipkv._types import CacheView
 class Segments:
     """Runs of neighbouring entries of one sentence; a row and head has at most one per slot.
 
-    Entries lie in the order of their positions, so a sentence is one run. Numbering runs and not
-    sentences keeps every tensor as long as the cache, however long the stream has become.
+    Entries lie in the order of their positions, so a sentence is one run. Runs are numbered instead
+    of sentences: tensors are then as long as the cache, and do not grow with the stream.
 
     Args:
         ids: index of the run of each slot, from 0 in each row and head.
-        closed: entries of closed sentences; the others are the open sentence's, or empty slots.
+        closed: entries of closed sentences. The other slots belong to the open sentence or are
+            empty.
     """
 
     ids: Int[Tensor, "R H L"]
@@ -40,8 +41,8 @@ class Segments:
     ) -> Float[Tensor, "R H L"]:
         """Mean score of `entries` in each run; 0 where it has none.
 
-        Summed in float64 and rounded to float32, so that the order of the additions, which an
-        accelerator does not fix, does not show.
+        Sums are in float64 and are rounded to float32. So the order of the additions, which an
+        accelerator does not fix, does not change the result.
         """
         values = scores.double().masked_fill(~entries, 0.0)
         total = torch.zeros_like(values).scatter_add_(-1, self.ids, values)

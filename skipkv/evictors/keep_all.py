@@ -11,7 +11,7 @@ from skipkv._types import CacheView
 class KeepAll:
     """Keeps every entry: the full cache.
 
-    It ignores the budget, so a policy uses it only without one (`Policy(budget=None)`).
+    It ignores the budget, so use it only in a policy without one (`Policy(budget=None)`).
 
     Source: this library.
 

@@ -13,10 +13,10 @@ class Evictor(Protocol):
     """Chooses which entries stay.
 
     The runtime calls `keep` at a compression event, after the scorer, for rows that hold more than
-    their budget; then it drops what is not kept. Evictors see the same view as scorers.
+    their budget. Then it drops the other entries. Evictors see the same view as scorers.
 
-    Laws: at most `budget` entries kept per row and head; no empty slot kept; every entry of
-    `view.protected` kept; everything kept where there is room for everything.
+    Laws: at most `budget` entries per row and head are kept; no empty slot is kept; every entry of
+    `view.protected` is kept; a row and head with no more entries than `budget` keeps all of them.
     """
 
     def keep(
@@ -27,6 +27,6 @@ class Evictor(Protocol):
         Args:
             scores: the scorer's values, float32.
             view: the rows the scores are for.
-            budget: entries to keep at most, per row and head; never less than are protected.
+            budget: most entries to keep per row and head; at least as many as are protected.
         """
         ...

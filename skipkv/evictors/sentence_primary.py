@@ -14,31 +14,31 @@ from skipkv.evictors.top_k import best
 
 @attrs.frozen(kw_only=True)
 class SentencePrimary:
-    """Drops entries of sentences that a later sentence repeats; only then anything else.
+    """Drops entries of sentences that a later sentence repeats, before any other entry.
 
-    Tokens are dropped for how they score, sentences for what they say: a thought with holes in it
-    misleads more than one that is missing. No entry outside the redundant sentences is dropped
-    while an unprotected entry inside one remains, whatever the scores are.
+    A thought with holes in it misleads a model more than a missing one. So unprotected entries of
+    redundant sentences are dropped first, whatever their scores are.
 
-    With `whole`, redundant sentences go one at a time, each with all its unprotected entries of
-    that row and head, lowest mean score first (of equal ones the earlier), until the row and head
-    is within its budget; so it may end below it. If none is left and there are still too many
-    entries, the rest goes token by token. Without `whole`, the entries of redundant sentences too
-    go token by token, lowest score first, and exactly `budget` remain in every row and head that
-    held more.
+    With `whole`, redundant sentences go one at a time: all unprotected entries of the sentence in
+    that row and head together. The lowest mean score goes first, and of equal ones the earlier
+    sentence, until the row and head is within its budget; it may end below the budget. If no
+    redundant sentence is left and there are still too many entries, the others go token by token.
+
+    Without `whole`, entries of redundant sentences go token by token too, the lowest score first.
+    Then exactly `budget` entries remain in every row and head that held more.
 
     Args:
         threshold: cosine similarity above which a later sentence repeats an earlier one; in (0, 1).
         whole: drop redundant sentences whole; False is the published rule.
-        prompt: sentences of the prompt may be redundant too, as published; False leaves them out.
+        prompt: whether sentences of the prompt can be redundant, as published.
 
     Raises:
         ConfigError: `threshold` outside its range.
 
     Source: SkipKV (arXiv 2512.07993), section 4.1.
 
-    Differs: there the order follows from a penalty near 1 on scores that are far smaller; here it
-    holds by construction.
+    Differs: in the paper the order comes from a penalty near 1 on scores that are far smaller. Here
+    it holds by construction.
 
     Example:
         >>> SentencePrimary(threshold=0.97).needs
@@ -64,7 +64,7 @@ class SentencePrimary:
     def keep(
         self, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
     ) -> Bool[Tensor, "R H L"]:
-        """Protected entries, then those of sentences nothing repeats, then redundant ones."""
+        """Protected entries, then those of sentences without repetition, then redundant ones."""
         tables = view.sentences or ()
         values = [table.redundancy(self.threshold, prompt=self.prompt) for table in tables]
         redundant = (view.per_entry(values) > 0) & ~view.protected
@@ -81,7 +81,7 @@ class SentencePrimary:
         redundant: Bool[Tensor, "R H L"],
         budget: int,
     ) -> Bool[Tensor, "R H L"]:
-        """Entries of the redundant sentences that go, as few sentences as bring the budget."""
+        """Entries of the redundant sentences to drop: as few sentences as reach the budget."""
         segments = Segments.of(view)
         sizes = segments.count(redundant)
         worth = segments.mean(scores, redundant).masked_fill(sizes == 0, torch.inf)

@@ -15,8 +15,9 @@ from skipkv.evictors.top_k import best
 class SinkAndRecent:
     """Keeps the first `sinks` tokens and fills the budget with the most recent ones.
 
-    The first tokens soak up attention that has nowhere else to go; without them a sliding window
-    falls apart. Scores do not matter. Protected entries stay too and count in the budget.
+    The first tokens take the attention that other tokens do not need. Without them a model with a
+    sliding window fails. Scores are not read. Protected entries stay too, and the budget counts
+    them.
 
     Args:
         sinks: first tokens of the sequence to keep, in tokens; 0 for a plain sliding window.
@@ -26,7 +27,7 @@ class SinkAndRecent:
 
     Source: StreamingLLM (arXiv 2309.17453), section 3.
 
-    Differs: positions stay what they were; the paper numbers them anew within the cache.
+    Differs: positions do not change; the paper renumbers them within the cache.
 
     Example:
         >>> SinkAndRecent(sinks=4)
@@ -50,5 +51,5 @@ class SinkAndRecent:
         tier = torch.where(view.protected, 2, sink.int())
         # slots are in the order of positions, so the slot's number is its recency
         slots = torch.arange(scores.shape[-1], device=scores.device)
-        recency = torch.where(sink, -slots, slots).float()  # of the sinks the first come first
+        recency = torch.where(sink, -slots, slots).float()  # the first sinks come first
         return best(recency, view, budget, tier)

@@ -1,4 +1,4 @@
-"""Keep what is worth most, entry by entry."""
+"""Keep the entries with the highest scores."""
 
 import attrs
 import torch
@@ -13,10 +13,10 @@ _TIERS, _SLOTS = 2**7, 2**24
 
 @attrs.frozen
 class TopK:
-    """Keeps the protected entries and, of the rest, those with the highest scores.
+    """Keeps the protected entries, and of the others those with the highest scores.
 
     Exactly `budget` entries remain in every row and head that held more. Of equal scores the
-    earlier slot stays, so the outcome is the same on every device.
+    earlier slot stays, so the result is the same on every device.
 
     Source: the selection rule of SnapKV (arXiv 2404.14469), H2O (arXiv 2306.14048) and R-KV
     (arXiv 2505.24133).
@@ -42,9 +42,9 @@ def best(
     """The `budget` occupied slots with the highest scores; of equal ones the earlier.
 
     Args:
-        scores: a value per slot; float32 is compared.
+        scores: a value per slot; compared in float32.
         view: the rows the scores are for.
-        budget: entries to keep at most, per row and head.
+        budget: most entries to keep per row and head.
         tier: entries of a higher tier come first, whatever their scores; from -100 to 100.
     """
     order = _order(scores, tier.masked_fill(~view.occupied, -_TIERS))
@@ -53,12 +53,12 @@ def best(
 
 
 def _order(scores: Float[Tensor, "R H L"], tier: Int[Tensor, "R H L"]) -> Int[Tensor, "R H L"]:
-    """A number per slot, no two alike: the higher by tier, then by score, then the earlier slot.
+    """A different number for every slot, ordered by tier, then score, then the earlier slot.
 
-    Choosing by one number takes a selection, where sorting by each in turn takes two stable sorts.
+    With one number a selection is enough. Tier and score apart would take two stable sorts.
     """
     slots = scores.shape[-1]
-    bits = (scores.float() + 0.0).view(torch.int32)  # the sum makes -0.0 the 0.0 that it equals
+    bits = (scores.float() + 0.0).view(torch.int32)  # the sum turns -0.0 into 0.0
     # bits of floats order as integers do, negative ones the other way round
     flipped = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
     order = flipped.long().add_(2**31)  # in [0, 2**32)

@@ -12,22 +12,23 @@ from skipkv.evictors.top_k import best
 
 @attrs.frozen
 class WholeSentence:
-    """Keeps or drops what a row and head still holds of a closed sentence as a whole.
+    """Keeps or drops the entries of a closed sentence together, in each row and head.
 
-    What is left of a thought should be one that was thought. In each row and head:
+    A thought is kept whole or not at all. In each row and head:
 
-    1. Protected entries stay. What the budget leaves beside them is the room.
-    2. The open sentence, the present thought, comes next: all of it where the room allows, else its
-       best entries, which then fill the budget. So a stream without delimiters uses all of it.
-    3. Closed sentences follow, those with a protected entry first and then by the mean score of
-       their unprotected entries; each is taken if it fits whole in the room that is left.
-    4. A closed sentence with more unprotected entries than the whole room (step 1) could never be
-       kept. The best such sentence, and it alone, gives its best entries to the room that is still
-       left. So one sentence longer than the budget does not leave the cache empty.
+    1. Protected entries stay. The rest of the budget is the room.
+    2. The open sentence, which is the current thought, comes next. All of it stays if the room
+       allows. Else its best entries fill the room. So a stream without delimiters uses its whole
+       budget.
+    3. Closed sentences follow: first those with a protected entry, then by the mean score of their
+       unprotected entries. Each is taken if all of it fits into the room that is left.
+    4. A closed sentence with more unprotected entries than the whole room (step 1) never fits. The
+       best such sentence, and no other, puts its best entries into the room that is left. So one
+       sentence longer than the budget does not leave the cache empty.
 
-    A closed sentence is thus wholly kept, or dropped but for its protected entries, except for the
-    one of step 4. A row and head may end below its budget, but only by fewer entries than any
-    sentence it dropped holds.
+    So a closed sentence is kept whole, or loses all its unprotected entries, except for the one of
+    step 4. A row and head may end below its budget, by fewer entries than the smallest sentence
+    that it dropped.
 
     Source: this library; the sentence as the unit is SkipKV's (arXiv 2512.07993).
 
@@ -57,7 +58,7 @@ class WholeSentence:
         taken, left = _fitting(sizes, order, left)
         whole = segments.spread(taken) & closed
 
-        # the best of those too long for any room: the first in the ranking
+        # the best sentence that is too long for the whole room: the first in the ranking
         too_long = (sizes > room).gather(-1, order)
         first = too_long & (too_long.cumsum(dim=-1) == 1)
         partial = segments.spread(torch.empty_like(first).scatter_(-1, order, first)) & closed
@@ -73,7 +74,7 @@ class WholeSentence:
         segments: Segments,
         closed: Bool[Tensor, "R H L"],
     ) -> Int[Tensor, "R H L"]:
-        """Runs in the order in which they are taken; runs without free entries do not matter."""
+        """Runs in the order in which they are taken; runs without free entries are not read."""
         order = segments.mean(scores, closed).argsort(dim=-1, descending=True, stable=True)
         anchored = (segments.count(view.protected) > 0).gather(-1, order)
         return order.gather(-1, anchored.int().argsort(dim=-1, descending=True, stable=True))
@@ -82,10 +83,10 @@ class WholeSentence:
 def _fitting(
     sizes: Int[Tensor, "R H L"], order: Int[Tensor, "R H L"], left: Int[Tensor, "R H 1"]
 ) -> tuple[Bool[Tensor, "R H L"], Int[Tensor, "R H 1"]]:
-    """Runs taken in turn, each if it fits in the room left by those before; and the room left.
+    """Takes runs in order, each if it fits into the room that is left; gives the room left too.
 
-    What does not fit now never will, since the room only shrinks. So each round sets aside what is
-    too large and takes the longest stretch of the others that fits; few rounds settle all heads.
+    A run that does not fit now never fits, since the room only shrinks. So each round drops runs
+    that are too large and takes the longest prefix of the others that fits. Few rounds are enough.
     """
     ordered = sizes.gather(-1, order)
     taken = torch.zeros_like(ordered, dtype=torch.bool)

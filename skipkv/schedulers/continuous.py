@@ -1,4 +1,4 @@
-"""Every freed slot is filled at once."""
+"""A free slot is filled at once."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -13,23 +13,23 @@ Order = Literal["fifo", "shortest_prompt"]
 
 @attrs.frozen(kw_only=True)
 class Continuous:
-    """Starts a waiting request as soon as a slot is free, whatever the other slots are doing.
+    """Starts a waiting request as soon as a slot is free: continuous batching.
 
-    Continuous batching: where answers differ in length, a static batch decodes its longest answer
-    in slots that are mostly empty; here the next request takes the place of one that is done. What
-    is decoded does not depend on the order.
+    Where answers differ in length, most slots of a static batch are empty while its longest answer
+    is decoded. Here the next request takes the slot of a finished one. The decoded tokens do not
+    depend on the order.
 
     Source: this library.
 
-    No request starves. All requests of one call to `generate` wait from its beginning and none
-    joins them later, so each is overtaken by the others at most once, under either order; under
+    Every request starts at some time. All requests of one call of `generate` wait from its
+    beginning, so under either order each request is overtaken by each other one at most once. Under
     "shortest_prompt" the longest prompts start last.
 
     Args:
-        order: who goes first: "fifo", the request that came first, or "shortest_prompt", the one
-            with the shortest prompt; of equal ones the earlier request. Short prompts are read
-            quickly and often ask for short answers, so that the first completions come sooner; but
-            what is long and comes last runs on when the other slots are empty.
+        order: which request starts first: "fifo", the one that came first, or "shortest_prompt",
+            the one with the shortest prompt (of equal ones the earlier). Short prompts are read
+            quickly and often ask for short answers, so the first completions come sooner. But long
+            requests then start last, and decode while other slots are empty.
 
     Raises:
         ConfigError: `order` is neither.
@@ -51,7 +51,7 @@ class Continuous:
     def _known(self, _: object, value: object) -> None:
         if value not in get_args(Order):
             raise ConfigError(
-                f"Continuous(order={value!r}) must be 'fifo' (who came first starts first) or "
+                f"Continuous(order={value!r}) must be 'fifo' (in the order of the requests) or "
                 "'shortest_prompt'."
             )
 

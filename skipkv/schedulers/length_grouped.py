@@ -1,4 +1,4 @@
-"""Prompts of like length go together."""
+"""Prompts of similar length are decoded together."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from skipkv.errors import ConfigError
 
 @attrs.frozen(kw_only=True)
 class LengthGrouped:
-    """Starts a batch of neighbours in prompt length when nothing is running any more.
+    """Starts a batch of prompts of similar length when nothing is running.
 
-    A static batch: it waits until the last sequence of a batch has finished, then takes the
-    shortest waiting prompts, in order of length; of equal ones the earlier request comes first.
-    Neighbours in length prefill with little padding and compress at the same steps.
+    A static batch: it waits until the last sequence of a batch has finished. Then it takes the
+    shortest waiting prompts, in the order of their lengths; of equal ones the earlier request comes
+    first. Prompts of similar length need little padding, and compress at the same steps.
 
     Source: SkipKV (arXiv 2512.07993), batch grouping. Differs: here padding never enters the cache,
-    so grouping changes how long things take and not what is decoded; and the paper does not say
-    which group goes first: the shortest prompts do, so that the first answers come soon. All
-    requests of one call wait from its beginning, so none is passed over for ever.
+    so grouping changes the time and not the decoded tokens. The paper does not say which group goes
+    first; here the shortest prompts do, so that the first answers come soon. All requests of one
+    call wait from its beginning, so every request starts at some time.
 
     Args:
-        batch_size: sequences decoded together, at most; at least 1. Free slots limit it too.
+        batch_size: most sequences decoded together; at least 1. Free slots limit it too.
 
     Raises:
         ConfigError: `batch_size` is not a whole number of at least 1.

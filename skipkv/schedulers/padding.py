@@ -1,4 +1,4 @@
-"""What a runtime that pads would have stored for nothing."""
+"""How much padding a runtime that pads would store."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from skipkv.errors import ConfigError
 
 
 def padding_tokens(lengths: Sequence[int], *, batch_size: int | None = None) -> int:
-    """Padding, in tokens, of prompts batched in the order given, each batch to its longest.
+    """Padding, in tokens, of prompts that are batched in this order and padded to the longest.
 
-    This library stores none. The number says what grouping by length is worth elsewhere: compare
-    the lengths in the order they came with the same lengths sorted. Where `batch_size` divides
-    their number no order needs less padding than the sorted one.
+    This library stores no padding. The number shows the use of grouping by length in other
+    runtimes: compare the lengths in their original order with the same lengths sorted. Where
+    `batch_size` divides the number of prompts, the sorted order needs the least padding.
 
     Args:
         lengths: prompt lengths in tokens, in the order they are batched.

@@ -8,11 +8,11 @@ from skipkv._types import Request
 
 @runtime_checkable
 class BatchScheduler(Protocol):
-    """Says which waiting requests enter the free slots now.
+    """Chooses the waiting requests that enter the free slots now.
 
-    The engine calls `admit` before the first step and again whenever a slot is free and a request
-    waits. A scheduler may hold requests back (a static batch waits until nothing runs any more),
-    but not when nothing is running: then it must admit at least one.
+    The engine calls `admit` before the first step, and again whenever a slot is free and a request
+    waits. A scheduler may hold requests back, as a static batch does while sequences are running.
+    When nothing is running it must admit at least one.
 
     Laws: distinct indices into `waiting`, at most `free` of them; at least one when `running` is 0.
     If a scheduler raises or breaks a law, nothing says who should start next: all requests that

@@ -1,4 +1,4 @@
-"""What the scorers that observe queries share: scaled logits, and a softmax over some entries."""
+"""Shared by scorers that observe queries: scaled logits, and a softmax over some entries."""
 
 import math
 
@@ -40,7 +40,7 @@ def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R 
 def softmax_over(
     logits: Float[Tensor, "R H *axes L"], entries: Bool[Tensor, "R H L"]
 ) -> Float[Tensor, "R H *axes L"]:
-    """Softmax over `entries` alone; 0 elsewhere, and a constant in a head without any of them."""
+    """Softmax over `entries` only; 0 elsewhere. A head without entries gets a constant."""
     between = (1,) * (logits.dim() - entries.dim())
     mask = entries.reshape(*entries.shape[:2], *between, entries.shape[2])
     # the smallest float and not -inf: a head without entries must not become 0 / 0

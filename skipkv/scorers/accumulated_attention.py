@@ -1,4 +1,4 @@
-"""Entries that have received much attention so far are worth more."""
+"""Entries that have received much attention are worth more."""
 
 import attrs
 from jaxtyping import Float
@@ -13,13 +13,13 @@ from skipkv.scorers.algebra import ScorerAlgebra
 class AccumulatedAttention(ScorerAlgebra):
     """Attention each entry has received since it was cached, summed over queries: heavy hitters.
 
-    A few tokens draw most of the attention, and go on drawing it. H2O gives half of the budget to
-    them and half to the most recent tokens: `Budget(tokens=n, window=n // 2)`.
+    A few tokens get most of the attention, now and later. H2O gives half of the budget to them and
+    half to the most recent tokens: `Budget(tokens=n, window=n // 2)`.
 
     Source: H2O (arXiv 2306.14048), section 4.
 
     Differs: entries are dropped at compression events and not at every step. As in the paper, older
-    entries have had more queries to collect from.
+    entries have had more queries to collect attention from.
 
     Raises:
         InputError: the view carries no attention.

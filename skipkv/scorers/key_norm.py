@@ -11,10 +11,10 @@ from skipkv.scorers.algebra import ScorerAlgebra
 
 @attrs.frozen
 class KeyNorm(ScorerAlgebra):
-    """The negative L2 norm of the key: of all scorers that look at the cache, the cheapest.
+    """The negative L2 norm of the key: the cheapest scorer that reads the cache.
 
-    In decoder-only models the keys of small norm are those that draw high attention, so they are
-    worth keeping; no query need be observed to know.
+    In decoder-only models keys of small norm get much attention, so they are worth keeping. No
+    query has to be observed.
 
     Source: Devoto et al. (arXiv 2406.11430).
 

@@ -18,18 +18,18 @@ _CACHED = 2**19
 
 @attrs.frozen(kw_only=True)
 class KeyRedundancy(ScorerAlgebra):
-    """How much a key resembles the others of its row and head; high is redundant: subtract it.
+    """How much a key resembles the others of its row and head. High is redundant, so subtract it.
 
-    The cosine similarities of all entries, the window's too, with the diagonal zeroed; for each
-    key the similarity to its newest near-copy is forgiven (zeroed); the mean over keys, and a
-    softmax over all entries of the head. So of a chain of repetitions the newest copy stays cheap
-    and the older ones go.
+    It takes the cosine similarities of all entries (the window's too) with the diagonal set to 0.
+    For each key the similarity to its newest near-copy is forgiven (set to 0). Then come the mean
+    over keys and a softmax over all entries of the head. So in a chain of repetitions the newest
+    copy gets a low value and stays; the older ones go.
 
     Args:
         threshold: similarity above which a key counts as a near-copy; in [0, 1).
         keep: which near-copy is forgiven: the "last" or the "first".
-        tile: keys compared with all others at a time, in slots, at most. Memory grows with L, never
-            with L * L; the value does not change the outcome but for rounding.
+        tile: most keys compared with all others at a time, in slots. Memory grows with L and not
+            with L * L. The value changes the result by rounding only.
 
     Raises:
         ConfigError: `threshold`, `keep` or `tile` outside their ranges.
@@ -58,8 +58,8 @@ class KeyRedundancy(ScorerAlgebra):
             )
         if self.keep not in ("last", "first"):
             raise ConfigError(
-                f"KeyRedundancy(keep={self.keep!r}) must be 'last' or 'first': the near-copy that "
-                "is not held against a key."
+                f"KeyRedundancy(keep={self.keep!r}) must be 'last' or 'first': the near-copy whose "
+                "similarity is forgiven."
             )
         if self.tile < 1:
             raise ConfigError(
@@ -72,14 +72,14 @@ class KeyRedundancy(ScorerAlgebra):
         empty = ~view.occupied
         total = self._held_against(view.keys.flatten(0, 1), empty.flatten(0, 1))
         mean = total.view_as(empty) / (~empty).sum(dim=-1, keepdim=True).clamp_min(1)
-        # what is left of a head without entries is finite, and nobody reads it
+        # a head without entries gets finite numbers, which are not read
         filled = mean.masked_fill(empty, torch.finfo(torch.float32).min)
         return filled.softmax(dim=-1)
 
     def _held_against(
         self, keys: Float[Tensor, "N L D"], empty: Bool[Tensor, "N L"]
     ) -> Float[Tensor, "N L"]:
-        """The sum of each key's similarities to the others of its head, but for the forgiven."""
+        """The sum of each key's similarities to the others of its head, without the forgiven."""
         step, tile = self._tiles(keys)
         total = torch.empty(empty.shape, device=keys.device)
         room = total.new_empty(max(step * tile * keys.shape[1], keys.shape[2]))
@@ -90,7 +90,7 @@ class KeyRedundancy(ScorerAlgebra):
         return total
 
     def _tiles(self, keys: Float[Tensor, "N L D"]) -> tuple[int, int]:
-        """Heads and keys compared at a time: what fits a cache, and twice the keys' own memory."""
+        """Heads and keys compared at a time: as many as fit a cache and twice the keys' memory."""
         number, slots, size = keys.shape
         spare = int(1.3 * number * size)  # numbers per slot; the view and its scores have the rest
         each = size + 8  # of a head: its keys at length 1, what they are held against, and indices
@@ -109,7 +109,7 @@ class KeyRedundancy(ScorerAlgebra):
         Args:
             unit: keys of length 1.
             tile: keys compared with all others at a time.
-            room: to work in.
+            room: scratch memory.
         """
         number, slots, _ = unit.shape
         slot = torch.arange(slots, dtype=torch.float32, device=unit.device)
@@ -130,7 +130,7 @@ class KeyRedundancy(ScorerAlgebra):
 
 
 def _sums(unit: Float[Tensor, "n L D"]) -> Float[Tensor, "n L"]:
-    """Each key's similarities to all others together: the sum of u.v over v is u.(sum over v)."""
+    """The sum of each key's similarities to all others: the sum of u.v over v is u.(sum of v)."""
     own: Tensor = torch.linalg.vector_norm(unit, dim=-1).square_()
     return torch.bmm(unit, unit.sum(dim=1)[..., None])[..., 0] - own
 
@@ -138,12 +138,12 @@ def _sums(unit: Float[Tensor, "n L D"]) -> Float[Tensor, "n L"]:
 def _forgiven(
     unit: Float[Tensor, "n L D"], copies: Int[Tensor, "n L"], room: Float[Tensor, "M"]
 ) -> Float[Tensor, "n L"]:
-    """The similarities that are not held against each key, because others forgive it.
+    """For each key the sum of the similarities that other keys forgive it.
 
     Args:
         unit: keys of length 1.
-        copies: the slot of the key that each of them forgives.
-        room: to work in.
+        copies: for each key the slot of the key that it forgives.
+        room: scratch memory.
     """
     number, slots, size = unit.shape
     keys = unit.view(-1, size)
@@ -157,7 +157,7 @@ def _forgiven(
         torch.index_select(keys, 0, copy[part], out=other)
         torch.sum(other.mul_(keys[part]), dim=-1, out=similar[part])
     own = copies == torch.arange(slots, device=unit.device)
-    similar = similar.view(number, slots).masked_fill_(own, 0.0)  # nobody is compared with itself
+    similar = similar.view(number, slots).masked_fill_(own, 0.0)  # not with itself
     return torch.zeros_like(similar).scatter_add_(1, copies, similar)
 
 

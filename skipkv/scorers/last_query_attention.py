@@ -1,4 +1,4 @@
-"""Entries that the newest query attends to are worth more."""
+"""Entries that get attention from the newest query are worth more."""
 
 import attrs
 from jaxtyping import Float
@@ -15,13 +15,13 @@ from skipkv.scorers.shared import mean_over_heads
 class LastQueryAttention(ScorerAlgebra):
     """Attention of the newest query: a transformer read as a multi-state RNN.
 
-    For each query head the softmax over all entries of its KV head, the newest included, of the
-    newest query; then the mean over the query heads. TOVA keeps, per layer, the tokens with the
-    highest mean over all heads: `shared=True`.
+    For each query head it takes the newest query's softmax over all entries of the KV head, the
+    newest entry included; then the mean over the query heads. TOVA keeps, per layer, the tokens
+    with the highest mean over all heads: `shared=True`.
 
     Args:
-        shared: average over all heads of the row, so that they keep the same tokens (TOVA); False
-            averages over the query heads of each KV head alone, which then choose for themselves.
+        shared: average over all heads of the row, so that they keep the same tokens (TOVA). False
+            averages over the query heads of each KV head, so that KV heads may keep different ones.
 
     Source: TOVA (arXiv 2401.06104). Some published baselines called H2O look at the
     newest query too, but take the largest logit of the query heads that share a KV head and leave

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class Normalized(ScorerAlgebra):
     """A scorer's values stretched to [0, 1] over the entries of each row and head.
 
-    Scorers differ in scale by orders of magnitude; weights between them mean something once each
-    spans the same range. A head whose entries all have one value gets 0.
+    Scorers differ in scale by orders of magnitude. Weights between them are comparable once each
+    scorer spans the same range. A head whose entries all have the same value gets 0.
 
     Source: this library.
 
     Args:
-        scorer: what to rescale.
+        scorer: the scorer to rescale.
 
     Example:
         >>> from skipkv.scorers import KeyNorm, Recency
@@ -37,7 +37,7 @@ class Normalized(ScorerAlgebra):
 
     @property
     def needs(self) -> Needs:
-        """What the scorer needs."""
+        """The needs of the scorer."""
         return needs_of(self.scorer)
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:

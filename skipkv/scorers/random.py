@@ -1,4 +1,4 @@
-"""Chance: the baseline every scorer must beat."""
+"""Random scores: the baseline that every scorer must beat."""
 
 import attrs
 import torch
@@ -14,17 +14,16 @@ _BITS = 0xFFFF_FFFF
 
 @attrs.frozen(kw_only=True)
 class Random(ScorerAlgebra):
-    """Noise in [0, 1) that is a function of the seed, the KV head and the token's position alone.
+    """Noise in [0, 1): a function of the seed, the KV head and the token's position alone.
 
-    An entry has the same value at every compression event, in every batch and on every device, so
-    a token is lucky for good and not anew each time (which would wear the older ones down).
-    Rows do not know their layer or sequence: all of them draw the same noise for the same head and
-    position.
+    An entry has the same value at every compression event, in every batch and on every device. New
+    noise at each event would evict older entries more often than younger ones. Rows do not know
+    their layer or sequence, so all rows get the same noise for the same head and position.
 
     Source: this library.
 
     Args:
-        seed: any integer; its low 32 bits count.
+        seed: any integer; the low 32 bits are used.
 
     Example:
         >>> Random(seed=3)

@@ -12,7 +12,7 @@ from skipkv.scorers.algebra import ScorerAlgebra
 class Recency(ScorerAlgebra):
     """Position over tokens seen: 0 for the first token, just below 1 for the newest.
 
-    With `TopK` it is a sliding window over each row.
+    With `TopK` it gives a sliding window over each row.
 
     Source: this library.
 

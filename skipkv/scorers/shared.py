@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class Shared(ScorerAlgebra):
     """A scorer averaged over the KV heads of a row, so that all heads keep the same tokens.
 
-    Heads are matched by position and not by slot: where heads hold different tokens, one that no
-    longer holds a token counts as giving it 0.
+    Heads are matched by position and not by slot. A head that does not hold a token any more counts
+    as 0 for it.
 
     Source: this library. Published KV-cache baselines called H2O choose one set of tokens per layer
     from the newest query: `Shared(scorer=WindowAttention(window=1, pool=1))`.
 
     Args:
-        scorer: what to average.
+        scorer: the scorer to average.
 
     Example:
         >>> from skipkv.scorers import WindowAttention
@@ -39,7 +39,7 @@ class Shared(ScorerAlgebra):
 
     @property
     def needs(self) -> Needs:
-        """What the scorer needs."""
+        """The needs of the scorer."""
         return needs_of(self.scorer)
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
@@ -63,8 +63,8 @@ def mean_over_heads(
     # number the distinct positions of a row: entries of one position get one number
     steps = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=-1)
     group = torch.empty_like(flat).scatter_(-1, order, pad(steps, (1, 0)))
-    # a plane per head: no two entries of a head share a position, so no sum is left to chance; only
-    # empty slots collide, among themselves
+    # a plane per head: entries of a head have different positions, so the order of additions does
+    # not matter; only empty slots collide, with each other
     planes = values.new_zeros(*positions.shape[:2], flat.shape[1])
     planes.scatter_(-1, group.reshape(positions.shape), values)
     mean = planes.sum(dim=1) / heads  # [R, H * L]

@@ -1,4 +1,4 @@
-"""Entries that the newest queries attend to are worth more."""
+"""Entries that get attention from the newest queries are worth more."""
 
 import attrs
 from jaxtyping import Float
@@ -16,10 +16,10 @@ from skipkv.scorers.algebra import ScorerAlgebra
 class WindowAttention(ScorerAlgebra):
     """Attention that the last `window` queries pay to the entries before them, smoothed over slots.
 
-    What the present thought looks at, the next tokens are likely to look at again. Per query the
-    largest logit of the query heads that share a KV head counts, then softmax over the entries
-    outside the window, mean over the queries, and max-pooling, so that an entry keeps its
-    neighbours. Entries of the window take no part and get 0: the budget's window protects them.
+    Entries that the current thought attends to are likely to be used by the next tokens too. Per
+    query it takes the largest logit of the query heads that share a KV head; then the softmax over
+    the entries outside the window, the mean over the queries, and max-pooling, so that an entry
+    keeps its neighbours. Entries of the window get 0: the budget's window protects them.
 
     Args:
         window: most recent queries to observe, in tokens; at least 1.
@@ -31,7 +31,7 @@ class WindowAttention(ScorerAlgebra):
     Source: SnapKV (arXiv 2404.14469), section 4; R-KV (arXiv 2505.24133) for the
     maximum over query heads before the softmax, as in its published code.
 
-    Differs: pooling never reaches across empty slots, for there is no padding.
+    Differs: pooling never crosses empty slots, since there is no padding.
 
     Example:
         >>> WindowAttention(window=8, pool=7).needs
@@ -63,6 +63,6 @@ class WindowAttention(ScorerAlgebra):
         before = view.occupied & ~view.within_window(self.window)
         logits = newest_logits(view, self.window, "WindowAttention").amax(dim=2)  # [R, H, W, L]
         attention = softmax_over(logits, before).mean(dim=2)
-        # entries that take no part hold 0, which no maximum over attention notices
+        # entries of the window hold 0, which never changes a maximum over attention
         pooled = max_pool1d(attention, self.pool, stride=1, padding=self.pool // 2)
         return pooled.masked_fill(~before, 0.0)

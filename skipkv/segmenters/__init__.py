@@ -1,4 +1,4 @@
-"""Segmenters cut a stream of tokens into sentences and name what each was for.
+"""Segmenters cut a stream of tokens into sentences and name the thought of each.
 
 One segmenter per file, named for it. To add one: write a frozen attrs class with `cut(stream)` that
 returns a cut only when no later token can change it, export it here, and test that feeding a stream

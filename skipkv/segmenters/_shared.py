@@ -1,4 +1,4 @@
-"""What all segmenters do alike: naming the sentences between cuts, and a repr that stays short."""
+"""Shared by all segmenters: naming the sentences between cuts, and a short repr."""
 
 from collections.abc import Sequence
 from typing import Any

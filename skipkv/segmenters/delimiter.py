@@ -37,9 +37,9 @@ class Tokenizer(Protocol):
 class Delimiter:
     """Closes a sentence at every token whose id is in a table.
 
-    The cheapest segmenter: it never looks at text but to name a thought. The table is built once,
-    from the tokenizer; whether a token closes a sentence depends on that token alone, so it does
-    not matter in what pieces a stream arrives.
+    The cheapest segmenter: it reads text only to name a thought. The table is built once, from the
+    tokenizer. Each token alone decides whether it closes a sentence, so a stream may arrive in any
+    pieces.
 
     Source: SkipKV (arXiv 2512.07993), section 4.1. Differs: `from_tokenizer` takes all tokens that
     end a line unless it is given a list, as `PUBLISHED_DELIMITERS`.
@@ -49,7 +49,7 @@ class Delimiter:
         classify: names the thought of a sentence from its text.
 
     Raises:
-        ConfigError: `ids` is empty or holds something that is no token id.
+        ConfigError: `ids` is empty, or holds something other than token ids.
 
     Example:
         >>> stream = TokenStream(ids=[7, 3, 7, 9], pieces=["x", ".\\n", "y", "z"])
@@ -84,8 +84,8 @@ class Delimiter:
     ) -> "Delimiter":
         """The table for a tokenizer: its tokens that end a line, or those with a given text.
 
-        Every id of the vocabulary is decoded once, alone, so nothing need be known of how
-        byte-level and SentencePiece vocabularies spell a newline.
+        Every id of the vocabulary is decoded once, alone. So it does not matter how a vocabulary
+        (byte-level, SentencePiece) spells a newline.
 
         Args:
             tokenizer: anything with `get_vocab()` and `decode(ids)`.
@@ -129,13 +129,12 @@ class Delimiter:
         return cls(ids=ids, classify=MarkerWords() if classify is None else classify)
 
     def cut(self, stream: TokenStream) -> Sequence[Cut]:
-        """A cut behind every token of the table."""
+        """A cut after every token of the table."""
         ends = [i for i, token in enumerate(stream.ids, start=1) if token in self.ids]
         return cuts_at(stream, ends, self.classify)
 
     def __repr__(self) -> str:
-        # A table of hundreds of ids helps no reader: only its size is given then, in the angle
-        # brackets that are Python's sign for a repr that cannot be pasted back.
+        # Hundreds of ids would be unreadable. Angle brackets mark a repr that cannot be pasted.
         classify = "" if self.classify == MarkerWords() else f", classify={self.classify!r}"
         if len(self.ids) > _REPR_LIMIT:
             return f"<Delimiter of {len(self.ids)} token ids{classify}>"

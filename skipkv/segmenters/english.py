@@ -1,4 +1,4 @@
-"""Word lists of English reasoning traces; data only. Another language is another module like it."""
+"""Word lists for English reasoning traces. For another language write another such module."""
 
 # SEAL (arXiv 2504.07986), its published word lists; "again" is SkipKV's (arXiv 2512.07993), and
 # "double-check" stands beside SEAL's "let me check".
@@ -28,7 +28,7 @@ ABBREVIATIONS = frozenset(
     }
 )  # fmt: skip
 
-# Written with a capital behind an abbreviation or an ellipsis, these start a sentence:
+# With a capital after an abbreviation or an ellipsis, these start a sentence:
 # "x, y, etc. Then", "Hmm... Wait". No word that also names something ("Fig. A", "Thm. I").
 SENTENCE_STARTERS = frozenset(
     {

@@ -12,10 +12,10 @@ from skipkv.segmenters.thoughts import MarkerWords, ThoughtClassifier, is_classi
 
 @attrs.frozen(kw_only=True, repr=False)
 class FixedLength:
-    """Closes a sentence every `tokens` tokens, whatever they say.
+    """Closes a sentence every `tokens` tokens, without reading the text.
 
-    The baseline that shows what following the text is worth, and a choice for text without lines or
-    punctuation. A stream begins at a cut, so counting goes on where it stopped.
+    A baseline for segmenters that follow the text, and a choice for text without lines or
+    punctuation. A stream begins at a cut, so every sentence has the same length.
 
     Source: this library.
 
@@ -44,7 +44,7 @@ class FixedLength:
             )
 
     def cut(self, stream: TokenStream) -> Sequence[Cut]:
-        """A cut behind every `tokens`-th token."""
+        """A cut after every `tokens`-th token."""
         return cuts_at(stream, range(self.tokens, len(stream) + 1, self.tokens), self.classify)
 
     __repr__ = short_repr

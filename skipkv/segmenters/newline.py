@@ -13,9 +13,9 @@ from skipkv.segmenters.thoughts import MarkerWords, ThoughtClassifier, is_classi
 class Newline:
     """Closes a sentence at every token whose text ends a line.
 
-    It looks at text, so it fits any tokenizer; in a BPE vocabulary its delimiters are the tokens
-    such as ".\\n\\n" that the published implementations list. Whether a token closes a sentence
-    depends on that token alone, so it does not matter in what pieces a stream arrives.
+    It reads text, so it fits any tokenizer. In a BPE vocabulary its delimiters are tokens such as
+    ".\\n\\n", which the published implementations list. Each token alone decides whether it closes
+    a sentence, so a stream may arrive in any pieces.
 
     Source: SkipKV (arXiv 2512.07993), section 4.1. Differs: all tokens that end in a newline count,
     not a fixed list of seven (`Delimiter` takes a list).
@@ -31,7 +31,7 @@ class Newline:
     classify: ThoughtClassifier = attrs.field(factory=MarkerWords, validator=is_classifier)
 
     def cut(self, stream: TokenStream) -> Sequence[Cut]:
-        """A cut behind every token that ends in a newline."""
+        """A cut after every token that ends in a newline."""
         ends = [i for i, piece in enumerate(stream.pieces, start=1) if piece.endswith("\n")]
         return cuts_at(stream, ends, self.classify)
 

@@ -1,4 +1,4 @@
-"""A sentence ends where its punctuation says so."""
+"""A sentence ends at its punctuation."""
 
 import functools
 import itertools
@@ -32,28 +32,31 @@ def _single_words(self: object, field: "attrs.Attribute[frozenset[str]]", value:
 
 @attrs.frozen(kw_only=True, repr=False)
 class Punkt:
-    """Closes a sentence where punctuation and what follows it end one, and where a line ends.
+    """Closes a sentence at punctuation that ends one, and where a line ends.
 
-    NLTK's Punkt judges every period, question and exclamation mark from its word and the word
-    behind. It is not trained and downloads nothing: it is given a list of abbreviations and of
-    words that start sentences. What it knows nothing of, mathematics, is settled first: an
-    enumerator ("1.") and a factorial ("5! is") end no sentence, a single letter is a variable and
-    no initial ("is x. Then"), and nothing starts with an operator. A line end closes a sentence
-    too, but within a LaTeX display (`\\[`, `$$`, `\\begin`) only an empty line does.
+    NLTK's Punkt judges every period, question mark and exclamation mark from the words before and
+    after it. It is not trained and downloads nothing: it gets a list of abbreviations, and a list
+    of words that start sentences. Punkt does not know mathematics, so rules for it come first:
+
+    * An enumerator ("1.") and a factorial ("5! is") do not end a sentence.
+    * A single letter is a variable and not an initial ("is x. Then").
+    * A sentence does not start with an operator.
+
+    A line end closes a sentence too; within a LaTeX display (`\\[`, `$$`, `\\begin`) only an empty
+    line does.
 
     A sentence ends at white space only. The token that holds its last character closes it, so a
-    token over two sentences belongs to the first. A boundary is judged once the word behind it is
-    complete, and from nothing but the text since the last cut up to there: no later token can
-    change it.
+    token that spans two sentences belongs to the first. A boundary is judged when the word after it
+    is complete, from the text since the last cut alone. So no later token can change it.
 
     Source: Kiss and Strunk, Unsupervised Multilingual Sentence Boundary Detection (Computational
-    Linguistics 32, 2006), as in `nltk.tokenize.punkt`. Differs: see above; and it wants a script
-    that puts spaces behind sentences.
+    Linguistics 32, 2006), as in `nltk.tokenize.punkt`. Differs: the rules above. It needs a script
+    that puts spaces after sentences.
 
     Args:
         classify: names the thought of a sentence from its text.
-        abbreviations: words whose period ends no sentence, written without it.
-        starters: words that, capitalised, start a sentence even behind an abbreviation.
+        abbreviations: words whose period does not end a sentence, written without the period.
+        starters: words that, with a capital, start a sentence even after an abbreviation.
 
     Raises:
         ConfigError: an abbreviation or a starter is not a single word.
@@ -73,21 +76,21 @@ class Punkt:
     )
 
     def cut(self, stream: TokenStream) -> Sequence[Cut]:
-        """A cut behind the token that holds the last character of each sentence."""
+        """A cut after the token that holds the last character of each sentence."""
         text = stream.text
-        behind = list(itertools.accumulate(map(len, stream.pieces)))  # characters up to each token
+        token_ends = list(itertools.accumulate(map(len, stream.pieces)))  # in characters
         ends = []
         start = 0
-        # Restarting at the cut, in the middle of a word if need be, makes the sentences of a whole
-        # stream those of its pieces: what lies before a cut is never looked at again.
+        # The search restarts at the cut, even in the middle of a word. Text before a cut is never
+        # read again, so a whole stream has the same sentences as its pieces.
         while (stop := self._sentence_end(text, start)) is not None:
-            token = bisect_left(behind, stop)
+            token = bisect_left(token_ends, stop)
             ends.append(token + 1)
-            start = behind[token]
+            start = token_ends[token]
         return cuts_at(stream, ends, self.classify)
 
     def _sentence_end(self, text: str, start: int) -> int | None:
-        """Where the first sentence of `text[start:]` ends; None where later text could tell."""
+        """Where the first sentence of `text[start:]` ends; None while later text may decide it."""
         begun, depth, dollars = False, 0, False
         words = itertools.chain(_WORD.finditer(text, start), [None])
         for this, following in itertools.pairwise(words):
@@ -111,7 +114,7 @@ class Punkt:
         body = word.rstrip(_CLOSING)
         if not body.endswith(_MARKS) or _NO_START.match(following):
             return False
-        # Long words are no abbreviations; the end of one is enough, and keeps the judgement fast.
+        # Abbreviations are short; the end of a long word is enough, and quick to judge.
         body = body.replace("…", "...")[-64:]
         opened = following.lstrip(_OPENING) or following
         head = _ALPHANUMERIC.match(opened)
@@ -132,11 +135,11 @@ class Punkt:
 _WORD = re.compile(r"(\S+)(\s*)")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
 _MARKS = (".", "?", "!", "…")
-# what stands around sentences: quotes, brackets, markdown, and $ and \) behind a formula
+# characters around sentences: quotes, brackets, markdown, and $ and \) after a formula
 _CLOSING = "\"'”\u2019»)]}*_`$\\"
 _OPENING = "\"'“\u2018«([{*_`#"
 _ALPHANUMERIC = re.compile(r"[^\W_]+")
-# what no sentence begins with: operators, and punctuation that closes
+# a sentence begins with none of these: operators, and closing punctuation
 _NO_START = re.compile(r"[-+*/=<>^|·\u00d7÷±→⇒]+\Z|[=,;:)\]}≤≥≠≈….]|\\[)\]]")
 _ENUMERATOR = re.compile(r"[\W_]*(?:\d+(?:\.\d+)*|[^\W\d_]|[ivx]+|[IVX]+)\.")
 _FACTORIAL = re.compile(r"(?:[\d)\]}]|(?<![^\W_])[^\W\d_])!+\Z")
@@ -145,7 +148,7 @@ _LATEX = re.compile(r"\\(?:begin\b|end\b|.)|\$\$")
 
 
 def _displays(word: str, depth: int, dollars: bool) -> tuple[int, bool]:
-    """How many LaTeX displays are open behind `word`, and whether one of them is a `$$`."""
+    """How many LaTeX displays are open after `word`, and whether one of them is a `$$`."""
     for mark in _LATEX.findall(word):
         if mark in ("\\[", "\\begin"):
             depth += 1
@@ -158,7 +161,7 @@ def _displays(word: str, depth: int, dollars: bool) -> tuple[int, bool]:
 
 @functools.lru_cache(maxsize=16)
 def _punkt(abbreviations: frozenset[str], starters: frozenset[str]) -> Any:
-    """NLTK's tokenizer for these lists; imported here because few policies want it."""
+    """NLTK's tokenizer for these lists. It is imported here because few policies use it."""
     from nltk.tokenize.punkt import (  # type: ignore[import-untyped]
         PunktParameters,
         PunktSentenceTokenizer,

@@ -1,4 +1,4 @@
-"""Naming thoughts: what a sentence was for, from its text."""
+"""Naming the thought of a sentence from its text."""
 
 import functools
 import re
@@ -43,19 +43,20 @@ def _not_empty(
 
 @attrs.frozen(kw_only=True, repr=False)
 class MarkerWords:
-    """Names a thought by the marker words it contains; without any it is execution.
+    """Names a thought by the marker words in its text; without any it is execution.
 
-    Works on text and so with any tokenizer. Markers match whole words, whatever their case; a space
-    in one matches any white space. A sentence with markers of both kinds is a reflection.
+    It reads text, so it fits any tokenizer. Markers match whole words in upper and lower case. A
+    space in a marker matches any white space. A sentence with markers of both kinds is a
+    reflection.
 
     Source: SEAL (arXiv 2504.07986), section 2 and its published word lists; SkipKV (arXiv
     2512.07993) counts both kinds together, by "Wait", "Alternatively" and "again". Differs: SEAL
-    wants "Wait" and "Alternatively" at the start of a thought and matches the others inside words
-    as well.
+    looks for "Wait" and "Alternatively" only at the start of a thought, and for the others inside
+    words too.
 
     Args:
-        reflection: phrases that mark checking what was done.
-        transition: phrases that mark a change of the line of attack.
+        reflection: phrases that mark a check of earlier steps.
+        transition: phrases that mark a change of approach.
 
     Raises:
         ConfigError: a phrase is empty.
@@ -115,7 +116,7 @@ def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     """One expression for all phrases; it runs for every sentence, so it is compiled once."""
     if not phrases:
         return re.compile(r"(?!)")  # matches nothing
-    # what must stand around them is looked at once for all phrases that ask for the same
+    # phrases with the same bounds share one group
     grouped: dict[tuple[str, str], list[str]] = {}
     for phrase in phrases:
         grouped.setdefault(_bounds(phrase.strip()), []).append(_body(phrase))
@@ -129,10 +130,13 @@ def _body(phrase: str) -> str:
 
 
 def _bounds(phrase: str) -> tuple[str, str]:
-    """What must stand around a phrase to match whole words: "'s correct" may follow a letter."""
+    """Expressions before and after a phrase, so that it matches whole words only.
+
+    "'s correct" may follow a letter.
+    """
     before = r"(?<!\w)" if _is_spaced_word(phrase[0]) else ""
-    behind = r"(?!\w)" if _is_spaced_word(phrase[-1]) else ""
-    return before, behind
+    after = r"(?!\w)" if _is_spaced_word(phrase[-1]) else ""
+    return before, after
 
 
 def _is_spaced_word(character: str) -> bool:

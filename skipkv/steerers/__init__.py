@@ -1,4 +1,4 @@
-"""Steerers nudge the hidden state of one layer at sentence delimiters, so a model rambles less.
+"""Steerers change the hidden state of one layer where a thought opens, so a model rambles less.
 
 One steerer per file, named for it. To add one: write a frozen attrs class with `layer` and
 `delta(hidden, context)`, export it here, and test that rows away from a delimiter get zero.

@@ -1,4 +1,4 @@
-"""What all steerers with a vector do alike."""
+"""Shared by all steerers with a vector."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ def push(
 ) -> Float[Tensor, "R E"]:
     """Each row's strength times the vector, where a thought opens inside the thinking part.
 
-    Few operations: at a batch of many this runs in most steps, one small operation after another.
+    It uses few operations, since a large batch runs it at most steps.
     """
     pushed = (context.at_delimiter & context.thinking) * strength  # [R]
     return (pushed[:, None] * vector.on(hidden.device)).to(hidden.dtype)
@@ -39,5 +39,5 @@ def is_vector(self: object, field: "attrs.Attribute[Any]", value: Any) -> None:
         raise ConfigError(
             f"{type(self).__name__}({field.name}=...) must be a SteeringVector, got a "
             f"{type(value).__name__}. Read one with SteeringVector.load(path), or build one: it "
-            "knows its layer."
+            "names its layer."
         )

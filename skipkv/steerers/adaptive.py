@@ -1,4 +1,4 @@
-"""Steer the harder, the more a sequence has rambled."""
+"""Steer with a strength that grows with reflections and transitions."""
 
 import attrs
 from jaxtyping import Float
@@ -13,19 +13,19 @@ from skipkv.steerers.vector import SteeringVector
 class AdaptiveSteerer:
     """Adds a vector, times a strength that grows with the thoughts that were not execution.
 
-    A first look back often pays, the twentieth seldom: strength + growth * N, with N the
-    reflections and transitions of the sequence so far, lets the one pass and holds against the
-    other. N is refreshed at compression events.
+    The first reflection is often useful, the twentieth seldom. The strength is strength + growth *
+    N, where N counts the reflections and transitions of the sequence so far: it hardly changes the
+    first and holds against the later ones. N is refreshed at compression events.
 
     Source: SkipKV (arXiv 2512.07993), section 4.2 (alpha_0 is `strength`, gamma `growth`).
 
     Args:
         vector: the direction, and the layer whose input it is added to.
-        strength: at the start; positive towards execution.
-        growth: added to the strength for every thought that was not execution.
+        strength: strength at the start; positive towards execution.
+        growth: what every thought that is not execution adds to the strength.
 
     Raises:
-        ConfigError: no `SteeringVector`, or a number that is not finite.
+        ConfigError: `vector` is not a `SteeringVector`, or a number is not finite.
 
     Example:
         >>> import torch
@@ -49,12 +49,12 @@ class AdaptiveSteerer:
 
     @property
     def needs(self) -> Needs:
-        """Sentences, whose thoughts are counted; nothing without growth."""
+        """Sentences, to count their thoughts; nothing where growth is 0."""
         return Needs(sentences=self.growth != 0)
 
     @property
     def layer(self) -> int:
-        """The vector's."""
+        """The layer of the vector."""
         return self.vector.layer
 
     @property
@@ -63,7 +63,7 @@ class AdaptiveSteerer:
         return self.vector.width
 
     def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
-        """Strength so far times vector for rows at a delimiter inside the thinking part."""
+        """The current strength times the vector, for rows at a delimiter in the thinking part."""
         thoughts = context.thoughts
         rambling = thoughts[:, Thought.REFLECTION] + thoughts[:, Thought.TRANSITION]
         strength = float(self.strength) + self.growth * rambling

@@ -13,17 +13,17 @@ from skipkv.steerers.vector import SteeringVector
 class AdditiveSteerer:
     """Adds a vector, times a fixed strength, where a thought opens.
 
-    What the model writes next is decided at the paragraph end before it; there a push towards
-    execution turns some reflections into the next step of the solution.
+    At the end of a paragraph the model decides on its next thought. A push towards execution there
+    turns some reflections into the next step of the solution.
 
     Source: SEAL (arXiv 2504.07986), section 3.
 
     Args:
         vector: the direction, and the layer whose input it is added to.
-        strength: how much of it; positive towards execution, 0 for none.
+        strength: factor of the vector; positive towards execution, 0 for none.
 
     Raises:
-        ConfigError: no `SteeringVector`, or a strength that is not finite.
+        ConfigError: `vector` is not a `SteeringVector`, or the strength is not finite.
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ class AdditiveSteerer:
 
     @property
     def layer(self) -> int:
-        """The vector's."""
+        """The layer of the vector."""
         return self.vector.layer
 
     @property
@@ -55,5 +55,5 @@ class AdditiveSteerer:
         return self.vector.width
 
     def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
-        """Strength times vector for rows at a delimiter inside the thinking part."""
+        """Strength times the vector, for rows at a delimiter in the thinking part."""
         return push(hidden, context, self.vector, float(self.strength))

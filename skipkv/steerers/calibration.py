@@ -1,4 +1,4 @@
-"""A steering vector from hidden states: difference of means, a layer, and how well it separates."""
+"""A steering vector from hidden states: the difference of means, the layer, the separation."""
 
 import math
 import random
@@ -20,18 +20,18 @@ from skipkv.steerers.thought_states import ThoughtStates
 
 @attrs.frozen(kw_only=True)
 class Calibration:
-    """What calibrating gave.
+    """The result of `calibrate`.
 
     Args:
         layer: the chosen layer.
         vector: its difference of means, from the questions that were not held out.
-        layers: the layers looked at.
+        layers: all layers that were compared.
         validated: per layer, the separation of questions by vectors made without them.
-        held_out: per layer, the separation of the held-out questions by the vector; empty where
-            none were held out.
-        counts: thoughts of each kind that made the vector.
+        held_out: per layer, the separation of the held-out questions by the vector; empty if no
+            questions were held out.
+        counts: thoughts of each kind that the vector is made of.
         held_out_counts: thoughts of each kind in the held-out questions.
-        unstable: thoughts left out because regenerating them gave another kind too often.
+        unstable: thoughts left out because their regenerations were too often of another kind.
     """
 
     layer: int
@@ -46,14 +46,14 @@ class Calibration:
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """The arguments of `calibrate` that are numbers, checked when built: before states are made.
+    """The numeric arguments of `calibrate`. Building one checks them before any state is made.
 
     Args:
-        stable: see `calibrate`, as for the others.
-        question_directions: see there.
-        folds: see there.
-        held_out: see there.
-        seed: see there.
+        stable: as in `calibrate`.
+        question_directions: as in `calibrate`.
+        folds: as in `calibrate`.
+        held_out: as in `calibrate`.
+        seed: as in `calibrate`.
 
     Raises:
         ConfigError: a number out of range.
@@ -70,8 +70,8 @@ class Options:
             raise ConfigError(f"calibrate(stable={self.stable}) must be a share, from 0 to 1.")
         if not 0 <= self.held_out < 1:
             raise ConfigError(
-                f"calibrate(held_out={self.held_out}) must be a share below 1: the rest makes the "
-                "vector."
+                f"calibrate(held_out={self.held_out}) must be a share from 0 to below 1: the "
+                "other questions make the vector."
             )
 
 
@@ -88,35 +88,35 @@ def calibrate(
 ) -> Calibration:
     """The steering vector of a model, from hidden states where its thoughts open.
 
-    Per layer the vector is the mean state of execution less the mean of all other thoughts. With
-    thousands of numbers and hundreds of thoughts, a difference of means separates the thoughts it
-    was made from even where there is nothing to find; so every separation here is that of questions
-    the vector has not seen: per layer by cross-validation, which chooses the layer, and then once
-    more on questions held out from that choice too.
+    Per layer the vector is the mean state of execution minus the mean of all other thoughts. With
+    thousands of numbers and hundreds of thoughts, a difference of means separates its own thoughts
+    even if there is no real difference. So every separation here is measured on questions that the
+    vector was not made of: first per layer by cross-validation, which chooses the layer, and then
+    on questions held out from that choice too.
 
-    Traces are read one at a time, thrice, and only sums and projections are kept: memory does not
-    grow with their states.
+    Traces are read one at a time, three times, and only sums and projections are kept. Memory does
+    not grow with the states.
 
     Source: SEAL (arXiv 2504.07986), section 3; options: Zhuang et al. 2026 (arXiv 2604.02113), who
-    keep only stable boundaries and take out a content subspace. Differs: they find that subspace in
-    states of the question alone; here it is that of the questions' mean states at thoughts, each
-    state less the mean of its kind, so that questions which hold more reflections do not carry the
-    wanted direction into it.
+    keep only stable boundaries and remove a content subspace. Differs: they find that subspace in
+    states of the question alone. Here it comes from the questions' mean states at thoughts, where
+    each state has the mean of its kind subtracted. So the wanted direction does not enter it from
+    questions with more reflections.
 
     Args:
-        traces: what is read; anything with a length and items, as a folder of files.
+        traces: states of each trace; any sequence, such as files of a folder.
         layers: the layers whose states the traces hold, in order.
         layer: the layer to take; None takes the one that separates best.
         stable: keep only thoughts whose agreement is at least this share; 0 keeps all.
-        question_directions: take so many principal directions of the questions' mean states out of
-            the vector; 0 for none. Holds a mean state per question and layer in memory.
+        question_directions: how many principal directions of the questions' mean states to remove
+            from the vector; 0 for none. Holds a mean state per question and layer in memory.
         folds: parts into which questions are split to validate.
         held_out: share of the questions that neither makes the vector nor chooses the layer.
         seed: of the split.
 
     Raises:
-        ConfigError: a number out of range, or a layer that the traces do not hold.
-        InputError: too few questions, or no thoughts of one kind.
+        ConfigError: a number is out of range, or the traces do not hold `layer`.
+        InputError: there are too few questions, or no thoughts of one kind.
 
     Example:
         >>> at_layers = torch.tensor([[[0.1, 0.2], [1.0, 0.0]], [[0.2, 0.1], [-1.0, 0.3]]])
@@ -156,8 +156,8 @@ def calibrate(
     held = _separations(projections[~validating], execution[~validating])
     if all(math.isnan(row.d_prime) for row in validated):
         raise InputError(
-            "No layer can be validated: the thoughts that are not execution stand in too few "
-            f"questions ({_counted(ready.counts)} thoughts). Give more questions or longer traces."
+            "No layer can be validated: too few questions hold thoughts that are not execution "
+            f"({_counted(ready.counts)} thoughts). Give more questions or longer traces."
         )
     best = max(range(len(layers)), key=lambda i: _ranked(validated[i]))
     chosen = best if layer is None else layers.index(layer)
@@ -183,8 +183,8 @@ def _split(questions: Sequence[int], options: Options) -> dict[int, int]:
     distinct = sorted(set(questions))
     if len(distinct) < 3:
         raise InputError(
-            f"Calibration needs at least 3 questions, to validate and to hold out; there are "
-            f"{len(distinct)}."
+            "Calibration needs at least 3 questions, to validate and to hold out; got "
+            f"{len(distinct)}. Give more."
         )
     random.Random(options.seed).shuffle(distinct)
     held = min(round(options.held_out * len(distinct)), len(distinct) - 2)
@@ -247,7 +247,10 @@ class _Sums:
                 total = sums if total is None else total + sums
         if total is None:
             if left_out is None:
-                raise InputError("The traces that are not held out hold no thoughts at all.")
+                raise InputError(
+                    "The traces that are not held out hold no thoughts. Give more questions or "
+                    "longer traces."
+                )
             own = self._folds[left_out]
             assert own is not None
             return KindSums(counts=own.counts * 0, sums=own.sums * 0)
@@ -270,7 +273,7 @@ class _Sums:
 def _residuals(
     questions: Sequence[KindSums], means: Float[Tensor, "2 layers E"]
 ) -> Float[Tensor, "Q layers E"]:
-    """Each question's mean state, the mean of its kind subtracted from every state."""
+    """Each question's mean state, after the mean of its kind is subtracted from every state."""
     rows = []
     for own in questions:
         execution = own.counts[Thought.EXECUTION]
@@ -286,7 +289,7 @@ def _project(
     """Every state on the vectors made without its question.
 
     Returns:
-        The projections, which are of execution, and which serve to validate (not held out).
+        The projections, a mask of those of execution, and a mask of those that are not held out.
     """
     units = {
         fold: vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-300)
@@ -313,7 +316,7 @@ def _separations(
 
 
 def _ranked(separation: Separation) -> float:
-    """For the choice of a layer; NaN comes last."""
+    """The value that ranks layers; NaN comes last."""
     return -math.inf if math.isnan(separation.d_prime) else separation.d_prime
 
 

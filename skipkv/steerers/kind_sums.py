@@ -1,4 +1,4 @@
-"""Sums of hidden states by the kind of thought: all that a difference of means needs."""
+"""Sums of hidden states by the kind of thought, from which differences of means come."""
 
 import attrs
 import torch
@@ -11,14 +11,14 @@ from skipkv.errors import InputError
 
 @attrs.frozen(kw_only=True, eq=False)
 class KindSums:
-    """Per kind of thought and layer, how many hidden states there were and their sum.
+    """The number and the sum of hidden states, per kind of thought and layer.
 
-    Sums in float64 take the same memory for ten traces as for ten thousand, and adding them in any
-    order gives the means of all states to about fifteen digits.
+    Sums in float64 take the same memory for ten traces as for ten thousand. Added in any order they
+    give the means of all states to about fifteen digits.
 
     Args:
-        counts: thoughts of each kind.
-        sums: of their hidden states.
+        counts: number of thoughts of each kind.
+        sums: sums of their hidden states.
 
     Example:
         >>> one = KindSums.of(torch.ones(2, 1, 3), torch.tensor([0, 1]))
@@ -49,7 +49,7 @@ class KindSums:
 
     @property
     def complete(self) -> bool:
-        """Whether there are thoughts of execution and others."""
+        """Whether there are both thoughts of execution and other thoughts."""
         execution = int(self.counts[Thought.EXECUTION])
         return 0 < execution < int(self.counts.sum())
 
@@ -57,25 +57,25 @@ class KindSums:
         """Mean state of execution, and of all other thoughts together.
 
         Raises:
-            InputError: there are none of the one or of the other.
+            InputError: the thoughts are all of execution, or none is.
         """
         execution = int(self.counts[Thought.EXECUTION])
         others = int(self.counts.sum()) - execution
         if not self.complete:
             raise InputError(
-                f"A steering vector needs thoughts of execution and others; the traces hold "
-                f"{execution} and {others}. Give more questions, let traces grow longer, or look "
-                "at how thoughts are told apart."
+                "A steering vector needs thoughts of execution and other thoughts; the traces "
+                f"hold {execution} and {others}. Give more questions or longer traces, or check "
+                "the marker words that tell thoughts apart."
             )
         first = self.sums[Thought.EXECUTION]
         rest = self.sums.sum(dim=0) - first
         return torch.stack([first / execution, rest / others])
 
     def difference(self) -> Float[Tensor, "layers E"]:
-        """Mean of execution less mean of the others: the steering vector of each layer.
+        """Mean of execution minus mean of the others: the steering vector of each layer.
 
         Raises:
-            InputError: there are none of the one or of the other.
+            InputError: the thoughts are all of execution, or none is.
         """
         means = self.means()
         return means[0] - means[1]

@@ -1,4 +1,4 @@
-"""Leave the model alone."""
+"""No steering."""
 
 import attrs
 import torch
@@ -10,7 +10,7 @@ from skipkv._types import SteeringContext
 
 @attrs.frozen
 class NoSteering:
-    """Adds nothing; with it the runtime attaches nothing to the model.
+    """Adds nothing. With it the runtime attaches no hook to the model.
 
     Source: this library.
 

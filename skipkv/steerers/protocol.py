@@ -10,14 +10,14 @@ from skipkv._types import SteeringContext
 
 @runtime_checkable
 class Steerer(Protocol):
-    """Nudges the hidden state that enters one layer, so that the model rambles less.
+    """Changes the hidden state that enters one layer, so that the model rambles less.
 
-    The runtime calls `delta` once per decode step, for all sequences together, and adds what it
-    returns to the input of layer `layer` at the token being decoded. It must not read values back
-    from the device (`.item()`, `if tensor:`): the step does not wait for it.
+    The runtime calls `delta` once per decode step, for all sequences together. It adds the answer
+    to the input of layer `layer` at the token being decoded. `delta` must not read values back from
+    the device (`.item()`, `if tensor:`): each read makes an accelerator wait.
 
-    It is called too at the last token of prompts, where one of them ends a paragraph. A steerer
-    that has an attribute `width` is refused by models of another hidden size.
+    The runtime also calls it at the last token of prompts, if one of them ends a paragraph. A model
+    refuses a steerer whose attribute `width`, if there is one, is not its hidden size.
 
     Laws: zero for rows that are not at a delimiter inside the thinking part; a row's delta depends
     on that row alone.
@@ -29,10 +29,10 @@ class Steerer(Protocol):
         ...
 
     def delta(self, hidden: Float[Tensor, "R E"], context: SteeringContext) -> Float[Tensor, "R E"]:
-        """What to add to `hidden`, in its dtype.
+        """The change to add to `hidden`, in its dtype.
 
         Args:
-            hidden: what enters the layer at the token being decoded.
+            hidden: input of the layer at the token being decoded.
             context: where each row stands.
         """
         ...

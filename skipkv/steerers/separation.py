@@ -12,15 +12,15 @@ from torch import Tensor
 class Separation:
     """How well projections on a vector tell execution from the other thoughts.
 
-    `d_prime` ranks layers: the distance of the two means in standard deviations. It has no scale,
-    so that layers whose states are longer do not win by that, and it goes on growing where the area
-    under the ROC curve is 1 at every layer alike.
+    `d_prime` ranks layers: the distance of the two means in standard deviations. It does not depend
+    on the length of a layer's states. And it still tells layers apart where the area under the ROC
+    curve is 1 at all of them.
 
     Args:
-        execution: thoughts of execution looked at.
-        others: other thoughts looked at.
-        d_prime: difference of the means over the root of the mean of both variances; NaN where
-            either kind has fewer than two thoughts.
+        execution: number of thoughts of execution.
+        others: number of other thoughts.
+        d_prime: difference of the means over the root of the mean of both variances; NaN if either
+            kind has fewer than two thoughts.
         auc: chance that a thought of execution lies further along the vector than another one;
             0.5 is no separation.
         accuracy: mean of the shares of each kind that lie on their side of the midpoint.
@@ -40,10 +40,10 @@ class Separation:
 
     @classmethod
     def of(cls, projections: Float[Tensor, "N"], execution: Bool[Tensor, "N"]) -> "Separation":
-        """The separation of these projections, of which the midpoint was subtracted.
+        """The separation of these projections.
 
         Args:
-            projections: of hidden states on the vector, 0 midway between the two means.
+            projections: hidden states projected on the vector; 0 is midway between the two means.
             execution: which of them open a thought of execution.
         """
         first, rest = projections[execution].double(), projections[~execution].double()
@@ -70,7 +70,7 @@ def _d_prime(first: Float[Tensor, "n"], rest: Float[Tensor, "m"]) -> float:
 
 
 def _auc(first: Float[Tensor, "n"], rest: Float[Tensor, "m"]) -> float:
-    """By counting, for each of `first`, how many of `rest` lie below, and half of its equals."""
+    """The mean share of `rest` below each of `first`; equal numbers count half."""
     below = torch.searchsorted(rest.sort().values, first, right=False)
     not_above = torch.searchsorted(rest.sort().values, first, right=True)
     return float((below + not_above).sum()) / (2 * len(first) * len(rest))

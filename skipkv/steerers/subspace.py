@@ -1,4 +1,4 @@
-"""The subspace in which the hidden states of questions differ, and taking it out of a vector."""
+"""The subspace in which the hidden states of questions differ, and its removal from a vector."""
 
 import torch
 from jaxtyping import Float
@@ -12,11 +12,11 @@ def principal_directions(
 
     Args:
         means: mean state of each question.
-        directions: how many; fewer come back where the questions vary in fewer.
+        directions: how many; fewer come back if the questions vary in fewer directions.
     """
     centred = (means - means.mean(dim=0)).double().transpose(0, 1)  # [layers Q E]
     _, strengths, basis = torch.linalg.svd(centred, full_matrices=False)
-    # what does not vary has directions too, arbitrary ones
+    # directions without variation are arbitrary, so they are dropped
     varying = strengths > strengths[:, :1] * 1e-9
     basis = torch.where(varying[..., None], basis, 0.0)
     return basis[:, :directions]
@@ -25,7 +25,7 @@ def principal_directions(
 def without(
     vectors: Float[Tensor, "layers E"], basis: Float[Tensor, "layers K E"]
 ) -> Float[Tensor, "layers E"]:
-    """The vectors less their part in the space of orthonormal directions.
+    """The vectors without their component in the space of orthonormal directions.
 
     Example:
         >>> without(torch.tensor([[3.0, 4.0]]), torch.tensor([[[1.0, 0.0]]])).tolist()

@@ -1,4 +1,4 @@
-"""What calibration sees of one trace."""
+"""The hidden states of one trace, for calibration."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ class ThoughtStates:
     """The hidden states at the tokens that open the thoughts of one trace.
 
     Args:
-        question: number of the question that the trace answers; traces with one number are kept
-            together when traces are split.
-        states: per opened thought, what enters each layer at the paragraph end before it.
+        question: number of the question that the trace answers. Traces with the same number stay
+            in one part when traces are split.
+        states: per thought, the input of each layer at the paragraph end before it.
         kinds: the `Thought` of each.
         agreement: share of the regenerations, from the same place, that gave a thought of the same
-            kind; None where nothing was regenerated.
+            kind; None if nothing was regenerated.
 
     Raises:
-        ConfigError: not as many kinds, or agreements, as states.
+        ConfigError: the numbers of states, kinds and agreements differ.
     """
 
     question: int = attrs.field(validator=is_a(int))
@@ -49,7 +49,7 @@ class ThoughtStates:
             )
 
     def stable(self, least: float | int) -> "ThoughtStates":
-        """The thoughts whose agreement is at least `least`; all of them where that is 0.
+        """The thoughts whose agreement is at least `least`; all of them if that is 0.
 
         Raises:
             ConfigError: nothing was regenerated.
@@ -58,8 +58,8 @@ class ThoughtStates:
             return self
         if self.agreement is None:
             raise ConfigError(
-                f"Keeping thoughts with an agreement of at least {least} needs "
-                "ThoughtStates(agreement=...), which regenerating them gives."
+                f"Thoughts with an agreement of at least {least} are wanted, but "
+                "ThoughtStates(agreement=...) is None. Regenerate the thoughts, or use 0."
             )
         kept = self.agreement >= least
         return ThoughtStates(

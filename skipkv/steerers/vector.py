@@ -1,4 +1,4 @@
-"""A direction in the hidden states of one layer, and the files it is kept in."""
+"""A direction in the hidden states of one layer, and its files."""
 
 import os
 from pathlib import Path
@@ -15,13 +15,13 @@ from skipkv._validators import is_a
 from skipkv.errors import ConfigError, InputError
 
 SIGN = "execution - non-execution"
-"""The convention of all vectors here, as it stands in their files."""
+"""The sign convention of all vectors, as it is written in their files."""
 
 _FORMAT = "skipkv steering vector"
 
 
 def _own(value: Any) -> Any:
-    """A float32 copy on the host that nobody else writes to."""
+    """A float32 copy of our own on the host."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value  # refused below
     return value.detach().to("cpu", torch.float32, copy=True)
@@ -29,23 +29,23 @@ def _own(value: Any) -> Any:
 
 @attrs.frozen(kw_only=True, repr=False)
 class SteeringVector:
-    r"""The mean hidden state of execution thoughts less that of all others, at one layer's input.
+    r"""The mean hidden state of execution minus that of all other thoughts, at one layer's input.
 
-    Thoughts of one kind begin in one region of the hidden states, so adding the difference of the
-    means where a thought opens makes execution likelier: a positive strength steers towards
-    execution, in every file and every steerer here.
+    Thoughts of one kind begin in one region of the hidden states. So the difference of the means,
+    added where a thought opens, makes execution more likely. A positive strength steers towards
+    execution in every file and in every steerer of this library.
 
     Source: SEAL (arXiv 2504.07986), section 3. Differs: its published files hold the opposite
-    difference, with a negative strength; `from_pt` turns them.
+    difference, with a negative strength; `from_pt` reverses them.
 
     Args:
         vector: the difference of means, `[E]` for a model of hidden size E.
         layer: the layer, from 0, whose input it belongs to.
         model: name of the model it was made with.
-        made: how it was made, for people.
+        made: how it was made, as a text for people.
 
     Raises:
-        ConfigError: not one finite vector that differs from zero, or a negative layer.
+        ConfigError: `vector` is not one finite vector other than zero, or `layer` is negative.
 
     Example:
         >>> towards = SteeringVector(vector=torch.tensor([0.0, 2.0]), layer=1, model="toy")
@@ -80,13 +80,13 @@ class SteeringVector:
             )
         if not vector.isfinite().all() or not vector.any():
             raise ConfigError(
-                "SteeringVector(vector=...) must hold finite numbers, not all of them zero: it is "
-                "a direction."
+                "SteeringVector(vector=...) must hold finite numbers, not all of them zero, since "
+                "it is a direction."
             )
 
     @property
     def width(self) -> int:
-        """How many numbers: the hidden size of the models it fits."""
+        """The length of the vector: the hidden size of the models it fits."""
         return self.vector.shape[0]
 
     def on(self, device: torch.device) -> Float[Tensor, "E"]:
@@ -97,10 +97,10 @@ class SteeringVector:
         return self._copies[device]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file that says what it is.
+        """Write a safetensors file with metadata that names layer, model and sign.
 
         Raises:
-            InputError: nothing can be written there.
+            InputError: the file cannot be written.
         """
         about = {
             "format": _FORMAT,
@@ -130,18 +130,20 @@ class SteeringVector:
                 vector = file.get_tensor("vector") if "vector" in file.keys() else None  # noqa: SIM118
         except (OSError, SafetensorError) as cause:
             raise InputError(
-                f"{name!r} is no safetensors file: {cause}. For a .pt file use "
+                f"{name!r} is not a safetensors file: {cause}. For a .pt file use "
                 "SteeringVector.from_pt(path, layer=..., sign=...)."
             ) from cause
         if about.get("format") != _FORMAT or about.get("sign") != SIGN or vector is None:
             raise InputError(
-                f"{name!r} is a safetensors file, but no steering vector of skipkv: its metadata "
-                f"must say format={_FORMAT!r} and sign={SIGN!r}, and it must hold a tensor "
-                "'vector'. Build a SteeringVector from its tensor, and save that."
+                f"{name!r} is a safetensors file, but not a steering vector of skipkv: its "
+                f"metadata must say format={_FORMAT!r} and sign={SIGN!r}, and it must hold a "
+                "tensor 'vector'. Build a SteeringVector from its tensor, and save that."
             )
         layer = about.get("layer", "")
         if not layer.isdecimal():
-            raise InputError(f"{name!r} names no layer in its metadata, but {layer!r}.")
+            raise InputError(
+                f"{name!r} must name its layer in its metadata, a number from 0; got {layer!r}."
+            )
         return cls(
             vector=vector,
             layer=int(layer),
@@ -161,25 +163,25 @@ class SteeringVector:
     ) -> "SteeringVector":
         """Read a vector from a `.pt` file, as SEAL and SkipKV publish theirs.
 
-        Such a file says neither its layer nor its sign, so the caller does. Nothing but tensors is
-        unpickled.
+        Such a file contains neither its layer nor its sign, so the caller names them. Only tensors
+        are unpickled.
 
         Args:
-            path: a file with one tensor: `[E]`, or `[layers, E]` of which row `layer` is taken;
-                further axes of length 1 do not matter.
+            path: a file with one tensor: `[E]`, or `[layers, E]` of which row `layer` is taken.
+                More axes of length 1 are ignored.
             layer: the layer, from 0, whose input it belongs to.
-            sign: 1 if the file holds execution less non-execution, -1 if it holds the opposite, as
-                the published ones do.
+            sign: 1 if the file holds execution minus non-execution, -1 if it holds the opposite,
+                as the published ones do.
             model: name of the model it was made with.
 
         Raises:
-            ConfigError: another `sign`.
-            InputError: no such file, not a tensor in it, or one of another shape.
+            ConfigError: `sign` is neither 1 nor -1.
+            InputError: there is no such file, or it does not hold one tensor of such a shape.
         """
         name = str(path)
         if sign not in (1, -1):
             raise ConfigError(
-                f"SteeringVector.from_pt(sign={sign!r}) must be 1 (the file holds execution less "
+                f"SteeringVector.from_pt(sign={sign!r}) must be 1 (the file holds execution minus "
                 "non-execution) or -1 (the opposite, as published)."
             )
         if not Path(name).is_file():
@@ -192,8 +194,8 @@ class SteeringVector:
             raise
         except Exception as cause:  # whatever strangers' bytes make torch raise
             raise InputError(
-                f"{name!r} cannot be read: it is no .pt file, or one that holds more than tensors, "
-                "which is not unpickled for safety. Save its tensor alone with torch.save."
+                f"{name!r} cannot be read. It must be a .pt file that holds tensors only; for "
+                "safety nothing else is unpickled. Save its tensor alone with torch.save."
             ) from cause
         if not isinstance(held, Tensor):
             raise InputError(
@@ -209,7 +211,7 @@ class SteeringVector:
         )
 
     def __repr__(self) -> str:
-        # Where it was read, it can be pasted back; numbers by the thousand would help no reader.
+        # A vector from a file can be pasted back; thousands of numbers would be unreadable.
         if self._source:
             return f"SteeringVector.{self._source}"
         of = f" of {self.model}" if self.model else ""

@@ -1,8 +1,8 @@
-"""Help for testing parts of your own: laws to hold them to, strategies that draw what parts see.
+"""Help for testing your own parts: laws of the protocols, strategies that draw views, toy models.
 
-Toy and scripted models in stock transformers classes; `strategies`, `streams` and the laws need
-the extra `skipkv[testing]`. To add a strategy: put it in `strategies.py`, let it shrink to a small
-case one can read, and test that it is consistent. To add a law: see `laws`.
+`strategies`, `streams` and the laws need the extra `skipkv[testing]`. To add a strategy: put it in
+`strategies.py`, let it shrink to a small readable case, and test that its values are consistent. To
+add a law: see `laws`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is asked for, imported then: the toys bring in transformers, the rest Hypothesis."""
+    """Import a name when it is first used: the toys need transformers, the rest Hypothesis."""
     from importlib import import_module
 
     if name not in __all__:

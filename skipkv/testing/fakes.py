@@ -1,6 +1,6 @@
 """A toy model and tokenizer: stock transformers classes, small enough to run in milliseconds.
 
-The model is random, so what it says means nothing; everything around it is real: RoPE, grouped KV
+The model has random weights, so its text has no meaning. Everything else is real: RoPE, grouped KV
 heads, caches, `generate()`.
 """
 
@@ -34,7 +34,7 @@ _CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
 def toy_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of about a hundred tokens, with line ends and think marks among them.
+    """A word-level tokenizer of about a hundred tokens, line ends and think marks included.
 
     Example:
         >>> tokenizer = toy_tokenizer()
@@ -76,10 +76,10 @@ def toy_model(
         heads: KV heads.
         groups: query heads per KV head.
         dim: head size.
-        hidden_size: of the model; by default that of all its query heads together.
-        seed: of the weights.
-        eos: whether it may say "<eos>"; by default it decodes for ever.
-        sliding_window: gives every second layer a window of so many tokens (Qwen families).
+        hidden_size: hidden size; by default query heads times head size.
+        seed: seed of the weights.
+        eos: whether it may produce "<eos>"; by default it decodes for ever.
+        sliding_window: gives every second layer a window of this many tokens (Qwen families).
 
     Example:
         >>> toy_model("qwen3", layers=3).config.num_hidden_layers

@@ -1,4 +1,4 @@
-"""A model that follows a script: what it says, attends to and has in mind is given beforehand."""
+"""A model that follows a script: its text, attention and hidden states are given."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from skipkv.errors import ConfigError
 from skipkv.testing.fakes import VOCABULARY, toy_model, toy_tokenizer
 
-# The logarithm of no attention at all: small enough that nothing of it is left in float32.
+# The logarithm of zero attention: its exponential is 0 in float32.
 _NEVER = -1e4
 
 
@@ -23,20 +23,20 @@ def scripted_model(
     heads: int = 1,
     groups: int = 1,
 ) -> PreTrainedModel:
-    """A model that says `script`, attends as told and has the hidden states it is told to have.
+    """A model that produces the text `script`, with the attention and hidden states given.
 
-    It is a stock Llama over the toy tokenizer's vocabulary, with hooks on its projections that put
-    the script in the place of what they compute, by position. So everything around it is
-    real: caches, masks, `generate()`, and the softmax over what a policy has kept. Prompt it with
-    the beginning of the script and it goes on with the rest, then says "<eos>".
+    It is a stock Llama over the toy tokenizer's vocabulary. Hooks replace the output of its
+    projections with the script's, by position. Everything else is real: caches, masks,
+    `generate()`, and the softmax over the entries that a policy has kept. Prompted with the
+    beginning of the script it decodes the rest, then "<eos>".
 
     Args:
         script: the whole text, prompt included: `T` tokens of the toy tokenizer.
-        attention: how the token at each position attends to those up to it; rows need not sum to
-            1, since what is left after eviction is rescaled in any case. For all KV heads or
-            for each. Without it every token attends to all before it alike.
-        hidden: last hidden states after the final norm, from which sentence embeddings come.
-        layers: decoder layers, all of them alike.
+        attention: attention of the token at each position to the tokens up to it, for all KV heads
+            together or for each. Rows need not sum to 1: the entries left after eviction are
+            rescaled. By default every token attends to all tokens up to it equally.
+        hidden: hidden states after the final norm, from which sentence embeddings come.
+        layers: decoder layers, all of them equal.
         heads: KV heads.
         groups: query heads per KV head.
 
@@ -82,7 +82,7 @@ def scripted_model(
 
 
 class _Script:
-    """Hooks that know at which positions the model is, and what it then has to compute."""
+    """Hooks that read the positions of a pass and put in the script's values for them."""
 
     def __init__(
         self, ids: Tensor, weights: Tensor, hidden: Tensor | None, groups: int, dim: int
@@ -99,7 +99,7 @@ class _Script:
         self.positions = torch.zeros(1, 0, dtype=torch.long)
 
     def direct(self, model: Any) -> None:
-        """Put the hooks in place; they are the first to run."""
+        """Register the hooks; they run before all others."""
         base = model.base_model
         base.rotary_emb.register_forward_hook(self._no_rotation, with_kwargs=True)
         for layer in base.layers:
@@ -110,7 +110,7 @@ class _Script:
         model.lm_head.register_forward_hook(self._following("says"))
 
     def _no_rotation(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
-        """Note the positions; and leave queries and keys as they are, wherever they are."""
+        """Record the positions, and switch the rotation off."""
         positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
         self.positions = positions.clamp(0, len(self.says) - 1)  # beyond the script, its last line
         cosine, sine = output
@@ -118,7 +118,7 @@ class _Script:
 
     def _following(self, name: str) -> Any:
         def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-            # the head is asked about the last columns only
+            # the head may see the last columns only
             here = self.positions[:, -output.shape[1] :]
             lines: Tensor = getattr(self, name)[here]
             return lines.to(output).expand(output.shape)

@@ -1,10 +1,9 @@
 """Hypothesis strategies for cache views, sentence tables, scores, budgets and decode steps.
 
 Layouts are drawn by Hypothesis and shrink to few short rows. The numbers in tensors come from one
-drawn seed, which is quick, and are eighths up to a drawn bound: they shrink to few and small ones
-that can be read, and bfloat16 holds them exactly. All views are such as the runtime would build:
-occupied slots first, positions strictly increasing, protected entries present, tables no longer
-than the sequence.
+drawn seed, which is quick. They are eighths up to a drawn bound: they shrink to small readable
+numbers, and bfloat16 holds them exactly. All views are as the runtime builds them: occupied slots
+first, positions strictly increasing, protected entries present, tables no longer than the sequence.
 
 Example:
     >>> from hypothesis import given
@@ -43,13 +42,13 @@ def sentence_tables(
 ) -> SentenceTable:
     """A table of a sequence that has seen `seen` tokens.
 
-    Each sentence is about one of four topics, maybe with an undertone: sentences on one topic have
-    similarity 1 or 0.98 or so, others at most 0.2. So with a threshold of 0.95 a sentence is
-    redundant when the topic comes again.
+    Each sentence is about one of four topics, maybe with an undertone. Sentences on the same topic
+    have a similarity of about 0.98 or 1, others of at most 0.2. So with a threshold of 0.95 a
+    sentence is redundant if its topic comes again.
 
     Args:
         seen: tokens of the sequence.
-        sentences: closed sentences, at most; never more than tokens.
+        sentences: most closed sentences; never more than tokens.
     """
     total, most = _drawn(draw, seen), _drawn(draw, sentences)
     ends = draw(st.lists(st.integers(1, total), max_size=most, unique=True).map(sorted))
@@ -85,17 +84,17 @@ def cache_views(
     attention: bool = False,
     sentences: bool = False,
 ) -> CacheView:
-    """A consistent view; heads hold different entries, and differently many.
+    """A consistent view; heads hold different entries, and different numbers of them.
 
     Args:
         rows: rows of the view; several may belong to one sequence.
         heads: KV heads.
         groups: query heads per KV head.
-        slots: slots; more where window and sinks would leave no room for another entry.
+        slots: slots; more if window and sinks would leave no room for another entry.
         dim: head size.
         window: most recent tokens, present in every head and protected.
-        sinks: first tokens, likewise.
-        queries: queries held; 0 for none.
+        sinks: first tokens, present in every head and protected.
+        queries: queries in the view; 0 for none.
         attention: whether the view carries accumulated attention.
         sentences: whether it carries sentence tables.
     """
@@ -145,10 +144,10 @@ def cache_views(
 
 
 def views_for(part: object, **axes: Any) -> st.SearchStrategy[CacheView]:
-    """Views as the runtime would build them for a policy with this scorer or evictor.
+    """Views as the runtime builds them for a policy with this scorer or evictor.
 
-    They hold what it declares in `needs` and nothing else, and as a policy would have it, the
-    window covers the queries that it reads.
+    They hold what the part declares in `needs` and nothing else. As in a policy, the window covers
+    the queries that the part reads.
 
     Args:
         part: a scorer or an evictor.
@@ -208,7 +207,7 @@ def steering_contexts(draw: Draw, *, rows: Axis = _FEW) -> SteeringContext:
 
 @st.composite
 def scores(draw: Draw, view: CacheView) -> Tensor:
-    """Scores [R, H, L] for the slots of a view: small whole numbers, and so with many ties.
+    """Scores [R, H, L] for the slots of a view: small whole numbers, many of them equal.
 
     Args:
         view: the rows to score.
@@ -219,7 +218,7 @@ def scores(draw: Draw, view: CacheView) -> Tensor:
 
 
 def budgets(view: CacheView) -> st.SearchStrategy[int]:
-    """Budgets an evictor may be given with a view: from what is protected to more than there is.
+    """Budgets for an evictor: from the number of protected entries to more than there are slots.
 
     Args:
         view: the rows the budget is for.

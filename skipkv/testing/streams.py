@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what segmenters and schedulers are given."""
+"""Hypothesis strategies for the inputs of segmenters and schedulers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from skipkv._types import Request, TokenStream
 
-# What reasoning traces are made of, whole and in halves, so that boundaries fall inside tokens.
+# Pieces of reasoning traces, whole and in halves, so that boundaries fall inside tokens.
 _FRAGMENTS = (
     "So", " So", "so ", "Wait", "Alternatively", " again", "x", "y", "n", "Dr", "i.e", " e.g.",
     "etc.", "3", "3.5", "12", "1. ", "a) ", "!", "?", ".", ". ", "...", "…", ",", " ", "  ", "\t",
@@ -19,23 +19,23 @@ _FRAGMENTS = (
 def token_streams(
     *, min_tokens: int = 0, max_tokens: int = 40, vocabulary: int = 12
 ) -> st.SearchStrategy[TokenStream]:
-    r"""Streams of tokens such as reasoning traces are made of, and of any other text.
+    r"""Streams of tokens as in reasoning traces, and of any other text.
 
     Words and numbers, punctuation, line ends, LaTeX, quotes, scripts without spaces, empty tokens
-    and arbitrary characters; sentence ends fall between tokens and inside them.
+    and arbitrary characters. Sentences end between tokens and inside them.
 
     Args:
-        min_tokens: length of the stream at least, in tokens.
-        max_tokens: length of the stream at most, in tokens.
-        vocabulary: token ids run from 0 to below it; ids and texts are drawn independently.
+        min_tokens: least length of the stream, in tokens.
+        max_tokens: most length of the stream, in tokens.
+        vocabulary: number of token ids; ids and texts are drawn independently.
 
     Example:
         >>> from hypothesis import given
         >>> from skipkv.segmenters import Newline
         >>> @given(token_streams())
-        ... def every_cut_is_behind_a_line_end(stream):
+        ... def every_cut_is_after_a_line_end(stream):
         ...     assert all(stream.pieces[cut.end - 1][-1] == "\n" for cut in Newline().cut(stream))
-        >>> every_cut_is_behind_a_line_end()
+        >>> every_cut_is_after_a_line_end()
     """
     piece = st.sampled_from(_FRAGMENTS) | st.text(max_size=4)
     token = st.tuples(st.integers(0, vocabulary - 1), piece)
@@ -52,10 +52,10 @@ def request_queues(
     """Queues of requests in the order they came, often with prompts of equal length.
 
     Args:
-        min_requests: length of the queue at least.
-        max_requests: length of the queue at most.
-        max_prompt_tokens: length of a prompt at most, in tokens.
-        max_new_tokens: tokens a request decodes at most.
+        min_requests: least length of the queue.
+        max_requests: most length of the queue.
+        max_prompt_tokens: most tokens of a prompt.
+        max_new_tokens: most tokens that a request decodes.
 
     Example:
         >>> from hypothesis import given

@@ -16,8 +16,8 @@ STATS = Stats(
     new_tokens=5,
     events=2,
     evicted=7,
-    mean_entries=30.5,
-    peak_entries=40,
+    mean_entries=3.5,
+    peak_entries=4,
     peak_kv_bytes=2_000_000,
     seconds=0.5,
     padding=4,
@@ -52,6 +52,7 @@ class FakeEngine:
     loaded: dict[str, Any] | None = None
     asked: dict[str, Any] | None = None
     refuse: Exception | None = None
+    stats = STATS
 
     @classmethod
     def from_pretrained(cls, name: str, **options: Any) -> "FakeEngine":
@@ -71,7 +72,7 @@ class FakeEngine:
                     error = PartError("Recency returned NaN.\nFix it.")
                     yield completion(index, sample, "", stop_reason="error", error=error)
                 else:
-                    yield completion(index, sample, f"answer to {prompt}")
+                    yield completion(index, sample, f"answer to {prompt}", stats=self.stats)
 
 
 @pytest.fixture
@@ -100,3 +101,25 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
     return pipe
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+    """Runs `skipkv ARGUMENTS...` on a terminal 80 columns wide; gives stdout and stderr."""
+
+    def run_command(*arguments: object) -> tuple[str, str]:
+        monkeypatch.setenv("COLUMNS", "80")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out := Terminal())
+            patch.setattr(sys, "stderr", err := Terminal())
+            app([str(a) for a in arguments], standalone_mode=False)
+        return out.getvalue(), err.getvalue()
+
+    return run_command

@@ -79,6 +79,25 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert result.stderr.strip().splitlines()[-1].startswith("skipkv: error: ")
 
 
+@pytest.mark.parametrize(
+    ("question", "more", "message"),
+    [
+        ("Why is the sky blue, and not green?", (), "does not know"),
+        ("b:a+5; a:7. Start at a, find a and b.", ("-n", 4090), "exceeds the model's"),
+        ("b:a+5; a:7. Start at a, find a and b.", ("--layer", 9), "the model's layers are 0 to 3"),
+    ],
+)
+def test_no_folder_is_made_for_questions_that_cannot_be_decoded(
+    run: Any, tmp_path: Path, question: str, more: Any, message: str
+) -> None:
+    (tmp_path / "q.txt").write_text(f"{question}\n" * 3)
+    vector = tmp_path / "v"
+    result = run("calibrate", "-m", "tiny", "--data", tmp_path / "q.txt", "-o", vector, *more)
+    assert result.exit_code == exits.BAD_INPUT
+    assert message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["q.txt"]
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     import torch

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from skipkv.cli import exits
-from skipkv.cli.eval import INTERRUPTED
 from skipkv.testing import toy_model, toy_tokenizer
 
 # Without instruction: the toy knows no word of the papers'.
@@ -98,7 +97,7 @@ def test_ctrl_c_says_how_to_go_on(toy, run, monkeypatch):
 
     monkeypatch.setattr("skipkv.evaluation.records.RecordFile.add", interrupt)
     result = run(*COMMAND, "--model", toy, "--policies", "rkv", "--budgets", "12", "-o", "out")
-    assert result.exit_code == INTERRUPTED
+    assert result.exit_code == exits.INTERRUPTED
     assert result.stdout == ""
     assert "interrupted; what is done is in out. The same command goes on" in result.stderr
 

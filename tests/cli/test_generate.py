@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import attrs
 import pytest
 
 from skipkv.cli import exits
@@ -19,9 +20,16 @@ def test_results_go_to_stdout_and_statistics_to_stderr(engine, run):
     assert result.exit_code == 0
     assert result.stdout == "answer to hello\n"
     assert result.stderr == (
-        "prompt 1, sample 1: 3 + 5 tokens in 0.5 s, 10.0/s (eos); 2 events, 7 entries evicted, "
-        "at most 40 held, 2.0 MB peak KV\n"
+        "prompt 1, sample 1: 3 + 5 tokens in 0.5 s, 10.0/s (eos); 2 events, 7 entries evicted; "
+        "at most 4 entries held per KV head of 7 in a full cache (43% saved); 2.0 MB peak KV\n"
     )
+
+
+def test_a_full_cache_saves_nothing(engine, run):
+    prompt = "four more tokens for the fake"
+    engine.stats = attrs.evolve(engine.stats, events=0, evicted=0, peak_entries=7)
+    result = run(*COMMAND, prompt)
+    assert "; at most 7 entries held per KV head, as in a full cache; " in result.stderr
 
 
 def test_several_results_have_headings(engine, run):
@@ -46,8 +54,8 @@ def test_json_prints_one_object_per_completion_and_nothing_else(engine, run):
         "error": None,
         "events": 2,
         "evicted": 7,
-        "mean_entries": 30.5,
-        "peak_entries": 40,
+        "mean_entries": 3.5,
+        "peak_entries": 4,
         "peak_kv_bytes": 2000000,
         "seconds": 0.5,
         "padding": 4,

@@ -134,7 +134,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path):
 
 
 def test_arguments_and_a_file_are_one_source_too_many(file):
-    with pytest.raises(InputError, match="not both"):
+    with pytest.raises(InputError, match="not from both"):
         read_prompts(["one"], source=file("a.txt", "two"))
 
 

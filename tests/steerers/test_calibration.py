@@ -77,7 +77,7 @@ def test_unstable_thoughts_are_left_out_when_asked_and_the_vector_gains_by_it() 
     )
     assert stable.validated[1].d_prime > plain.validated[1].d_prime + 1
     bare = [ThoughtStates(question=t.question, states=t.states, kinds=t.kinds) for t in traces]
-    with pytest.raises(ConfigError, match="which regenerating them gives"):
+    with pytest.raises(ConfigError, match=r"is None\. Regenerate the thoughts"):
         calibrate(bare, layers=LAYERS, stable=0.8)
 
 
@@ -153,7 +153,7 @@ def test_options_out_of_range_are_refused(options: Any, message: str) -> None:
 
 
 def test_too_little_is_said_to_be_too_little() -> None:
-    with pytest.raises(InputError, match=r"at least 3 questions.*there are 2"):
+    with pytest.raises(InputError, match=r"at least 3 questions.*got 2"):
         calibrate([trace(0), trace(1)], layers=LAYERS)
     only = [
         ThoughtStates(question=q, states=torch.ones(2, 3, 4), kinds=torch.tensor([0, 0]))

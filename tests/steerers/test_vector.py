@@ -108,10 +108,10 @@ def test_files_that_are_no_steering_vector_are_refused(tmp_path: Any) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         SteeringVector.from_pt(tmp_path / "none.pt", layer=0, sign=1)
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(InputError, match=r"no safetensors file.*from_pt"):
+    with pytest.raises(InputError, match=r"not a safetensors file.*from_pt"):
         SteeringVector.load(tmp_path / "text")
     save_file({"vector": torch.ones(2)}, tmp_path / "bare")
-    with pytest.raises(InputError, match="no steering vector of skipkv"):
+    with pytest.raises(InputError, match="not a steering vector of skipkv"):
         SteeringVector.load(tmp_path / "bare")
     with pytest.raises(InputError, match="Cannot write"):
         SteeringVector(vector=torch.ones(2), layer=0).save(tmp_path / "no" / "folder")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from broken import BY_PROTOCOL
 
+from skipkv import Needs
 from skipkv.errors import ConfigError
 from skipkv.evictors import KeepAll, TopK
 from skipkv.scorers import KeyNorm, KeyRedundancy, Random
@@ -30,7 +31,7 @@ def broken_one(kind: str, law: Law) -> Any:
 
 @pytest.mark.parametrize("kind", LAWS)
 def test_there_is_a_broken_component_for_every_law(kind: str) -> None:
-    assert list(BY_PROTOCOL[kind]) == [law.name for law in LAWS[kind]]
+    assert set(BY_PROTOCOL[kind]) == {law.name for law in LAWS[kind]}
 
 
 @pytest.mark.parametrize(("kind", "law"), EACH)
@@ -74,7 +75,10 @@ def test_a_claim_that_is_not_true_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("claims", "message"),
     [
-        ({"haeds": "a reason"}, "claims names 'haeds', which is no law here: protocol, needs"),
+        (
+            {"haeds": "a reason"},
+            "claims names 'haeds', which is not one of its laws: protocol, answer",
+        ),
         ({"heads": " "}, r"claims\['heads'\] must say why"),
     ],
 )
@@ -90,10 +94,140 @@ def test_an_attribute_with_the_name_of_a_method_makes_no_evictor() -> None:
     assert laws_of(KeyRedundancy(keep="first")) == laws_of(KeyNorm())
 
 
-@pytest.mark.parametrize(("thing", "message"), [(object(), "of none"), (TopK, "the class TopK")])
+@pytest.mark.parametrize(
+    ("thing", "message"), [(object(), "shape of none"), (TopK, "the class TopK")]
+)
 def test_what_is_no_component_is_refused(thing: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         laws_of(thing)
+
+
+class WrongShape:
+    """Scores a row and head, not a slot."""
+
+    def score(self, view: Any) -> Any:
+        return view.values.float().sum(dim=(-1, -2))
+
+
+class Raising:
+    def score(self, view: Any) -> Any:
+        raise RuntimeError("out of order")
+
+
+class Overwriting:
+    """Changes the keys, and so scores another view the second time."""
+
+    def score(self, view: Any) -> Any:
+        view.keys.mul_(2.0)
+        return view.keys.sum(dim=-1)
+
+
+class Undeclared:
+    """Reads every need of a view, and declares nothing."""
+
+    def score(self, view: Any) -> Any:
+        logits = (view.queries.sum(dim=(2, 3))[:, :, None] * view.keys).sum(dim=-1)
+        return logits + view.attention + view.sentence_ids
+
+
+class KeepsFloats:
+    def keep(self, scores: Any, view: Any, budget: int) -> Any:
+        return scores
+
+
+class CutsAtNumbers:
+    def cut(self, stream: Any) -> Any:
+        return [1, 2]
+
+
+class AdmitsText:
+    def admit(self, waiting: Any, *, free: int, running: int) -> Any:
+        return "first"
+
+
+class AddsARow:
+    layer = 0
+
+    def delta(self, hidden: Any, context: Any) -> Any:
+        return hidden[:1]
+
+
+FIRST_BROKEN = [
+    (WrongShape(), "answer"),
+    (Raising(), "answer"),
+    (Overwriting(), "pure"),
+    (Undeclared(), "needs"),
+    (KeepsFloats(), "answer"),
+    (CutsAtNumbers(), "answer"),
+    (AdmitsText(), "answer"),
+    (AddsARow(), "answer"),
+]
+
+
+@pytest.mark.parametrize(("component", "law"), FIRST_BROKEN)
+def test_only_the_law_that_is_really_broken_fails_and_the_later_ones_name_it(
+    component: Any, law: str
+) -> None:
+    @conformance(component, examples=20)
+    def test() -> None: ...
+
+    outcomes = {}
+    [mark] = test.pytestmark
+    for case in reversed(mark.args[1]):  # in whatever order, or process, the tests run
+        try:
+            test(case.values[0])
+        except ConformanceError as error:
+            outcomes[case.id] = error.law
+        except pytest.skip.Exception as skipped:
+            outcomes[case.id] = str(skipped)
+    names = [each.name for each in laws_of(component)]
+    assert outcomes.pop(law) == law
+    assert list(reversed(outcomes)) == names[names.index(law) + 1 :]
+    for reason in outcomes.values():
+        assert reason == f"not tried: {component!r} breaks the law {law!r}. Mend that first."
+
+
+@pytest.mark.parametrize(
+    ("read", "declared", "remedy"),
+    [
+        (lambda view: view.attention, {}, "needs = Needs(attention=True)"),
+        (lambda view: view.sentence_ids.float(), {}, "needs = Needs(sentences=True)"),
+        (
+            lambda view: view.keys.sum(-1) * view.queries.sum(),
+            {},
+            "needs = Needs(queries=N), where N is how many queries score reads",
+        ),
+        (
+            lambda view: view.keys.sum(-1) + view.queries.sum(dim=(-1, -2, -3))[..., None],
+            {"queries": 1, "sentences": True},
+            "needs = Needs(queries=N, sentences=True), where N is how many queries score reads",
+        ),
+        (
+            Undeclared().score,
+            {},
+            "needs = Needs(queries=N, attention=True, sentences=True), where N is how many "
+            "queries score reads",
+        ),
+        (
+            lambda view: view.positions * 0.0 if view.attention is None else view.attention,
+            {"sentences": True},
+            "needs = Needs(attention=True, sentences=True)",
+        ),
+    ],
+)
+def test_an_undeclared_need_is_told_with_its_remedy(
+    read: Any, declared: dict[str, Any], remedy: str
+) -> None:
+    class Reads:
+        needs = Needs(**declared)
+
+        def score(self, view: Any) -> Any:
+            return read(view)
+
+    with pytest.raises(ConformanceError) as caught:
+        check_scorer(Reads(), examples=30)
+    assert caught.value.law == "needs"
+    assert f"Declare what score reads: {remedy}." in str(caught.value)
 
 
 def law_of(component: Any, name: str) -> Law:

@@ -1,7 +1,8 @@
-"""What every component of a protocol must make true, as values; and the checks that hold it to.
+"""The laws of each protocol, and functions that check a component against them.
 
-One file per protocol, its laws in the tuple `LAWS`. To add a law: a check that draws a case and
-raises `Broken`, its sentence and its reason in `LAWS`, and a broken component in the tests.
+One file per protocol, its laws in the tuple `LAWS`. To add a law: write a check that draws a case
+and raises `Broken`, add a `Law` with its sentence and reason to `LAWS`, and add a component that
+breaks it to the tests.
 """
 
 from skipkv.testing.laws.evictor import check_evictor

@@ -1,17 +1,20 @@
-"""What the laws of several protocols check alike."""
+"""Checks that the laws of several protocols share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from skipkv._calls import tensor_complaint, tensors
 from skipkv._protocols import require
-from skipkv._types import CacheView, Needs
+from skipkv._types import CacheView, Needs, needs_of
 from skipkv.errors import ProtocolError
 from skipkv.testing.laws.law import Broken, Case, Law
 from skipkv.testing.laws.shown import shown
+from skipkv.testing.strategies import cache_views
 
 
 def protocol_law(protocol: type, field: str) -> Law:
@@ -28,6 +31,7 @@ def protocol_law(protocol: type, field: str) -> Law:
         says=f"It has the methods of {protocol.__name__} and they take its arguments.",
         why="a Policy refuses anything else when it is built.",
         check=check,
+        basic=True,
     )
 
 
@@ -39,8 +43,13 @@ def check_tensor(value: Any, axes: str, like: Tensor, dtype: torch.dtype, method
 
 def check_same(before: Tensor, after: Tensor, where: Tensor, changed: str) -> None:
     """Raise `Broken` unless two tensors agree, up to rounding, wherever `where` is True."""
+    if before.shape != after.shape or before.dtype != after.dtype:
+        raise Broken(
+            f"{changed}, the answer had shape {list(before.shape)} and dtype {before.dtype}, and "
+            f"then {list(after.shape)} and {after.dtype}."
+        )
     if before.is_floating_point():
-        # a reduction over more slots may round otherwise, and no more than that
+        # a reduction over more slots may round differently, by no more than that
         same = torch.isclose(before, after, atol=1e-5, rtol=1e-4, equal_nan=True)
     else:
         same = before == after
@@ -59,7 +68,7 @@ def snapshot(value: object) -> dict[str, Tensor]:
 
 
 def check_unchanged(value: object, before: dict[str, Tensor], method: str) -> None:
-    """Raise `Broken` where a tensor of `value` is not what it was."""
+    """Raise `Broken` where a tensor of `value` has changed."""
     for name, tensor in tensors(value):
         if not torch.equal(tensor, before[name]):
             raise Broken(
@@ -68,8 +77,59 @@ def check_unchanged(value: object, before: dict[str, Tensor], method: str) -> No
             )
 
 
+def full_views(part: Any) -> Any:
+    """Views with every need there is, and with more queries than `part` declares."""
+    needs = needs_of(part)
+    return st.integers(needs.queries + 1, needs.queries + 3).flatmap(
+        lambda window: cache_views(window=window, queries=window, attention=True, sentences=True)
+    )
+
+
+def check_needs(
+    part: Any, view: CacheView, where: Tensor, method: str, ask: Callable[[CacheView], Tensor]
+) -> None:
+    """Raise `Broken` where a part answers otherwise to a view of what it declares and no more.
+
+    Args:
+        part: a scorer or an evictor.
+        view: one of `full_views(part)`.
+        where: slots in which the answers must agree.
+        method: what `ask` calls, for the message.
+        ask: gives the part's answer to a view.
+    """
+    needs = needs_of(part)
+    expected = ask(view)
+
+    def difference(shown_needs: Needs) -> str | None:
+        before = f"shown only what it declares ({needs})"
+        try:
+            check_same(expected, ask(bare(view, shown_needs)), where, before)
+        except Broken as broken:
+            return str(broken)
+        except Exception as error:
+            return f"{before}, {method} raised {type(error).__name__}: {error}"
+        return None
+
+    what = difference(needs)
+    if what is None:
+        return
+    declared = attrs.asdict(needs)
+    queries = 0 if view.queries is None else view.queries.shape[3]
+    everything = {"queries": queries, "attention": True, "sentences": True}
+    missing = [
+        name for name in declared if difference(Needs(**{**everything, name: declared[name]}))
+    ]
+    right = {
+        name: ("N" if name == "queries" else True) if name in missing else value
+        for name, value in declared.items()
+    }
+    remedy = ", ".join(f"{name}={value}" for name, value in right.items() if value)
+    number = f", where N is how many queries {method} reads" if "queries" in missing else ""
+    raise Broken(f"{what}\nDeclare what {method} reads: needs = Needs({remedy}){number}.")
+
+
 def bare(view: CacheView, needs: Needs) -> CacheView:
-    """The view with nothing in it but what `needs` names."""
+    """The view with only those optional tensors that `needs` names."""
     queries = view.queries
     return attrs.evolve(
         view,
@@ -93,16 +153,16 @@ def heads_of(view: CacheView, heads: Any) -> CacheView:
 
 
 def _own_tensors(view: CacheView) -> dict[str, Any]:
-    """Those that have rows, which a sentence table has not."""
+    """The tensors of the view without those of sentence tables, which have no rows."""
     return {name: tensor for name, tensor in tensors(view) if not name.startswith("sentences")}
 
 
 def with_other_empty_slots(view: CacheView, more: int, size: float | int) -> CacheView:
-    """The view with `more` empty slots behind, and `size` or its negative in all empty ones."""
+    """The view with `more` empty slots at the end, and `size` or -`size` in all empty slots."""
 
     def longer(tensor: Tensor, value: Any) -> Tensor:
-        behind = tensor.new_full((*tensor.shape[:2], more, *tensor.shape[3:]), value)
-        return torch.cat([tensor, behind], dim=2)
+        added = tensor.new_full((*tensor.shape[:2], more, *tensor.shape[3:]), value)
+        return torch.cat([tensor, added], dim=2)
 
     positions = longer(view.positions, -1)
 

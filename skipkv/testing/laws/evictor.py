@@ -7,13 +7,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipkv._types import CacheView, needs_of
+from skipkv._types import CacheView
 from skipkv.evictors import Evictor
 from skipkv.testing.laws.common import (
-    bare,
+    check_needs,
     check_same,
     check_tensor,
     check_unchanged,
+    full_views,
     heads_of,
     protocol_law,
     rows_of,
@@ -23,7 +24,7 @@ from skipkv.testing.laws.common import (
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 from skipkv.testing.laws.scorer import SEVERAL, one_row
 from skipkv.testing.laws.shown import shown
-from skipkv.testing.strategies import budgets, cache_views, scores, views_for
+from skipkv.testing.strategies import budgets, scores, views_for
 
 
 def _drawn(case: Case, views: Any) -> tuple[CacheView, Tensor, int]:
@@ -37,25 +38,18 @@ def _first(wrong: Tensor) -> list[int]:
 
 
 def _needs(evictor: Any, case: Case) -> None:
-    needs = needs_of(evictor)
-    window = case.draw("window", st.integers(needs.queries + 1, needs.queries + 3))
-    view, values, budget = _drawn(
-        case, cache_views(window=window, queries=window, attention=True, sentences=True)
-    )
-    try:
-        alone = evictor.keep(values, bare(view, needs), budget)
-    except Exception as error:
-        raise Broken(
-            f"shown what it declares ({needs}) and nothing else, keep raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    view, values, budget = _drawn(case, full_views(evictor))
     everywhere = torch.ones_like(view.occupied)
-    again = evictor.keep(values, view, budget)
-    check_same(alone, again, everywhere, "shown more than it declares")
+
+    def ask(shown_view: CacheView) -> Tensor:
+        keep: Tensor = evictor.keep(values, shown_view, budget)
+        return keep
+
+    check_needs(evictor, view, everywhere, "keep", ask)
 
 
 def _answer(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor))
+    view, values, budget = _drawn(case, full_views(evictor))
     keep = evictor.keep(values, view, budget)
     check_tensor(keep, "[R, H, L]", view.positions, torch.bool, "keep")
 
@@ -101,7 +95,7 @@ def _deterministic(evictor: Any, case: Case) -> None:
 
 
 def _pure(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor))
+    view, values, budget = _drawn(case, full_views(evictor))
     before, given = snapshot(view), values.clone()
     evictor.keep(values, view, budget)
     check_unchanged(view, before, "keep")
@@ -139,17 +133,26 @@ def _empty_slots(evictor: Any, case: Case) -> None:
 LAWS = (
     protocol_law(Evictor, "the evictor"),
     Law(
-        name="needs",
-        says="An evictor reads nothing that its attribute `needs` does not declare.",
-        why="the runtime records only what is declared; the rest is None, or there by chance "
-        "because another part declared it.",
-        check=_needs,
-    ),
-    Law(
         name="answer",
-        says="keep returns bool [R, H, L], for every slot whether it stays.",
+        says="keep returns bool [R, H, L]: for every slot whether it stays.",
         why="the cache is compacted by it, slot by slot.",
         check=_answer,
+        basic=True,
+    ),
+    Law(
+        name="pure",
+        says="keep changes neither the view nor the scores.",
+        why="the tensors of a view may be the cache itself.",
+        check=_pure,
+        basic=True,
+    ),
+    Law(
+        name="needs",
+        says="An evictor reads nothing that its attribute `needs` does not declare.",
+        why="the runtime records only what is declared; everything else is None, unless another "
+        "part happens to declare it.",
+        check=_needs,
+        basic=True,
     ),
     Law(
         name="budget",
@@ -160,53 +163,47 @@ LAWS = (
     Law(
         name="only entries",
         says="No empty slot is kept.",
-        why="what an empty slot holds would be attended to as a token.",
+        why="the model would attend to the contents of an empty slot as to a token.",
         check=_only_entries,
     ),
     Law(
         name="protected",
         says="Every entry of view.protected is kept.",
-        why="the user asked for window, sinks or prompt; and scorers leave the window unscored.",
+        why="the user asked for window, sinks or prompt; and scorers do not score the window.",
         check=_protected,
     ),
     Law(
         name="room",
-        says="Where there is room for everything, everything is kept.",
-        why="with a budget above the length of a generation its tokens are those of the full "
-        "cache; and rows that hold less than others are shown along with them.",
+        says="A row and head with no more entries than `budget` keeps all of them.",
+        why="under a budget above its length a generation must equal that of the full cache; and "
+        "rows with few entries come in one view with full ones.",
         check=_room,
     ),
     Law(
         name="deterministic",
         says="The same scores and view get the same answer, whatever was asked before.",
-        why="one part serves all sequences, and state in it outlives each of them; a generation "
+        why="one part serves all sequences, so state in it changes later sequences; a generation "
         "could not be repeated.",
         check=_deterministic,
     ),
     Law(
-        name="pure",
-        says="keep changes neither the view nor the scores.",
-        why="the tensors of a view may be the cache itself.",
-        check=_pure,
-    ),
-    Law(
         name="rows",
         says="What is kept of a row depends on that row alone.",
-        why="rows of a view are other layers and other people's sequences: an answer must not "
-        "depend on who is decoded alongside.",
+        why="rows of a view are other layers and other users' sequences: an answer must not "
+        "depend on the sequences decoded with it.",
         check=_rows,
     ),
     Law(
         name="heads",
         says="With the heads of a row in another order, the answer is in that order.",
-        why="heads have no order; an evictor that minds it holds for one checkpoint only.",
+        why="heads have no order; an evictor that depends on one fits a single checkpoint.",
         check=_heads,
     ),
     Law(
         name="empty slots",
-        says="Neither what empty slots hold, nor their scores, nor how many there are matters.",
-        why="they hold what evicted entries left behind, and their number depends on the longest "
-        "row of the batch; scorers may give them anything, NaN too.",
+        says="The contents, the scores and the number of empty slots change nothing.",
+        why="empty slots hold what evicted entries left there, and their number depends on the "
+        "longest row of the batch; scorers may give them any value, even NaN.",
         check=_empty_slots,
     ),
 )
@@ -218,13 +215,15 @@ def check_evictor(
     """Hold an evictor to the laws of its protocol; views are as the runtime would build them.
 
     Args:
-        evictor: any evictor; what it declares in `needs` is in the views, and nothing else.
-        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        evictor: any evictor. Most laws show it views with what it declares in `needs`, and no
+            more.
+        claims: laws that it breaks on purpose, each with the reason. A claimed law that it keeps
+            is an error too.
         examples: views tried per law.
 
     Raises:
         ConformanceError: a law is broken; the message shows the smallest case in which it is.
-        ConfigError: `claims` names what is no law, or gives no reason.
+        ConfigError: `claims` names something that is not a law, or gives no reason.
 
     Example:
         >>> from skipkv.evictors import KeepAll, TopK

@@ -1,4 +1,4 @@
-"""A law of a protocol as a value, and the search for a case in which a component breaks it."""
+"""A law of a protocol, and the search for a case in which a component breaks it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from hypothesis.errors import Flaky, HypothesisException
 from skipkv.errors import ConfigError
 from skipkv.testing.laws.shown import shown
 
-# A component is of any type here: whether it has the shape of its protocol is the first law.
+# A component may be of any type: the first law checks whether it has the shape of its protocol.
 Component = Any
 
 
 class ConformanceError(AssertionError):
-    """A component breaks a law of its protocol, or keeps one that it claims not to keep.
+    """A component breaks a law of its protocol, or keeps a law that it claims to break.
 
     Args:
-        message: what to print.
-        law: the name of the law.
+        message: text of the error.
+        law: name of the law.
     """
 
     def __init__(self, message: str, *, law: str) -> None:
@@ -34,15 +34,15 @@ class Broken(AssertionError):
 
 @attrs.define
 class Case:
-    """What a check draws, by name, so that the counter-example can be shown."""
+    """Draws values for a check and records them by name, to show the counter-example."""
 
     _data: Any
     drawn: list[str] = attrs.field(factory=list)
 
     def draw(self, name: str, strategy: Any) -> Any:
-        """A value of the strategy; `name` is what it is called in the message."""
+        """A value of the strategy; the message shows it under `name`."""
         value = self._data.draw(strategy)
-        # written down at once: a component that is not pure may change it
+        # recorded at once: a component that is not pure may change it
         text = shown(value)
         self.drawn.append(f"{name}:{text}" if text.startswith("\n") else f"{name}: {text}")
         return value
@@ -53,23 +53,26 @@ class Law:
     """One sentence that every component of a protocol must make true.
 
     Args:
-        name: short, as in `claims={"heads": "why"}`.
-        says: what must hold.
-        why: what goes wrong in the runtime, or for the user, where it does not hold.
-        check: raises `Broken` (or anything else) in a case where the law does not hold; takes the
-            component and a `Case` to draw from.
+        name: short name, as in `claims={"heads": "why"}`.
+        says: the sentence that must be true.
+        why: what goes wrong in the runtime, or for the user, if it is not.
+        check: function of the component and a `Case` to draw from; raises `Broken` (or any other
+            exception) in a case where the law does not hold.
+        basic: the laws after this one say nothing about a component that breaks it. They are not
+            tried then, so that a wrong shape is reported once and not by every law.
 
     Example:
         >>> from skipkv.testing import laws_of
         >>> from skipkv.scorers import KeyNorm
         >>> [law.name for law in laws_of(KeyNorm())][:3]
-        ['protocol', 'needs', 'answer']
+        ['protocol', 'answer', 'pure']
     """
 
     name: str
     says: str
     why: str
     check: Callable[[Component, Case], None] = attrs.field(repr=False)
+    basic: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -78,10 +81,10 @@ class CounterExample:
 
     Args:
         law: the law.
-        component: who breaks it.
-        case: what was drawn, readable.
+        component: repr of the component.
+        case: the drawn values as text.
         what: what happened.
-        cause: the exception that the component raised, where it raised one.
+        cause: the exception that the component raised, if it raised one.
     """
 
     law: Law
@@ -99,16 +102,16 @@ class CounterExample:
             _indented(self.what),
             "",
             f"What the law is for: {self.law.why}",
-            "If the component means to break it, declare that: "
+            "If the component breaks it on purpose, declare that: "
             f'claims={{"{self.law.name}": "the reason"}}.',
         ]
         return "\n".join(lines)
 
 
 def search(law: Law, component: Component, *, examples: int) -> CounterExample | None:
-    """The smallest case in which `component` breaks `law`; None if none of `examples` does.
+    """The smallest case in which `component` breaks `law`; None if no example does.
 
-    The search is the same at every call: no random seed, no data base of examples.
+    The search is the same at every call: it has no random seed and no data base of examples.
     """
     found: list[CounterExample] = []
 
@@ -144,7 +147,7 @@ def search(law: Law, component: Component, *, examples: int) -> CounterExample |
 
     try:
         attempt()
-    except Flaky:  # it broke the law once, and not when asked again
+    except Flaky:  # it broke the law once, but not in the same case tried again
         [last] = found
         again = "In the same case the law held when tried again: the answer changes from call to "
         return attrs.evolve(last, what=f"{last.what}\n{again}call.")
@@ -159,7 +162,7 @@ def search(law: Law, component: Component, *, examples: int) -> CounterExample |
 def hold(
     law: Law, component: Component, *, claims: Mapping[str, str] | None = None, examples: int = 50
 ) -> CounterExample | None:
-    """Hold a component to one law, minding what it claims.
+    """Search for a case in which a component breaks one law, and judge it by its claims.
 
     Returns:
         None where the law holds; the counter-example where it is broken and claimed to be.
@@ -168,23 +171,35 @@ def hold(
         ConformanceError: the law is broken and not claimed, or claimed and not broken.
     """
     broken = search(law, component, examples=examples)
+    judge(law, component, broken, claims=claims, examples=examples)
+    return broken
+
+
+def judge(
+    law: Law,
+    component: Component,
+    broken: CounterExample | None,
+    *,
+    claims: Mapping[str, str] | None,
+    examples: int,
+) -> None:
+    """Raise `ConformanceError` unless what a search found is what the component claims."""
     reason = (claims or {}).get(law.name)
     if broken is not None and reason is None:
         raise ConformanceError(str(broken), law=law.name) from broken.cause
     if broken is None and reason is not None:
         raise ConformanceError(
             f"{component!r} claims to break the law {law.name!r} ({reason}), but kept it in "
-            f"{examples} cases. The law: {law.says} Remove the claim, or look at more cases: "
+            f"{examples} cases. The law: {law.says} Remove the claim, or try more cases: "
             f"examples={10 * examples}.",
             law=law.name,
         )
-    return broken
 
 
 def hold_all(
     laws: Sequence[Law], component: Component, claims: Mapping[str, str] | None, examples: int
 ) -> None:
-    """Hold a component to all laws, one after the other; the first that is broken raises."""
+    """Hold a component to all laws, one after the other; the first broken law raises."""
     check_claims(laws, claims)
     for law in laws:
         hold(law, component, claims=claims, examples=examples)
@@ -195,7 +210,9 @@ def check_claims(laws: Sequence[Law], claims: Mapping[str, str] | None) -> None:
     names = [law.name for law in laws]
     for name, reason in (claims or {}).items():
         if name not in names:
-            raise ConfigError(f"claims names {name!r}, which is no law here: {', '.join(names)}.")
+            raise ConfigError(
+                f"claims names {name!r}, which is not one of its laws: {', '.join(names)}."
+            )
         if not reason.strip():
             raise ConfigError(f"claims[{name!r}] must say why the component breaks that law.")
 

@@ -29,7 +29,7 @@ def _toys() -> tuple[Any, Any]:
 
 @attrs.frozen
 class OnToy:
-    """What the laws take: a policy with a toy's budget, and the model it runs on."""
+    """A policy with a small budget, and the model on which the laws run it."""
 
     policy: Policy
     model: Any
@@ -55,7 +55,9 @@ class OnToy:
 
 
 def scaled_down(policy: Policy) -> Policy:
-    """The policy with so small a budget that events come within few tokens; all else stays.
+    """The policy with a budget so small that events come within few tokens.
+
+    Parts and flags stay the same.
 
     Example:
         >>> from skipkv import presets
@@ -104,7 +106,7 @@ def _check_equal(before: Any, after: Any, changed: str) -> None:
 
 
 def _held(part: Any, case: Case) -> list[tuple[Any, list[Any], int]]:
-    """Of every event: record, positions kept by each head, prompt length."""
+    """For every event: its record, the positions each head kept, the prompt length."""
     return [
         (record, [[p for p in head.tolist() if p >= 0] for head in record.kept.flatten(0, 1)], n)
         for completion in part.decode(_prompts(case))
@@ -164,7 +166,7 @@ def _needs(part: Any, case: Case) -> None:
 
 
 def _neighbours(part: Any, case: Case) -> None:
-    # of one length, so that they come to their events together and are in one view
+    # of one length, so that their events come together, in one view
     length = case.draw("tokens of each prompt", st.integers(1, _PROMPT))
     prompt = _prompt(length, length)
     prompts = case.draw("prompts", st.lists(prompt, min_size=2, max_size=3))
@@ -194,7 +196,7 @@ def _streaming(part: Any, case: Case) -> None:
 
 @attrs.frozen
 class _StrictScorer:
-    """A scorer that is shown what it declares, whatever other parts need."""
+    """A scorer that sees only what it declares itself."""
 
     inner: Any
 
@@ -208,7 +210,7 @@ class _StrictScorer:
 
 @attrs.frozen
 class _StrictEvictor:
-    """The same for an evictor."""
+    """An evictor that sees only what it declares itself."""
 
     inner: Any
 
@@ -222,7 +224,7 @@ class _StrictEvictor:
 
 @attrs.define
 class _Listener:
-    """A segmenter that remembers what one sequence's was shown, and where it cut."""
+    """A segmenter that records the tokens of one sequence, and the cuts of `inner`."""
 
     inner: Any
     ids: list[int] = attrs.field(factory=list)
@@ -246,41 +248,45 @@ LAWS = (
         says="After a compression event no row and head holds more entries than the budget.",
         why="it is what bounds the memory.",
         check=_budget,
+        basic=True,
     ),
     Law(
         name="protected",
         says="Window, sinks and, where asked for, the prompt are still there after every event.",
-        why="the user asked for them, and scorers leave the window unscored.",
+        why="the user asked for them, and scorers do not score the window.",
         check=_protected,
+        basic=True,
     ),
     Law(
         name="decodes",
         says="Every prompt gives a completion, and none ends with an error.",
-        why="who sends a prompt waits for its answer.",
+        why="an error costs the user that answer.",
         check=_decodes,
+        basic=True,
     ),
     Law(
         name="needs",
         says="With each part shown only what it declares itself, the tokens are the same.",
-        why="a part that reads what another one happens to need breaks when that one is exchanged.",
+        why="a part that reads what another part declares breaks when that part is exchanged. "
+        "check_scorer and check_evictor say what to declare.",
         check=_needs,
     ),
     Law(
         name="neighbours",
         says="A prompt decoded in a batch gives the tokens that it gives alone.",
-        why="an answer must not depend on who else is asking.",
+        why="an answer must not depend on other users' prompts.",
         check=_neighbours,
     ),
     Law(
         name="deterministic",
         says="The same prompts give the same tokens again.",
-        why="parts are shared by all calls, and state in them outlives each one.",
+        why="parts are shared by all calls, so state in a part changes later calls.",
         check=_deterministic,
     ),
     Law(
         name="streaming",
         says="The sentences found while decoding are those of the whole text.",
-        why="events come when they come, and where sentences end has nothing to do with that.",
+        why="compression events come at any token, not at the ends of sentences.",
         check=_streaming,
     ),
 )
@@ -295,20 +301,21 @@ def check_policy(
 ) -> None:
     """Hold a policy to its laws by decoding with it: all parts together, on a toy model.
 
-    The budget is scaled down so that events come within few tokens; parts, window, sinks and flags
-    stay (a window or sinks above 4 are cut down to what is observed, or 4). To find out
-    which part is at fault, hold it to its own laws.
+    The budget is made so small that events come within few tokens. Parts and flags stay the same. A
+    window above 4 becomes as long as the queries that parts read, and at least 4; sinks above 4
+    become 4. To find the faulty part, hold each part to its own laws.
 
     Args:
         policy: any policy.
-        model: the toy to run on, where the policy's steerer needs more layers or another hidden
-            size: `toy_model(layers=21)`. It must speak the toy tokenizer.
-        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        model: the toy model to run on, if the policy's steerer needs more layers or another hidden
+            size: `toy_model(layers=21)`. It must have the vocabulary of the toy tokenizer.
+        claims: laws that it breaks on purpose, each with the reason. A claimed law that it keeps
+            is an error too.
         examples: batches of prompts decoded per law.
 
     Raises:
         ConformanceError: a law is broken; the message shows the shortest prompts on which it is.
-        ConfigError: `claims` names what is no law, or gives no reason.
+        ConfigError: `claims` names something that is not a law, or gives no reason.
 
     Example:
         >>> from skipkv import presets

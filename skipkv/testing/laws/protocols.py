@@ -1,4 +1,4 @@
-"""Which laws a component is held to: those of every protocol whose shape it has."""
+"""The laws of a component: those of every protocol whose shape it has."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -39,13 +39,13 @@ _KINDS = (
 
 
 def laws_of(component: Any) -> tuple[Law, ...]:
-    """The laws of the protocol that `component` has the shape of.
+    """The laws of the protocol whose shape `component` has.
 
     Args:
         component: a part or a policy.
 
     Raises:
-        ConfigError: it has the shape of none.
+        ConfigError: it has the shape of no protocol.
 
     Example:
         >>> from skipkv.schedulers import Continuous
@@ -56,14 +56,14 @@ def laws_of(component: Any) -> tuple[Law, ...]:
 
 
 def held_to(component: Any) -> list[tuple[Law, Any]]:
-    """Each law with what its check takes in the component's place."""
+    """Each law, with the prepared component that its check takes."""
     found = list(_held_to(component))
     if not found or isinstance(component, type):
         names = ", ".join(kind.protocol.__name__ for kind in _KINDS)
         got = f"the class {component.__name__}" if isinstance(component, type) else component
         raise ConfigError(
-            f"A component has the shape of one of {names}; {got!r} of none. Pass an instance, and "
-            "compare its methods with those of the protocol."
+            f"A component must have the shape of one of {names}; {got!r} has the shape of none. "
+            "Pass an instance, and compare its methods with those of the protocol."
         )
     return found
 
@@ -76,7 +76,7 @@ def _held_to(component: Any) -> Iterator[tuple[Law, Any]]:
 
 
 def _has_the_methods(component: Any, protocol: type) -> bool:
-    """Unlike `isinstance`, asks for methods: KeyRedundancy.keep is a string, and no evictor's."""
+    """Like `isinstance`, but members must be methods: KeyRedundancy.keep is a string."""
     if protocol is Policy:
         return isinstance(component, Policy)
     members = {name: m for name, m in vars(protocol).items() if not name.startswith("_")}

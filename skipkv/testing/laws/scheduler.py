@@ -44,7 +44,7 @@ def _free(scheduler: Any, case: Case) -> None:
 def _progress(scheduler: Any, case: Case) -> None:
     _, admitted, _, running = _asked(scheduler, case)
     if not running and not list(admitted):
-        raise Broken("nothing is running, and admit let nobody in.")
+        raise Broken("nothing is running, and admit chose no request.")
 
 
 def _deterministic(scheduler: Any, case: Case) -> None:
@@ -61,7 +61,7 @@ def _pure(scheduler: Any, case: Case) -> None:
     before = list(waiting)
     scheduler.admit(waiting, free=2, running=0)
     if waiting != before:
-        raise Broken(f"{len(before)} requests waited, and after admit {len(waiting)} did.")
+        raise Broken(f"{len(before)} requests waited before admit, and {len(waiting)} after it.")
 
 
 def _conservation(scheduler: Any, case: Case) -> None:
@@ -96,12 +96,21 @@ LAWS = (
         says="admit returns a list or tuple of whole numbers.",
         why="the engine looks requests up by them.",
         check=_answer,
+        basic=True,
+    ),
+    Law(
+        name="pure",
+        says="admit does not change the queue.",
+        why="the engine itself takes admitted requests out; a second removal loses requests.",
+        check=_pure,
+        basic=True,
     ),
     Law(
         name="indices",
         says="The answer holds distinct indices into `waiting`.",
         why="a request enters one slot, once.",
         check=_indices,
+        basic=True,
     ),
     Law(
         name="free",
@@ -112,25 +121,20 @@ LAWS = (
     Law(
         name="progress",
         says="When nothing is running, at least one request is admitted.",
-        why="nothing will ever change then, and the engine would wait for ever.",
+        why="else nothing would ever change, and the engine would wait for ever.",
         check=_progress,
     ),
     Law(
         name="deterministic",
         says="The same queue gets the same answer, whatever was asked before.",
-        why="a scheduler may serve many calls of `generate`, and runs could not be repeated.",
+        why="a scheduler may serve many calls of `generate`; with state in it a run could not be "
+        "repeated.",
         check=_deterministic,
-    ),
-    Law(
-        name="pure",
-        says="admit leaves the queue alone.",
-        why="the engine takes out what was admitted; one who does so too loses requests.",
-        check=_pure,
     ),
     Law(
         name="conservation",
         says="Every request of a queue is decoded, once, while others come and go.",
-        why="who sends a prompt waits for its answer.",
+        why="a lost request is an answer that never comes.",
         check=_conservation,
     ),
 )
@@ -143,12 +147,13 @@ def check_scheduler(
 
     Args:
         scheduler: any batch scheduler.
-        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        claims: laws that it breaks on purpose, each with the reason. A claimed law that it keeps
+            is an error too.
         examples: queues tried per law.
 
     Raises:
         ConformanceError: a law is broken; the message shows the shortest queue on which it is.
-        ConfigError: `claims` names what is no law, or gives no reason.
+        ConfigError: `claims` names something that is not a law, or gives no reason.
 
     Example:
         >>> from skipkv.schedulers import Continuous

@@ -7,13 +7,13 @@ import attrs
 import torch
 from hypothesis import strategies as st
 
-from skipkv._types import needs_of
 from skipkv.scorers import Scorer
 from skipkv.testing.laws.common import (
-    bare,
+    check_needs,
     check_same,
     check_tensor,
     check_unchanged,
+    full_views,
     heads_of,
     protocol_law,
     rows_of,
@@ -22,31 +22,19 @@ from skipkv.testing.laws.common import (
 )
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 from skipkv.testing.laws.shown import shown
-from skipkv.testing.strategies import cache_views, views_for
+from skipkv.testing.strategies import views_for
 
 # Rows or heads, where a law is about there being others.
 SEVERAL = st.integers(2, 3)
 
 
 def _needs(scorer: Any, case: Case) -> None:
-    needs = needs_of(scorer)
-    most = st.integers(needs.queries + 1, needs.queries + 3)
-    window = case.draw("window", most)
-    view = case.draw(
-        "view", cache_views(window=window, queries=window, attention=True, sentences=True)
-    )
-    try:
-        alone = scorer.score(bare(view, needs))
-    except Exception as error:
-        raise Broken(
-            f"shown what it declares ({needs}) and nothing else, score raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    check_same(alone, scorer.score(view), view.occupied, "shown more than it declares")
+    view = case.draw("view", full_views(scorer))
+    check_needs(scorer, view, view.occupied, "score", scorer.score)
 
 
 def _answer(scorer: Any, case: Case) -> None:
-    view = case.draw("view", views_for(scorer))
+    view = case.draw("view", full_views(scorer))
     check_tensor(scorer.score(view), "[R, H, L]", view.positions, torch.float32, "score")
 
 
@@ -67,7 +55,7 @@ def _deterministic(scorer: Any, case: Case) -> None:
 
 
 def _pure(scorer: Any, case: Case) -> None:
-    view = case.draw("view", views_for(scorer))
+    view = case.draw("view", full_views(scorer))
     before = snapshot(view)
     scorer.score(attrs.evolve(view, keys=view.keys))
     check_unchanged(view, before, "score")
@@ -130,63 +118,66 @@ def in_precision(view: Any, dtype: torch.dtype) -> Any:
 LAWS = (
     protocol_law(Scorer, "the scorer"),
     Law(
-        name="needs",
-        says="A scorer reads nothing that its attribute `needs` does not declare.",
-        why="the runtime records only what is declared; the rest is None, or there by chance "
-        "because another part declared it.",
-        check=_needs,
-    ),
-    Law(
         name="answer",
         says="score returns float32 [R, H, L], a value for every slot.",
         why="scores are added to those of other scorers and ranked by the evictor, slot by slot.",
         check=_answer,
-    ),
-    Law(
-        name="finite",
-        says="Every entry's score is a finite number.",
-        why="nothing compares with NaN, so that chance would decide what is kept; and infinity "
-        "minus infinity is NaN. The runtime ends such a sequence with an error.",
-        check=_finite,
-    ),
-    Law(
-        name="deterministic",
-        says="The same view gets the same scores, whatever was scored before.",
-        why="one part serves all sequences, and state in it outlives each of them; a generation "
-        "could not be repeated.",
-        check=_deterministic,
+        basic=True,
     ),
     Law(
         name="pure",
         says="score changes nothing in the view.",
         why="the tensors of a view may be the cache itself.",
         check=_pure,
+        basic=True,
+    ),
+    Law(
+        name="needs",
+        says="A scorer reads nothing that its attribute `needs` does not declare.",
+        why="the runtime records only what is declared; everything else is None, unless another "
+        "part happens to declare it.",
+        check=_needs,
+        basic=True,
+    ),
+    Law(
+        name="finite",
+        says="Every entry's score is a finite number.",
+        why="NaN has no order, so chance would decide what is kept; and infinity minus infinity is "
+        "NaN. The runtime ends such a sequence with an error.",
+        check=_finite,
+    ),
+    Law(
+        name="deterministic",
+        says="The same view gets the same scores, whatever was scored before.",
+        why="one part serves all sequences, so state in it changes later sequences; a generation "
+        "could not be repeated.",
+        check=_deterministic,
     ),
     Law(
         name="rows",
         says="A row's scores depend on that row alone.",
-        why="rows of a view are other layers and other people's sequences: an answer must not "
-        "depend on who is decoded alongside.",
+        why="rows of a view are other layers and other users' sequences: an answer must not "
+        "depend on the sequences decoded with it.",
         check=_rows,
     ),
     Law(
         name="heads",
         says="With the heads of a row in another order, the scores are in that order.",
-        why="heads have no order; a scorer that minds it holds for one checkpoint only.",
+        why="heads have no order; a scorer that depends on one fits a single checkpoint.",
         check=_heads,
     ),
     Law(
         name="empty slots",
-        says="Neither what empty slots hold nor how many there are matters.",
-        why="they hold what evicted entries left behind, and their number depends on the longest "
-        "row of the batch.",
+        says="The contents and the number of empty slots change no score.",
+        why="empty slots hold what evicted entries left there, and their number depends on the "
+        "longest row of the batch.",
         check=_empty_slots,
     ),
     Law(
         name="precision",
-        says="A view in bfloat16 is computed with in float32.",
-        why="models run in bfloat16, which has three digits: sums over many entries come out wrong "
-        "and scores tie.",
+        says="Scores of a bfloat16 view are computed in float32.",
+        why="models run in bfloat16, which has three digits: sums over many entries would be "
+        "wrong, and many scores equal.",
         check=_precision,
     ),
 )
@@ -198,13 +189,14 @@ def check_scorer(
     """Hold a scorer to the laws of its protocol; views are as the runtime would build them.
 
     Args:
-        scorer: any scorer; what it declares in `needs` is in the views, and nothing else.
-        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        scorer: any scorer. Most laws show it views with what it declares in `needs`, and no more.
+        claims: laws that it breaks on purpose, each with the reason. A claimed law that it keeps
+            is an error too.
         examples: views tried per law.
 
     Raises:
         ConformanceError: a law is broken; the message shows the smallest view on which it is.
-        ConfigError: `claims` names what is no law, or gives no reason.
+        ConfigError: `claims` names something that is not a law, or gives no reason.
 
     Example:
         >>> from skipkv.scorers import KeyNorm, Random

@@ -17,7 +17,7 @@ def fed_in_pieces(segmenter: Any, stream: TokenStream, lengths: Sequence[Any]) -
 
     Args:
         segmenter: any segmenter.
-        stream: the whole stream; what `lengths` leave of it comes last, in one piece.
+        stream: the whole stream. Tokens that `lengths` leave over come last, in one piece.
         lengths: tokens that arrive before each call.
 
     Example:
@@ -74,26 +74,28 @@ LAWS = (
     Law(
         name="answer",
         says="cut returns a sequence of skipkv.Cut.",
-        why="the runtime counts tokens and thoughts by it.",
+        why="the runtime counts tokens and thoughts with them.",
         check=_answer,
+        basic=True,
     ),
     Law(
         name="order",
         says="Cuts are strictly increasing and lie inside the stream.",
-        why="a sentence holds at least one token, and none that has not been decoded yet.",
+        why="a sentence holds at least one token, and only tokens that are already decoded.",
         check=_order,
+        basic=True,
     ),
     Law(
         name="deterministic",
         says="The same stream gets the same cuts, whatever was cut before.",
-        why="one segmenter serves all sequences in turn, and state in it outlives each of them.",
+        why="one segmenter serves all sequences in turn, so state in it changes later sequences.",
         check=_deterministic,
     ),
     Law(
         name="streaming",
         says="Feeding a stream in pieces gives the same sentences as feeding it whole.",
-        why="cut is called when a compression event is due, which has nothing to do with where "
-        "sentences end. Return a cut only once no later token can change it.",
+        why="cut is called at compression events, which come at any token and not at the ends of "
+        "sentences. Return a cut only when no later token can change it.",
         check=_streaming,
     ),
 )
@@ -106,12 +108,13 @@ def check_segmenter(
 
     Args:
         segmenter: any segmenter.
-        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        claims: laws that it breaks on purpose, each with the reason. A claimed law that it keeps
+            is an error too.
         examples: streams tried per law.
 
     Raises:
         ConformanceError: a law is broken; the message shows the shortest stream on which it is.
-        ConfigError: `claims` names what is no law, or gives no reason.
+        ConfigError: `claims` names something that is not a law, or gives no reason.
 
     Example:
         >>> from skipkv.segmenters import Newline

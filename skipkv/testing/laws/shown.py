@@ -1,4 +1,4 @@
-"""Writing what a law drew so that a person can read it: tensors as nested lists, views by field."""
+"""Drawn values as readable text: tensors as nested lists, views field by field."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _MOST = 96  # elements of a tensor written out; more than a shrunk case has
 
 
 def shown(value: Any) -> str:
-    """A readable text of a value: one line, or several indented ones for what has fields.
+    """A readable text of a value: one line, or several indented lines for values with fields.
 
     Example:
         >>> shown(torch.tensor([[1.0, 0.5]]))

@@ -24,7 +24,7 @@ from skipkv.testing.laws.scorer import SEVERAL, one_row
 from skipkv.testing.laws.shown import shown
 from skipkv.testing.strategies import hidden_states, steering_contexts
 
-# What asks the device for a value, or for a shape that depends on values.
+# Operations that read a value from the device, or a shape that depends on values.
 _READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}
 
 _ROWS = st.integers(1, 3)
@@ -32,7 +32,7 @@ _ROWS = st.integers(1, 3)
 
 @attrs.frozen
 class Steered:
-    """What the laws take: a steerer, and the hidden size that its laws are held in."""
+    """A steerer, and the hidden size with which its laws are checked."""
 
     steerer: Any
     hidden_size: int | None
@@ -41,7 +41,7 @@ class Steered:
         return repr(self.steerer)
 
     def drawn(self, case: Case, rows: Any = _ROWS) -> tuple[Tensor, SteeringContext]:
-        """A decode step: hidden states and where their rows stand."""
+        """A decode step: hidden states, and where each row stands."""
         context = case.draw("context", steering_contexts(rows=rows))
         made_for = self.hidden_size or getattr(self.steerer, "width", None)
         size = st.integers(1, 4) if made_for is None else made_for
@@ -49,13 +49,13 @@ class Steered:
         return case.draw("hidden", hidden_states(rows=count, size=size)), context
 
     def delta(self, hidden: Tensor, context: SteeringContext) -> Tensor:
-        """What the steerer adds."""
+        """The change that the steerer adds."""
         delta: Tensor = self.steerer.delta(hidden, context)
         return delta
 
 
 class _NoReads(TorchDispatchMode):
-    """While it lasts, an operation that waits for values is a broken law."""
+    """A mode in which an operation that waits for values breaks the law."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -138,12 +138,21 @@ LAWS = (
         says="layer is a whole number from 0 on, or None for a steerer that does nothing.",
         why="the runtime hooks that layer of the model.",
         check=_layer,
+        basic=True,
     ),
     Law(
         name="answer",
         says="delta returns [R, E] in the dtype of `hidden`.",
         why="it is added to the layer's input, which must stay in the model's dtype.",
         check=_answer,
+        basic=True,
+    ),
+    Law(
+        name="pure",
+        says="delta changes neither the hidden states nor the context.",
+        why="the runtime adds what delta returns; a change in place would count twice.",
+        check=_pure,
+        basic=True,
     ),
     Law(
         name="finite",
@@ -154,35 +163,29 @@ LAWS = (
     Law(
         name="delimiter",
         says="delta is zero for rows that are not at a delimiter inside the thinking part.",
-        why="steering turns the next thought; inside a sentence, or in the answer, it garbles "
-        "what is being said.",
+        why="steering changes the next thought; inside a sentence, or in the answer, it garbles "
+        "the text.",
         check=_delimiter,
     ),
     Law(
         name="rows",
         says="A row's delta depends on that row alone.",
-        why="rows are other people's sequences: an answer must not depend on who is decoded "
-        "alongside.",
+        why="rows are other users' sequences: an answer must not depend on the sequences decoded "
+        "with it.",
         check=_rows,
     ),
     Law(
         name="deterministic",
         says="The same rows get the same delta, whatever was asked before.",
-        why="one steerer serves all sequences, and state in it outlives each of them; what lasts "
-        "is in the context.",
+        why="one steerer serves all sequences, so state in it changes later sequences; counts that "
+        "last are in the context.",
         check=_deterministic,
-    ),
-    Law(
-        name="pure",
-        says="delta changes neither the hidden states nor the context.",
-        why="the runtime adds what delta returns; a change in place would count twice.",
-        check=_pure,
     ),
     Law(
         name="no waiting",
         says="delta reads no value back from the device: no .item(), no `if tensor`, no mask as "
         "an index.",
-        why="it is called at every decode step, and an accelerator would stand still each time.",
+        why="it is called at every decode step, and each read makes an accelerator wait.",
         check=_no_waiting,
     ),
 )
@@ -199,14 +202,14 @@ def check_steerer(
 
     Args:
         steerer: any steerer.
-        hidden_size: the size of hidden states it is made for; by default what its `width` says,
-            or any.
-        claims: laws it means to break, each with the reason. One that it keeps is an error too.
+        hidden_size: the hidden size it is made for. Default: its `width`, or any if it has none.
+        claims: laws that it breaks on purpose, each with the reason. A claimed law that it keeps
+            is an error too.
         examples: decode steps tried per law.
 
     Raises:
         ConformanceError: a law is broken; the message shows the smallest step on which it is.
-        ConfigError: `claims` names what is no law, or gives no reason.
+        ConfigError: `claims` names something that is not a law, or gives no reason.
 
     Example:
         >>> from skipkv.steerers import NoSteering

@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda or cuda:0. Default: a GPU if there is one.")
+]
+Published = Annotated[
+    bool,
+    typer.Option(
+        "--published",
+        help="Give presets their published settings, whatever skipkv.json in the model's folder "
+        "says.",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
