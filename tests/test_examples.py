@@ -10,14 +10,6 @@ import pytest
 from skipkv import presets
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ["full", *presets.BUDGETED]
-
-
-def test_the_demo_shows_every_preset_within_its_budget(capsys):
-    runpy.run_path(str(ROOT / "examples" / "demo.py"), run_name="__main__")
-    rows = re.findall(r"^(\w+) +(\d+) +\d+ +\d+ +\d+ KB +\d+$", capsys.readouterr().out, re.M)
-    assert [name for name, _ in rows] == SHOWN
-    assert all(int(entries) <= 64 + 32 for name, entries in rows if name != "full")
 
 
 @pytest.fixture
@@ -33,6 +25,23 @@ def example(capsys, monkeypatch):
         return capsys.readouterr().out
 
     return run
+
+
+def test_the_demo_shows_what_each_policy_saves_and_costs_and_what_one_kept(example):
+    printed = example("demo", "--problems", "1")  # the first alone tells policies apart
+    row = r"^(\w+) +(\d)/1 +(\d+)(x?) +(\d+) +(\d+) KB = +(\d+)% of full$"
+    rows = {name: rest for name, *rest in re.findall(row, printed, re.M)}
+    assert list(rows) == ["full", *presets.BUDGETED]
+    assert {count + mark for count, _, mark, *_ in rows.values()} == {"1", "0x"}
+    assert rows["full"][0] == rows["skipkv"][0] == "1"
+    assert rows["streaming_llm"][0] == rows["snapkv"][0] == "0"
+    assert int(rows.pop("full")[3]) > 300
+    assert {int(entries) for _, _, _, entries, *_ in rows.values()} == {220 + 16}  # all evicted
+    assert all(int(share) < 80 for *_, share in rows.values())
+    shares = {int(share) for share in re.findall(r"^ +(\d+)%  \S", printed, re.M)}
+    assert {0, 100} < shares
+    assert max(map(len, printed.splitlines())) <= 80
+    assert len(printed.splitlines()) <= 45
 
 
 def test_the_custom_scorer_keeps_the_laws_and_decodes_at_the_same_budget_as_the_others(example):
