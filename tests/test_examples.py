@@ -1,13 +1,17 @@
-"""What the README starts with a command runs, and what it prints means something."""
+"""Examples run as commands, and what they print means something; what pages show does evict."""
 
+import json
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from skipkv import presets
+from skipkv.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,3 +105,25 @@ def test_streamed_lines_come_mixed_and_short_prompts_first(example):
 def test_ageing_lets_a_long_prompt_come_in_its_turn(example):
     printed = example("streaming", "--ageing", "100", "--stop", "=")
     assert re.findall(r"^(\d) =", printed, re.M) == ["0", "1", "2"]
+
+
+def test_the_generate_command_of_the_readme_evicts_and_answers_as_the_readme_says():
+    readme = (ROOT / "README.md").read_text()
+    [command] = re.findall(r"^skipkv (generate --model tiny .*)$", readme, re.M)
+    done = CliRunner().invoke(app, [*shlex.split(command), "--json"])
+    completion = json.loads(done.stdout)
+    assert completion["events"] > 0
+    said = re.search(
+        r"The right answer is (\d+)\. The trace has (\d+) tokens.*?than (\d+)", readme, re.S
+    )
+    tokens = completion["prompt_tokens"] + completion["new_tokens"]
+    assert [int(number) for number in said.groups()] == [27, tokens, completion["peak_entries"]]
+    assert r"\boxed{27}" in completion["text"]
+
+
+def test_what_pages_assert_of_the_cache_fails_where_nothing_was_evicted():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    found = [re.findall(r"^ *assert .*peak_entries.*$", page.read_text(), re.M) for page in pages]
+    asserted = [line for lines in found for line in lines]
+    assert asserted
+    assert not [line for line in asserted if "==" not in line]  # a bound from above holds for none
