@@ -12,7 +12,7 @@ PYTEST_OPTIONS ?= -n 2
 	test-newest docs docs-serve figures bench clean
 
 help:
-	@echo "make demo         decode a few prompts under every preset"
+	@echo "make demo         what eviction saves, and what it costs under every policy"
 	@echo "make test         formatting, lint, types, tests, and the runtime on the oldest and the"
 	@echo "                  newest transformers: what CI runs (also: make check)"
 	@echo "make versions     the last of these alone"
@@ -105,11 +105,13 @@ clean:
 # Stamps: an environment is installed again only when what it is made from has changed.
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	@echo "Installing skipkv into .venv; a minute or two on a fast network. On Linux pip downloads"
+	@echo "PyTorch with CUDA, some 4 GB: README.md, Install, has the way to the CPU build."
+	$(BIN)/python -m pip install -c constraints.txt -e .
 	@touch $@
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	@touch $@ .venv/.installed
 
 .venv/.smollm: .venv/.dev

@@ -19,8 +19,9 @@ import typer
 from transformers import DynamicCache
 
 from skipkv import __version__, presets
+from skipkv._calls import is_out_of_memory
 from skipkv.benchmark import Case, Job, Measurement, Subject, baselines_of, policies_of
-from skipkv.benchmark.isolation import guarded, is_oom
+from skipkv.benchmark.isolation import guarded
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.schedule import widths
 from skipkv.models import load
@@ -246,7 +247,7 @@ def _fits(job: Job, work: Callable[[], Any]) -> bool:
     try:
         work()
     except Exception as error:
-        if not is_oom(error):
+        if not is_out_of_memory(error):
             raise
         return False
     finally:

@@ -1,6 +1,6 @@
 """R-KV rebuilt from parts, and one part exchanged.
 
-A preset is nothing but a composition. Written out, R-KV keeps the same tokens as `presets.rkv` at
+A preset is a composition of parts. Written out, R-KV keeps the same tokens as `presets.rkv` at
 every event and says the same; with another term it is a method of your own:
 `python examples/rkv_from_parts.py`.
 """

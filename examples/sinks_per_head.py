@@ -1,6 +1,6 @@
 """An evictor of one's own: every KV head has its own number of sinks.
 
-Some heads rest on the first tokens of a sequence, others hardly look at them. Here a head keeps its
+Some heads attend to the first tokens of a sequence, others hardly do. Here a head keeps its
 leading tokens for as long as they score above its own average, and the table shows how many that
 were, layer by layer: `python examples/sinks_per_head.py`.
 """
@@ -30,7 +30,7 @@ class SinksPerHead:
     most: int = 32
 
     def sinks(self, scores: Float[Tensor, "R H L"], view: CacheView) -> Bool[Tensor, "R H L"]:
-        """The entries that are sinks; entries lie in the order of their positions."""
+        """The entries that are sinks; entries are in the order of their positions."""
         held = view.occupied
         total = scores.masked_fill(~held, 0.0).sum(dim=-1, keepdim=True)
         above = scores >= total / held.sum(dim=-1, keepdim=True).clamp_min(1)

@@ -151,10 +151,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     Args:
         error: any error.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("not enough memory"))
+        (True, False)
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(t in text for t in _OUT_OF_MEMORY)
 
 
 def tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -1,23 +1,19 @@
-"""What the README starts with a command runs, and what it prints means something."""
+"""Examples run as commands, and what they print means something; what pages show does evict."""
 
+import json
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from skipkv import presets
+from skipkv.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ["full", *presets.BUDGETED]
-
-
-def test_the_demo_shows_every_preset_within_its_budget(capsys):
-    runpy.run_path(str(ROOT / "examples" / "demo.py"), run_name="__main__")
-    rows = re.findall(r"^(\w+) +(\d+) +\d+ +\d+ +\d+ KB +\d+$", capsys.readouterr().out, re.M)
-    assert [name for name, _ in rows] == SHOWN
-    assert all(int(entries) <= 64 + 32 for name, entries in rows if name != "full")
 
 
 @pytest.fixture
@@ -33,6 +29,23 @@ def example(capsys, monkeypatch):
         return capsys.readouterr().out
 
     return run
+
+
+def test_the_demo_shows_what_each_policy_saves_and_costs_and_what_one_kept(example):
+    printed = example("demo", "--problems", "1")  # the first alone tells policies apart
+    row = r"^(\w+) +(\d)/1 +(\d+)(x?) +(\d+) +(\d+) KB = +(\d+)% of full$"
+    rows = {name: rest for name, *rest in re.findall(row, printed, re.M)}
+    assert list(rows) == ["full", *presets.BUDGETED]
+    assert {count + mark for count, _, mark, *_ in rows.values()} == {"1", "0x"}
+    assert rows["full"][0] == rows["skipkv"][0] == "1"
+    assert rows["streaming_llm"][0] == rows["snapkv"][0] == "0"
+    assert int(rows.pop("full")[3]) > 300
+    assert {int(entries) for _, _, _, entries, *_ in rows.values()} == {220 + 16}  # all evicted
+    assert all(int(share) < 80 for *_, share in rows.values())
+    shares = {int(share) for share in re.findall(r"^ +(\d+)%  \S", printed, re.M)}
+    assert {0, 100} < shares
+    assert max(map(len, printed.splitlines())) <= 80
+    assert len(printed.splitlines()) <= 45
 
 
 def test_the_custom_scorer_keeps_the_laws_and_decodes_at_the_same_budget_as_the_others(example):
@@ -92,3 +105,25 @@ def test_streamed_lines_come_mixed_and_short_prompts_first(example):
 def test_ageing_lets_a_long_prompt_come_in_its_turn(example):
     printed = example("streaming", "--ageing", "100", "--stop", "=")
     assert re.findall(r"^(\d) =", printed, re.M) == ["0", "1", "2"]
+
+
+def test_the_generate_command_of_the_readme_evicts_and_answers_as_the_readme_says():
+    readme = (ROOT / "README.md").read_text()
+    [command] = re.findall(r"^skipkv (generate --model tiny .*)$", readme, re.M)
+    done = CliRunner().invoke(app, [*shlex.split(command), "--json"])
+    completion = json.loads(done.stdout)
+    assert completion["events"] > 0
+    said = re.search(
+        r"The right answer is (\d+)\. The trace has (\d+) tokens.*?than (\d+)", readme, re.S
+    )
+    tokens = completion["prompt_tokens"] + completion["new_tokens"]
+    assert [int(number) for number in said.groups()] == [27, tokens, completion["peak_entries"]]
+    assert r"\boxed{27}" in completion["text"]
+
+
+def test_what_pages_assert_of_the_cache_fails_where_nothing_was_evicted():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    found = [re.findall(r"^ *assert .*peak_entries.*$", page.read_text(), re.M) for page in pages]
+    asserted = [line for lines in found for line in lines]
+    assert asserted
+    assert not [line for line in asserted if "==" not in line]  # a bound from above holds for none

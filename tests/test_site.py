@@ -4,6 +4,8 @@ That it builds strictly and without a network is what the fixture `site` needs.
 """
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,18 @@ def test_links_of_pages_that_lie_outside_docs_lead_into_the_site(site):
     assert "The embedded reasoner: model card" in card
     assert 'href="tiny.html"' in (site / "results.html").read_text()
     assert 'href="testing.html"' in (site / "contributing.html").read_text()
+
+
+@pytest.mark.parametrize(("width", "scrolls"), [(390, {"img", "table"}), (1600, {"table"})])
+def test_what_is_wider_than_the_window_says_that_it_scrolls(width, scrolls, site, tmp_path):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs the program chromium")
+    shown = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+         f"--window-size={width},900", "--virtual-time-budget=3000", "--dump-dom",
+         (site / "results.html").as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    marked = re.findall(r"scroll sideways.*?<(img|table)\b", shown, re.S)
+    assert set(marked) == scrolls

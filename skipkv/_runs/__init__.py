@@ -9,7 +9,6 @@ from skipkv._runs.extras import require_extra
 from skipkv._runs.folder import RECORDS, RUN, RunFolder
 from skipkv._runs.identity import differs, stamp
 from skipkv._runs.lines import LineFile, read_lines
-from skipkv._runs.memory import is_oom
 from skipkv._runs.tables import csv_cell, markdown_cell, plot_label
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "check_writable",
     "csv_cell",
     "differs",
-    "is_oom",
     "markdown_cell",
     "plot_label",
     "read_lines",

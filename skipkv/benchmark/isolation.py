@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from skipkv._runs import is_oom
+from skipkv._calls import is_out_of_memory
 
 OOM, ERROR = "oom", "error"
 """Keys of an answer that is no measurement."""
@@ -73,7 +73,7 @@ def guarded(work: Callable[[], Answer]) -> Answer:
     try:
         return work()
     except Exception as error:
-        if is_oom(error):
+        if is_out_of_memory(error):
             return {OOM: str(error).partition("\n")[0] or type(error).__name__}
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"

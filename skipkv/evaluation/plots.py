@@ -46,7 +46,8 @@ def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Pa
             ("length", "length (decoded tokens)", _length, None),
         ):
             path = folder / f"{kind}-{data}.{plot_format}"
-            figure = _figure(rows, f"{summary.model} on {data}", label, value, top)
+            problems = "its own problems" if data == summary.model else data
+            figure = _figure(rows, f"{summary.model} on {problems}", label, value, top)
             # no date in the file: the same records give the same bytes
             kept = {"Date": None} if plot_format == "svg" else {}
             with writing(path):

@@ -13,8 +13,9 @@ import torch
 from tqdm.auto import tqdm
 
 from skipkv import __version__
+from skipkv._calls import is_out_of_memory
 from skipkv._progress import progress_bar
-from skipkv._runs import differs, is_oom, require_extra, stamp, writing
+from skipkv._runs import differs, require_extra, stamp, writing
 from skipkv._types import Thought
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError, InputError
@@ -384,7 +385,7 @@ class _Run:
             for completion, wall in _timed(started):
                 self._add(self._record(cell, good[completion.index], completion, wall, width), bar)
         except Exception as error:  # once it is handled, what its frames hold is free
-            if is_oom(error):
+            if is_out_of_memory(error):
                 return True
             raise
         return False

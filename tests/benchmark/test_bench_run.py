@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from skipkv import Policy, presets
-from skipkv._runs import is_oom, read_lines
+from skipkv._calls import is_out_of_memory
+from skipkv._runs import read_lines
 from skipkv.benchmark import Bench, Case, Job, Measurement, Subject, baselines_of, policies_of
 from skipkv.benchmark.isolation import in_child
 from skipkv.benchmark.prompts import prompts
@@ -162,10 +163,12 @@ def test_a_run_in_a_child_leaves_this_process_as_it_was() -> None:
 
 
 def test_out_of_memory_is_known_on_every_device() -> None:
-    assert is_oom(MemoryError())
-    assert is_oom(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_oom(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
-    assert not is_oom(ValueError("can't allocate memory"))
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+    )
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
 
 
 @pytest.mark.parametrize(

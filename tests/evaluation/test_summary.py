@@ -4,6 +4,7 @@ import csv
 import io
 import random
 
+import attrs
 import pytest
 from fake_runs import record
 
@@ -115,6 +116,12 @@ def test_plots_are_drawn_for_accuracy_and_length(plot_format, tmp_path):
         first = paths[0].read_text()
         for label in ("budget (tokens per KV head)", "accuracy (pass@1, %)", "110 tokens on av"):
             assert label in first, label
+
+
+@pytest.mark.parametrize(("model", "title"), [("toy", "toy on sums"), ("sums", "sums on its own")])
+def test_a_plot_is_titled_with_the_model_and_the_problems(model, title, tmp_path):
+    named = attrs.evolve(summary(RECORDS), model=model)
+    assert f"<!-- {title}" in plot(named, tmp_path, plot_format="svg")[0].read_text()
 
 
 def test_nothing_is_plotted_where_no_budget_was_measured(tmp_path):
