@@ -45,39 +45,42 @@ class DecodeForward:
         self.store = store
         self.layers = layers
         self.first, self.last = first, last
-        self._lanes = slice(first, last)
+        self._lanes = lanes = slice(first, last)
         self._kernel = kernel
         self.fixed = kernel is not None
         self._interval = interval
-        widths, seen = store.widths[self._lanes], store.tokens_seen[self._lanes]
-        self.even = not self.fixed and all(store.even[self._lanes]) and len(set(widths)) == 1
+        widths, seen = store.widths[lanes], store.tokens_seen[lanes]
+        level = not self.fixed and all(store.even[lanes])
+        self.even = level and len(set(widths)) == 1
         self.width = store.capacity if self.fixed else max(widths)
         self.newest = seen[0] - 1 if len(set(seen)) == 1 and not self.fixed else None
         """The position now fed to every lane, where it is one and the host may say so."""
         self._phases = {tokens - 1 for tokens in seen}
         self._step = 0
         self._observes = self._in_window()
+
+        count, device = last - first, store.keys.device
+        depth, heads = store.shape.layers, store.shape.heads
         # views of every layer, so that a step only narrows them
-        self._keys = store.keys[:, self._lanes].unbind()
-        self._values = store.values[:, self._lanes].unbind()
-        if not self.even:
-            self._all_keys = store.keys.view(-1, store.shape.dim)
-            self._all_values = store.values.view(-1, store.shape.dim)
-            self._biases = store.bias[:, self._lanes, :, None].unbind()
-        if store.queries is not None:
-            self._rings = store.queries[:, self._lanes].unbind()
-            rings = last - first, store.shape.heads * store.shape.groups
-            self._ring_starts = torch.arange(rings[0] * rings[1], device=store.keys.device)
-            self._ring_starts = self._ring_starts.view(rings) * store.needs.queries
-        self._in_ring: Int[Tensor, "N"] | None = None
-        device = store.keys.device
-        self.positions: Int[Tensor, "B 1"] = torch.empty(
-            last - first, 1, dtype=torch.long, device=device
-        )
-        self._lengths: Int[Tensor, "layers B H"] = torch.empty(
-            store.shape.layers, last - first, store.shape.heads, dtype=torch.long, device=device
-        )
+        self._keys = store.keys[:, lanes].unbind()
+        self._values = store.values[:, lanes].unbind()
+        self._all_keys = store.keys.view(-1, store.shape.dim)
+        self._all_values = store.values.view(-1, store.shape.dim)
+        self.positions: Int[Tensor, "B 1"] = torch.empty(count, 1, dtype=torch.long, device=device)
+        # What follows is looked up and used where not all heads hold equally many entries.
+        self._lengths = torch.empty(depth, count, heads, dtype=torch.long, device=device)
         self._slots = torch.empty_like(self._lengths)  # the newest, among all slots of the store
+        # Where the heads of every lane hold equally many, they share the mask of the first of them.
+        some = slice(0, 1 if level else None)
+        self._masked = self._lengths[some, :, some]
+        self._opened = self._slots[some, :, some].view(-1)
+        self._mask = store.bias[some, lanes, some]  # [#layers B #H capacity]
+        self._biases = self._mask.expand(depth, -1, -1, -1).unsqueeze(3).unbind()
+        if store.queries is not None:
+            self._rings = store.queries[:, lanes].unbind()
+            numbers = torch.arange(count * heads * store.shape.groups, device=device)
+            self._ring_starts = numbers.view(count, -1) * store.needs.queries
+        self._in_ring: Int[Tensor, "N"] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -88,8 +91,8 @@ class DecodeForward:
             self._lengths.copy_(store.lengths[:, lanes])
             self._slots.copy_(store.starts[:, lanes] + self._lengths - 1)
             slots = torch.arange(store.capacity, device=self._slots.device)
-            free = slots >= self._lengths[..., None]
-            store.bias[:, lanes].zero_().masked_fill_(free, -torch.inf)
+            free = slots >= self._masked[..., None]
+            self._mask.zero_().masked_fill_(free, -torch.inf)
         store.changes += 1  # any other object's mask is overwritten
         self._changes = store.changes
 
@@ -115,7 +118,7 @@ class DecodeForward:
         self._in_ring = None
         if not self.even:
             self._slots += 1
-            self.store.bias.view(-1).index_fill_(0, self._slots.view(-1), 0)
+            self.store.bias.view(-1).index_fill_(0, self._opened, 0)
 
     def count(self) -> None:
         """What the host does for a step, without asking the device."""

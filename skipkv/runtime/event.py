@@ -87,7 +87,7 @@ def _compress_group(
 ) -> list[Outcome]:
     count = len(sequences)
     width = max(store.widths[s] for s in sequences)
-    before = store.lengths[:, span(sequences)].sum(dim=(0, 2))
+    before = store.dropped[:, span(sequences)].sum(dim=(0, 2))
     errors: list[SkipKVError | None] = [None] * count
     kept_positions: list[Int[Tensor, "l n H K"]] = []
     per_layer = count * store.shape.heads * width * store.shape.dim
@@ -108,7 +108,7 @@ def _compress_group(
         if trace:
             kept_positions.append(positions.unflatten(0, (-1, count)).cpu())
     store.compacted(sequences)
-    evicted = (before - store.lengths[:, span(sequences)].sum(dim=(0, 2))).tolist()
+    evicted = (store.dropped[:, span(sequences)].sum(dim=(0, 2)) - before).tolist()
     kept = _padded(kept_positions) if trace else None  # [layers n H K]
     return [
         Outcome(
@@ -145,7 +145,7 @@ def _view(
     depth = layers.stop - layers.start
     device = store.keys.device
     seen = store.seen[at].repeat(depth)
-    positions = store.positions(layers, sequences, width).flatten(0, 1).long()
+    positions = store.positions(layers, sequences, width).flatten(0, 1)
     queries = store.recent_queries(layers, sequences)
     return CacheView(
         keys=store.keys[layers, at, :, :width].flatten(0, 1),

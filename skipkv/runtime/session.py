@@ -238,9 +238,9 @@ class Session:
         )
 
     def join(self, number: int) -> None:
-        """A sequence's prompt is in: it decodes from now on, behind those that do already.
+        """A sequence's prompt is in: it decodes from now on, in the lane after those that do.
 
-        The one that had the number it takes gets its old one.
+        It changes places with the sequence that lay there.
         """
         self._put({self.decoding: number, number: self.decoding})
         self.decoding += 1
@@ -248,8 +248,8 @@ class Session:
     def stop(self, number: int) -> None:
         """Let a sequence go.
 
-        Of one that decoded the last that decodes takes the number, and what that leaves free, as
-        the number of one that did not, the last of all takes.
+        Its lane goes to the last sequence of all. If it decoded, its lane goes to the last one that
+        decodes, and the lane of that one to the last of all.
         """
         last = len(self.running) - 1
         if number < self.decoding:
@@ -260,7 +260,7 @@ class Session:
         self.running.pop()
 
     def _put(self, sources: Mapping[int, int]) -> None:
-        """Put the sequence of lane `sources[lane]` into `lane`, for all of them at once."""
+        """Put the sequence in lane `sources[lane]` into `lane`, for all of these at once."""
         moving = {lane: source for lane, source in sources.items() if lane != source}
         if not moving:
             return

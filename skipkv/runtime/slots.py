@@ -144,9 +144,9 @@ class SlotStore:
     def positions(self, layers: slice, lanes: Sequence[int], width: int) -> Int[Tensor, "l n H L"]:
         """The position of the entry in each of the first `width` slots; -1 in a free slot."""
         at = span(lanes)
-        slots = torch.arange(width, dtype=torch.int32, device=self.keys.device)
-        free = slots >= self.lengths[layers, at, :, None]
-        return (slots + self.dropped_before[layers, at, :, :width]).masked_fill_(free, -1)
+        slots = torch.arange(width, device=self.keys.device)
+        positions = slots + self.dropped_before[layers, at, :, :width]
+        return positions.masked_fill_(positions >= self.seen[at][:, None, None], -1)
 
     def recent_queries(
         self, layers: slice, lanes: Sequence[int]
@@ -220,29 +220,27 @@ class SlotStore:
         """
         self.changes += 1
         rows, heads, width = keep.shape
-        depth, count = rows // len(lanes), len(lanes)
-        at = span(lanes)
+        at, axes = span(lanes), (rows // len(lanes), len(lanes), heads)
         kept = keep.sum(dim=-1)  # [R H]
         most = int(kept.amax()) if kept.numel() else 0
-        order = _in_order(keep, most).reshape(depth, count, heads, most)  # [l n H K]
-        slots = torch.arange(most, device=keep.device)
-        free = slots >= kept.reshape(depth, count, heads, 1)
+        order = _in_order(keep, most).view(*axes, most)  # [l n H K]
+        slots = torch.arange(most, dtype=torch.int32, device=keep.device)
+        free = slots >= kept.view(*axes, 1)
 
         moving = (self.starts[layers, at, :, None] + order).flatten()
         for tensor in (self.keys, self.values):
             moved = tensor.view(-1, self.shape.dim).index_select(0, moving)
-            tensor[layers, at, :, :most] = moved.view(depth, count, heads, most, self.shape.dim)
+            tensor[layers, at, :, :most] = moved.view(*axes, most, self.shape.dim)
         if self.attention is not None:
             mass = self.attention[layers, at, :, :width].gather(3, order)
             self.attention[layers, at, :, :width] = 0
             self.attention[layers, at, :, :most] = mass.masked_fill(free, 0)
-        positions = self.positions(layers, lanes, width).gather(3, order)
-        dropped = self.seen[at][:, None] - kept.reshape(depth, count, heads)
-        self.dropped[layers, at] = dropped
-        self.dropped_before[layers, at] = dropped[..., None].int()
-        self.dropped_before[layers, at, :, :most] = torch.where(
-            free, dropped[..., None], positions - slots
-        ).int()
+        positions = self.dropped_before[layers, at, :, :width].gather(3, order).add_(order)
+        dropped = self.seen[at][:, None, None] - kept.view(*axes, 1)
+        self.dropped[layers, at] = dropped[..., 0]
+        dropped = dropped.int()
+        self.dropped_before[layers, at] = dropped
+        self.dropped_before[layers, at, :, :most] = torch.where(free, dropped, positions - slots)
         return kept, positions.masked_fill_(free, -1).reshape(rows, heads, most)
 
     def compacted(self, lanes: Sequence[int]) -> None:

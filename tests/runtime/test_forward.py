@@ -163,6 +163,7 @@ def test_decoding_needs_no_bias_exactly_when_no_slot_in_reach_is_empty(case: Cas
         assert (bias is None) == full
         if bias is not None:
             seen = rows[layer, :, :, None] >= 0
+            bias = bias.expand(seen.shape)  # one mask for all heads, where they hold equally many
             assert torch.equal(bias == 0, seen)
             assert torch.equal(bias == -torch.inf, ~seen)
 

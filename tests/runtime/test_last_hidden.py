@@ -49,10 +49,13 @@ def test_the_newest_states_are_those_of_the_last_steps(data: Any, kept: int, wai
                 for sequence in range(first, last):
                     seen[sequence] += 1
                     states[sequence].append(number)
-            if data.draw(st.booleans(), label="move"):
-                source, target = data.draw(st.permutations(range(SEQUENCES)))[:2]
-                ring.put([target], [source])
-                seen[target], states[target] = seen[source], list(states[source])
+            if data.draw(st.booleans(), label="put"):
+                lanes = st.lists(st.integers(0, SEQUENCES - 1), min_size=2, max_size=2, unique=True)
+                targets, sources = data.draw(lanes), data.draw(lanes)
+                ring.put(targets, sources)
+                moved = [(seen[source], list(states[source])) for source in sources]
+                for target, (count, held) in zip(targets, moved, strict=True):
+                    seen[target], states[target] = count, held
             sequence = data.draw(st.integers(0, SEQUENCES - 1), label="read")
             count = data.draw(st.integers(0, min(kept, len(states[sequence]))), label="count")
             found = ring.newest(sequence, count, seen=seen[sequence])
