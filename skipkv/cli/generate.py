@@ -92,11 +92,19 @@ def generate(
         int,
         typer.Option("--max-new-tokens", "-n", min=1, help="Most tokens to decode per completion."),
     ] = 1024,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="Sampling temperature; 0 is greedy. Without it, --top-p and --top-k the model's "
+            "generation config decides."
+        ),
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(help="Sample from the top probability mass; 1 is all.")
-    ] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Sample from the top k tokens; 0 is all.")] = 0,
+        float | None, typer.Option(help="Sample from the top probability mass; 1 is all.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Sample from the top k tokens; 0 is all.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Completions per prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences decoded together.")] = 8,
@@ -145,7 +153,9 @@ def generate(
             "growth": growth,
         }
         composition = resolve_policy(policy, settings=settings, **told)  # type: ignore[arg-type]
-        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed)
+        asked = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        sampling = Sampling(**asked, n=samples, seed=seed) if asked else None  # type: ignore[arg-type]
         check_placement(dtype, device)
         engine = Engine.from_pretrained(
             model,
@@ -156,6 +166,10 @@ def generate(
             trust_remote_code=trust_remote_code,
         )
         check_known(requests, engine)
+        if sampling is None:
+            sampling = Sampling.from_model(engine.model, n=samples, seed=seed)
+            if not sampling.greedy:
+                typer.echo(f"skipkv: as the model's generation config asks: {sampling}", err=True)
         told = {key: value for key, value in told.items() if value is not None}
         note = described(policy, own_settings(policy, settings), told)
         if note is not None:

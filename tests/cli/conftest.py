@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from skipkv.cli.app import app
 from skipkv.errors import PartError
 from skipkv.runtime import Completion, Stats
+from skipkv.testing import toy_model
 
 STATS = Stats(
     new_tokens=5,
@@ -49,6 +50,7 @@ class FakeEngine:
     """Echoes every prompt; a prompt that holds "fail" fails."""
 
     tokenizer = FakeTokenizer()
+    model = toy_model()
     loaded: dict[str, Any] | None = None
     asked: dict[str, Any] | None = None
     refuse: Exception | None = None

@@ -11,6 +11,7 @@ import pytest
 from skipkv.cli import exits
 from skipkv.errors import InputError
 from skipkv.presets import rkv
+from skipkv.testing import toy_model
 
 COMMAND = ("generate", "--model", "some/model", "--policy", "rkv", "--budget", "64")
 
@@ -88,6 +89,23 @@ def test_everything_asked_for_reaches_the_engine(engine, run):
     assert (sampling.n, sampling.seed) == (2, 7)
 
 
+def test_the_models_generation_config_decides_where_no_sampling_is_asked_for(
+    engine, run, monkeypatch
+):
+    run(*COMMAND, "hello")
+    assert engine.asked["sampling"].greedy
+    assert "Sampling(n=2, temperature=0)" in run(*COMMAND, "--samples", 2, "hello").stderr
+    model = toy_model()
+    model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.95)
+    monkeypatch.setattr(engine, "model", model)
+    result = run(*COMMAND, "--samples", 2, "hello")
+    sampling = engine.asked["sampling"]
+    assert (sampling.temperature, sampling.top_p, sampling.n) == (0.6, 0.95, 2)
+    assert "generation config asks: Sampling(temperature=0.6, top_p=0.95" in result.stderr
+    run(*COMMAND, "--temperature", 0, "hello")
+    assert engine.asked["sampling"].greedy
+
+
 def test_prompts_are_piped_in_or_read_from_a_file(engine, run, tmp_path):
     run(*COMMAND, input="one\ntwo\n")
     assert engine.asked["prompts"] == ["one", "two"]
@@ -149,7 +167,6 @@ def test_a_failed_completion_fails_the_command_after_all_others_were_printed(eng
         (("--policy", "nonsense", "hi"), "No preset is called 'nonsense'"),
         (("--policy", "nonsense:", "hi"), "malformed"),
         (("--budget", "4", "hi"), "Budget(tokens=4) must exceed"),
-        (("--samples", "2", "hi"), "Sampling(n=2, temperature=0)"),
         (("--top-p", "2", "hi"), "Sampling(top_p=2.0)"),
         (("--dtype", "float99", "hi"), "dtype float99 is none of torch's"),
         (("--device", "toaster", "hi"), "device toaster is no device"),
