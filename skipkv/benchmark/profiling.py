@@ -26,8 +26,8 @@ PHASES = (
     ("loop", STEP, "skipkv.runtime.loop", "DecodeLoop._steps"),
     ("bookkeeping before the model", STEP, "skipkv.runtime.session", "Session.begin_step"),
     ("model", STEP, "skipkv.runtime.loop", "DecodeLoop._forward"),
-    ("cache write", STEP, "skipkv.runtime.cache", "SlotLayer.update"),
-    ("attention", STEP, "skipkv.runtime.attention", "attention_forward"),
+    ("cache write", STEP, "skipkv.runtime.seam", "SlotCache.write"),
+    ("attention", STEP, "skipkv.runtime.seam", "SlotCache.attend"),
     ("steering", STEP, "skipkv.runtime.steering", "Steering._steered"),
     ("bookkeeping after the model", STEP, "skipkv.runtime.session", "Session.end"),
     ("sampling", STEP, "skipkv.runtime.loop", "choose"),
@@ -35,9 +35,9 @@ PHASES = (
     ("sentences", EVENT, "skipkv.runtime.session", "Session._read_decoded"),
     ("event, rest", EVENT, "skipkv.runtime.session", "Session.events"),
     ("view", EVENT, "skipkv.runtime.event", "_view"),
-    ("checks", EVENT, "skipkv.runtime.event", "_decide"),
-    ("scores", EVENT, "skipkv.runtime.event", "_checked_scores"),
-    ("eviction", EVENT, "skipkv.runtime.event", "_checked_keep"),
+    ("checks", EVENT, "skipkv.runtime.event", "decide"),
+    ("scores", EVENT, "skipkv.runtime.checked", "scores_of"),
+    ("eviction", EVENT, "skipkv.runtime.checked", "_keep"),
     ("compaction", EVENT, "skipkv.runtime.slots", "SlotStore.compact"),
 )
 """Phases, outer ones with what remains of them when inner ones are taken out."""

@@ -65,8 +65,8 @@ def load(
 
     Example:
         >>> model, tokenizer = load("tiny", device="cpu")
-        >>> tokenizer.decode(tokenizer("a:7; b:a+5.")["input_ids"])
-        'a:7; b:a+5.'
+        >>> tokenizer.decode(tokenizer("a:7; b:a+5")["input_ids"])
+        'a:7; b:a+5'
     """
     check_dtype(dtype)
     place = find_device(device)

@@ -111,4 +111,4 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line(run, monkeypatch):
     assert result.exit_code == exits.BAD_INPUT
     first, last = result.stderr.splitlines()
     assert first == "skipkv: the model hub does not answer. Trying again for up to a minute."
-    assert last.startswith("skipkv: error: Cannot load the tokenizer of 'no/such'")
+    assert last.startswith("skipkv: error: Cannot load the config of 'no/such'")

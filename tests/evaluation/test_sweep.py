@@ -338,7 +338,7 @@ def test_the_bar_counts_all_samples_and_starts_where_the_run_stood(
             super().close()
 
     closed = []
-    monkeypatch.setattr("skipkv.evaluation.sweep.tqdm", Bar)
+    monkeypatch.setattr("skipkv._progress.bar_for_people", Bar)
     run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
     assert capsys.readouterr().err == ""
     sweep = Sweep(data=sums(), policies="rkv", budgets="20,30")

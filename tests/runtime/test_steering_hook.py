@@ -15,6 +15,7 @@ from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
 from skipkv.errors import ConfigError
 from skipkv.runtime.forward import Forward
+from skipkv.runtime.seam import borrowed
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.text import TokenText
@@ -293,7 +294,7 @@ def test_in_a_model_the_end_of_a_prompt_is_steered_once(length: int) -> None:
         state = Session(toy_model(layers=3), policy, sequences=2, text=TEXT)
         for prompt in prompts:
             state.start(len(prompt))
-        with state.hooked():
+        with borrowed(state.model, by="Engine"), state.hooked():
             for ranges in state.passes([length, length]):
                 ids = torch.tensor(prompts)[:, ranges[0].start : ranges[0].stop]
                 last = run(state, ids, prompt=True)
@@ -312,7 +313,7 @@ def test_in_a_model_only_the_rows_at_a_delimiter_change() -> None:
     for state in (steered, plain):
         for _ in prompt:
             state.start(prompt.shape[1])
-        with state.hooked():
+        with borrowed(state.model, by="Engine"), state.hooked():
             outputs = [run(state, prompt, prompt=True)]
             outputs += [run(state, torch.tensor(s)[:, None], prompt=False) for s in steps]
         logits[state] = outputs
@@ -335,7 +336,7 @@ def test_counts_of_thoughts_are_refreshed_at_events() -> None:
     nudge = Nudge(layer=1)
     state = session(nudge)
     state.join(state.start(4))
-    with state.hooked():
+    with borrowed(state.model, by="Engine"), state.hooked():
         run(state, torch.full((1, 4), X), prompt=True)
         state.events([0])
         for token in [PARAGRAPH] * 5:
