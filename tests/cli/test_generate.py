@@ -151,8 +151,8 @@ def test_a_failed_completion_fails_the_command_after_all_others_were_printed(eng
         (("--budget", "4", "hi"), "Budget(tokens=4) must exceed"),
         (("--samples", "2", "hi"), "Sampling(n=2, temperature=0)"),
         (("--top-p", "2", "hi"), "Sampling(top_p=2.0)"),
-        (("--dtype", "float99", "hi"), "dtype float99 is none of torch's"),
-        (("--device", "toaster", "hi"), "device toaster is no device"),
+        (("--dtype", "float99", "hi"), "dtype float99 is not a torch dtype"),
+        (("--device", "toaster", "hi"), "device toaster is unknown"),
         ((" ",), "argument is empty"),
     ],
 )
