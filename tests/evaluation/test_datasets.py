@@ -170,7 +170,7 @@ def test_a_limit_takes_no_mere_beginning():
 
 def test_a_data_set_needs_problems_of_different_names():
     problem = Problem(id="1", question="?", answer="1")
-    with pytest.raises(ConfigError, match="two problems of one id"):
+    with pytest.raises(ConfigError, match="two problems with the same id"):
         DataSet(name="x", problems=[problem, problem])
     with pytest.raises(ConfigError, match="must hold a problem"):
         DataSet(name="x", problems=[])
