@@ -21,8 +21,8 @@ help:
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
 	@echo "make test-newest  the runtime on the newest versions there are"
 	@echo "make docs         build the site into site/, strictly and without a network"
-	@echo "make figures      draw the figures of docs/concepts anew"
-	@echo "make docs-serve   show the site on this machine, built anew at every change"
+	@echo "make figures      draw the figures of docs/concepts again"
+	@echo "make docs-serve   show the site on this machine, rebuilt at every change"
 	@echo "make bench        speed and memory of policies on the embedded model"
 	@echo "make format       format and fix what can be fixed"
 	@echo "make lint, types, pytest   one step of make test"
@@ -46,9 +46,9 @@ types: .venv/.dev
 pytest: .venv/.dev
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
-# The oldest and the newest transformers, each with what it needs, laid over the environment of
-# `make pytest`: torch and the rest stay. What is newest changes without any file here changing, so
-# that one is asked for every time.
+# The oldest and the newest transformers, each with its requirements, as a layer over the environment
+# of `make pytest`: torch and the rest stay. The newest version changes without a change of a file
+# here, so it is installed every time.
 versions: .venv/.dev .overlays/oldest/.made
 	rm -rf .overlays/newest
 	$(BIN)/python -m pip install -q --target .overlays/newest transformers

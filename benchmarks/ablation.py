@@ -3,7 +3,7 @@
     python benchmarks/ablation.py --output runs/ablation
 
 R-KV, with sentences evicted first, with steering, and with both, beside the full cache with and
-without steering. It goes on where an earlier run in the same folder stood. About half an hour on
+without steering. It resumes an earlier run in the same folder. About half an hour on
 one core.
 """
 
@@ -58,7 +58,7 @@ def main(
 def compared(
     steerer: AdaptiveSteerer, threshold: float
 ) -> Mapping[str, Policy | Callable[..., Policy]]:
-    """Every policy under its label; they differ in nothing but what the label says."""
+    """Every policy under its label; policies differ only in what the label says."""
 
     def sentences(budget: int, interval: int) -> Policy:
         return presets.skipkv(budget, interval=interval, threshold=threshold)
@@ -79,7 +79,7 @@ def compared(
 
 
 def table(summary: Summary, records: Sequence[Record]) -> str:
-    """Accuracy and length, each beside the full cache's and R-KV's on the same problems."""
+    """Accuracy and length, compared with the full cache and R-KV on the same problems."""
     by_cell: dict[Cell, dict[str, Record]] = {}
     for record in records:
         by_cell.setdefault(record.cell, {})[record.problem] = record
@@ -113,13 +113,13 @@ def _points(row: Row) -> str:
 
 
 def _gap(own: Mapping[str, Record], rival: Mapping[str, Record]) -> Estimate:
-    """By how much more of the problems that both have are right."""
+    """The difference in the share of right answers, over the problems of both."""
     shared = [problem for problem in own if problem in rival]
     return paired([own[p].correct for p in shared], [rival[p].correct for p in shared])
 
 
 def _longer(own: Mapping[str, Record], full: Mapping[str, Record]) -> Estimate:
-    """By how much longer the traces are than the full cache's, in percent of these."""
+    """How much longer the traces are than the full cache's, in percent."""
     shared = [problem for problem in own if problem in full]
     length = sum(full[p].new_tokens for p in shared) / len(shared)
     more = mean([own[p].new_tokens - full[p].new_tokens for p in shared])

@@ -1,4 +1,4 @@
-"""Continuous batching against static batches, and what chunks of a prompt spare those who decode.
+"""Continuous batching against static batches, and prompts in chunks against whole prompts.
 
     python benchmarks/continuous.py --rounds 5
 
@@ -42,7 +42,7 @@ from skipkv.tiny import problems
 
 @attrs.frozen
 class Static:
-    """Batches in the order given: nobody starts before the whole batch is done."""
+    """Batches in the order given: the next begins when the whole batch is done."""
 
     def admit(self, waiting: Sequence[Order], *, free: int, running: int) -> Sequence[int]:
         """The first requests when nothing is running, else none."""
@@ -59,9 +59,9 @@ class AtOnce(DecodeLoop):
 
 @attrs.define
 class Gaps:
-    """A hook behind the model that finds the longest time between two decode steps.
+    """A hook after the model that finds the longest time between two decode steps.
 
-    Time in which nobody is decoding counts for nothing: nobody waits.
+    Time without a decoding sequence does not count, because no sequence waits.
     """
 
     longest: float = 0.0
@@ -88,7 +88,7 @@ class Gaps:
 
 @attrs.frozen(kw_only=True)
 class Measured:
-    """What decoding a queue cost.
+    """The cost of decoding a queue.
 
     Args:
         wall: seconds.

@@ -1,9 +1,9 @@
-"""What one GPU does with a 7B's shape: steps beside the bytes they read, events, full caches, room.
+"""Measures one GPU with a 7B's shape: steps and the bytes they read, events, full caches, capacity.
 
     python benchmarks/gpu.py --output runs/gpu.json
 
-Weights are random, so none are needed. `benchmarks/gpu.sh` runs this behind the tests. It runs on a
-CPU as well (`--device cpu`), with a small config, to see that it works.
+Weights are random, so none are downloaded. `benchmarks/gpu.sh` runs this after the tests. With a
+small config it runs on a CPU too (`--device cpu`), to check that it works.
 """
 
 import itertools
@@ -37,7 +37,7 @@ def main(
     config: Annotated[Path, typer.Option(help="A transformers config.json.")] = CONFIG,
     device: Annotated[str, typer.Option()] = "cuda",
     dtype: Annotated[str, typer.Option()] = "bfloat16",
-    batch: Annotated[int, typer.Option(help="Sequences decoded side by side.")] = 10,
+    batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 10,
     budget: Annotated[int, typer.Option(help="Entries per KV head.")] = 1024,
     interval: Annotated[int, typer.Option(help="Steps between two events.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="Tokens decoded by each policy.")] = 640,
@@ -50,7 +50,7 @@ def main(
     room: Annotated[int, typer.Option(help="Tokens per sequence in the search for room.")] = 16384,
     trials: Annotated[int, typer.Option(help="Batch sizes tried for each.")] = 5,
 ) -> None:
-    """Measure, and write one JSON file; it is written anew after every part."""
+    """Measure, and write one JSON file; it is rewritten after every part."""
     started = time.perf_counter()
     results: dict[str, Any] = {"skipkv": __version__, "torch": torch.__version__}
 
@@ -101,7 +101,7 @@ def _device(device: torch.device) -> dict[str, Any]:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second that a copy within the device reads and writes, the median of some."""
+    """Bytes per second that a copy within the device reads and writes, a median."""
     count = 2**29 if device.type == "cuda" else 2**27  # larger than any cache
     source = torch.empty(count, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -116,7 +116,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of weights that a decode step reads: all but the embedding, of which it reads rows."""
+    """Bytes of weights that a decode step reads: all but the embedding, which it reads by rows."""
     tied = model.config.tie_word_embeddings
     embedding = model.get_input_embeddings().weight
     return sum(
@@ -125,7 +125,7 @@ def weight_bytes(model: Any) -> int:
 
 
 def decoded(subject: Subject, job: Job, bandwidth: float) -> dict[str, Any]:
-    """A subject's steps beside the time that the bytes they read take at this bandwidth."""
+    """A subject's steps, and the time to read their bytes at this bandwidth."""
     answer = guarded(lambda: subject.measure(job))
     case = Case(subject=subject.label, batch_size=len(job.prompts), budget=job.budget)
     m = Measurement.of(case, repeat=0, new_tokens=job.new_tokens, answer=answer)
@@ -153,7 +153,7 @@ def decoded(subject: Subject, job: Job, bandwidth: float) -> dict[str, Any]:
 def dynamic_step(job: Job, length: int, steps: int) -> float | None:
     """Seconds of a step of generate() with a dynamic cache that already holds `length` entries.
 
-    The cache is filled with zeros: what it holds does not change what a step costs. None where
+    The cache is filled with zeros, because its content does not change the time of a step. None if
     memory runs out.
     """
 
@@ -173,8 +173,8 @@ def extended(
 ) -> dict[str, Any]:
     """Time of `new_tokens` tokens, from steps timed at a few lengths.
 
-    generate()'s steps grow with its cache; between the lengths they were timed at, and beyond, in a
-    straight line. A policy's do not grow, so that its mean step stands for all.
+    The time of a step of generate() grows with its cache; it is interpolated and extrapolated
+    linearly. The time of a policy's step does not grow, so its mean is used for all steps.
     """
     known = {length: seconds for length, seconds in curve.items() if seconds is not None}
     if len(known) < 2:
@@ -207,7 +207,7 @@ def integral(known: dict[int, float], first: int, last: int) -> float:
 
 
 def room_for(job: Job, tokens: int, trials: int) -> dict[str, Any]:
-    """Sequences of so many tokens that fit: by what a sequence's entries take, and by trial."""
+    """How many sequences of `tokens` tokens fit: computed from their entries, and by trial."""
     per_entry = _entry_bytes(job) // len(job.prompts)
     assert job.budget is not None
     due = {"full": tokens * per_entry, "budget": (job.budget + job.interval) * per_entry}
@@ -256,7 +256,7 @@ def _fits(job: Job, work: Callable[[], Any]) -> bool:
 
 
 def _under(job: Job, name: str, sequences: int) -> None:
-    """Decode so many sequences past their first event at a full budget."""
+    """Decode `sequences` sequences past their first event at a full budget."""
     assert job.budget is not None
     policy = presets.get(name)(job.budget, interval=job.interval)
     engine = Engine(job.model, job.tokenizer, policy, batch_size=sequences, eos_token_ids=[])
@@ -293,7 +293,7 @@ def _continued(job: Job, sequences: int, length: int, steps: int) -> list[float]
 
 
 class _Laps:
-    """Times between the tokens that generate() hands over."""
+    """Times between the tokens that generate() streams."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -1,4 +1,4 @@
-"""Which tokens of the embedded model's traces have keys like others', and so look redundant.
+"""Finds the tokens of the embedded model's traces whose keys are similar to others.
 
 python benchmarks/key_similarity.py
 """
@@ -15,7 +15,7 @@ from skipkv.tiny.vocabulary import IDS
 
 
 def main() -> None:
-    """Print, for definitions, values and all else, how redundant a token is: 0 least, 1 most."""
+    """Print how redundant definitions, values and other tokens are: 0 least, 1 most."""
     torch.set_num_threads(1)
     model, _ = tiny.load(device="cpu")
     ranks: dict[str, list[float]] = {}
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def kinds(trace: Trace) -> list[str]:
-    """What each token tells: a definition of the prompt, a value, or something else."""
+    """The kind of each token: a definition of the prompt, a value, or another."""
     found = ["other"] * len(trace.tokens)
     for fact, positions in trace.copies:
         for position in positions:

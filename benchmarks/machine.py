@@ -1,4 +1,4 @@
-"""What the floor could be: the bytes and the operations of a decode step, at this machine's rates.
+"""The lower bound of the floor: bytes and operations of a decode step at this machine's rates.
 
     python benchmarks/machine.py --runs runs/performance --smollm ./SmolLM2.gguf
 
@@ -28,7 +28,7 @@ def main(
     smollm: Annotated[str | None, typer.Option(help="SmolLM2-135M; left out by default.")] = None,
     page: Annotated[bool, typer.Option(help="Write docs/performance.md.")] = True,
 ) -> None:
-    """Print a table of what a step costs at least, and what the floor takes."""
+    """Print a table of the least time of a step, and the floor's time."""
     device = torch.device("cpu")
     bandwidth, rate = copy_bandwidth(device), matmul_rate()
     lines = [
@@ -65,7 +65,7 @@ def main(
 
 
 def matmul_rate(size: int = 1024) -> float:
-    """Floating-point operations per second of a square float32 product, the median of some."""
+    """Floating-point operations per second of a square float32 product, a median."""
     one, other = torch.randn(2, size, size).unbind()
     times = []
     for _ in range(12):

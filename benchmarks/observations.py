@@ -2,9 +2,9 @@
 
     python benchmarks/observations.py
 
-Traces of the presets are those of `results.py`, decoded here where they are not there yet. An
-experiment's numbers are kept in a file of the output folder when they are done: a run that was
-stopped goes on. To measure anew, delete the folder.
+Traces of the presets are those of `results.py`; missing ones are decoded. The numbers of a finished
+experiment are stored in a file of the output folder, so that a stopped run resumes. To measure
+again, delete the folder.
 """
 
 import json
@@ -44,9 +44,9 @@ def main(
     images: Annotated[Path, typer.Option(help="Where plots go.")] = DOCS / "images",
     problems: int = 500,
     seed: int = 0,
-    threads: Annotated[int, typer.Option(help="Of the processor.")] = 1,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
 ) -> None:
-    """Make all numbers that are not there yet, then the tables and plots of all."""
+    """Measure the missing numbers, then write all tables and plots."""
     check_extras()
     torch.set_num_threads(threads)
     setting = Setting(output=output, sweep=sweep, problems=problems, seed=seed)
@@ -59,7 +59,7 @@ def main(
 
 
 def _found(setting: Setting, name: str, experiment: ModuleType) -> dict[str, Any]:
-    """The numbers of an experiment; measured if they are not there."""
+    """The numbers of an experiment; missing ones are measured."""
     path = setting.output / f"{name}.json"
     if path.exists():
         kept = json.loads(path.read_text())

@@ -7,7 +7,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def insert(page: Path, name: str, text: str) -> None:
-    """Replace what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` in a page.
+    """Replace the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` in a page.
 
     Raises:
         ValueError: the page has no such place.

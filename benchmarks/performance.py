@@ -1,9 +1,9 @@
-"""The measurements behind docs/performance.md: tables and plots go into the page.
+"""The measurements of docs/performance.md: tables and plots go into the page.
 
     python benchmarks/performance.py --output runs/performance --smollm ./SmolLM2.gguf \
         --kvpress-python ../kvpress/bin/python
 
-It goes on where an earlier run in the same folder stood. Whatever else runs on the machine shows in
+It resumes an earlier run in the same folder. Whatever else runs on the machine shows in
 the numbers.
 """
 
@@ -20,10 +20,10 @@ from skipkv.benchmark import Summary
 PAGE = DOCS / "performance.md"
 PLOTS = ("throughput", "memory", "crossover")
 TABLES = ("throughput", "steps", "speedups", "memory", "crossings")
-"""Tables of a summary, and the names of their places in the page behind the model's."""
+"""Tables of a summary, and the names of their places in the page, after the model's name."""
 COSTS = {"tiny": (513, 15), "smollm": (257, 3)}
-"""New tokens and rounds of the run behind the table of costs. A machine that others share changes
-its speed from second to second: many short rounds say more about a ratio than a few long ones."""
+"""New tokens and rounds of the run for the table of costs. The speed of a shared machine changes
+from second to second: many short rounds measure a ratio better than a few long ones."""
 
 
 def main(
@@ -56,7 +56,7 @@ def main(
 
 
 def fill(name: str, folder: Path, page: Path = PAGE) -> None:
-    """Put what a folder holds in the places of the page that begin with the model's name."""
+    """Write the results of a folder into the page's places that begin with the model's name."""
     summary = Summary.of_folder(folder)
     insert(page, f"{name}-setting", summary.heading())
     for table in TABLES:
@@ -66,7 +66,7 @@ def fill(name: str, folder: Path, page: Path = PAGE) -> None:
 
 
 def _skipkv(*arguments: str) -> str:
-    """What `skipkv bench` prints."""
+    """The output of `skipkv bench`."""
     command = [sys.executable, "-m", "skipkv", "bench", *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 

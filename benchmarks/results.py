@@ -1,8 +1,8 @@
-"""The sweep on the embedded model behind docs/results.md: table and plots go into the page.
+"""The sweep on the embedded model for docs/results.md: table and plots go into the page.
 
     python benchmarks/results.py --output runs/results
 
-It goes on where an earlier run in the same folder stood. About half an hour on one core.
+It resumes an earlier run in the same folder. About half an hour on one core.
 """
 
 import json
@@ -38,7 +38,7 @@ def main(
 
 
 def traces(folder: Path, limit: int) -> dict[str, list[tuple[tiny.Problem, str]]]:
-    """What the full cache and every policy at 60 % decoded, problem by problem."""
+    """The traces of the full cache and of every policy at 60 %, problem by problem."""
     problems = tiny.problems(limit)
     found: dict[str, list[tuple[tiny.Problem, str]]] = {}
     for line in (folder / "records.jsonl").read_text().splitlines():

@@ -1,9 +1,9 @@
-"""Steering vectors of the embedded model side by side, each pushed equally hard.
+"""Compares steering vectors of the embedded model, all at the same strength.
 
     python benchmarks/steering_vectors.py one.safetensors other.safetensors
 
-The full cache, steered; a vector's strength is scaled so that strength times length is the shipped
-vector's. Beside it the cosine to that vector.
+The full cache is steered with each vector. The strength is scaled so that strength times the
+vector's length is that of the shipped vector. The table has the cosine to the shipped vector too.
 """
 
 import json

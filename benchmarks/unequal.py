@@ -1,4 +1,4 @@
-"""What prompts of different lengths cost: rows that differ in length, and events one row at a time.
+"""The cost of prompts of different lengths: rows differ in length, and have separate events.
 
     python benchmarks/unequal.py --rounds 9
 
@@ -25,7 +25,7 @@ from skipkv.runtime.timing import Timings
 
 @attrs.frozen
 class Cost:
-    """Of a decode step, in seconds: the step itself, and its share of the events."""
+    """The cost of a decode step, in seconds: the step itself, and its share of the events."""
 
     step: float
     events: float
@@ -82,7 +82,7 @@ def main(
 
 
 def cost(engine: Engine, given: tuple[tuple[int, ...], ...], new_tokens: int) -> Cost:
-    """Decode once."""
+    """Decode once and return the cost."""
     timings = Timings()
     list(
         engine.generate(

@@ -183,7 +183,7 @@ class Policy:
         return needs_of(self.scorer) | needs_of(self.evictor) | needs_of(self.steerer)
 
     def with_(self, **changes: Unpack[_Fields]) -> "Policy":
-        """A copy with some fields exchanged, checked anew: `policy.with_(steerer=NoSteering())`.
+        """A copy with other fields, which is checked: `policy.with_(steerer=NoSteering())`.
 
         Args:
             changes: the fields to exchange, under the names that `Policy` gives them.

@@ -35,8 +35,8 @@ def _graded(
 ) -> dict[tuple[int, int], bool]:
     """(problem, its padding) -> whether the answer is right.
 
-    A problem padded alike in two kinds of batches, or not at all, is decoded once: what it gives
-    depends on nothing else.
+    A problem with the same padding in two kinds of batches is decoded once, because its answer
+    depends only on the padding.
     """
     model, tokenizer = setting.model
     pairs = sorted({(i, stored) for p in paddings for i, stored in enumerate(p) if stored})

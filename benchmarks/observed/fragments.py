@@ -34,7 +34,7 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """What is left of each sentence behind the last event of a trace."""
+    """What is left of each sentence after the last event of a trace."""
     places = setting.some(PROBLEMS)
     tokens = setting.tokens(BUDGET)
     rows = [_row(setting, name, make(tokens), places) for name, make in POLICIES.items()]
@@ -69,10 +69,10 @@ def _row(setting: Setting, name: str, policy: Policy, places: Sequence[int]) -> 
 def left_behind(
     completion: Completion, text: TokenText, *, window: int
 ) -> Float[Tensor, "3"] | None:
-    """Shares of sentences that are whole, in pieces and gone behind the last event.
+    """Shares of sentences that are whole, in pieces and gone after the last event.
 
-    Over all layers, heads and decoded sentences; those that reach into the window, which nothing
-    evicts, do not count. None where there was no event or no such sentence.
+    The shares are over all layers, heads and decoded sentences. Sentences that reach into the
+    window, which is never evicted, do not count. None if there was no event or no such sentence.
     """
     if not completion.trace:
         return None
@@ -90,7 +90,7 @@ def fates(kept: Int[Tensor, "layers H K"], bounds: Sequence[int]) -> Float[Tenso
         bounds: first position of each span, and the position after the last one.
     """
     edges = torch.tensor(bounds)
-    # positions in no span fall below 0 or behind the last, and are not counted
+    # positions outside all spans fall below 0 or after the last, and are not counted
     spans = torch.searchsorted(edges, kept.contiguous(), right=True) - 1
     inside = (spans >= 0) & (spans < len(bounds) - 1)
     counts = torch.nn.functional.one_hot(spans.where(inside, len(bounds) - 1), len(bounds))

@@ -1,4 +1,4 @@
-"""Right and wrong traces beside each other, and beside the full cache's of the same problems."""
+"""Compares right and wrong traces, also with the full cache's traces of the same problems."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from skipkv.evaluation import Record
 EVICTED, SAMPLED = "R-KV, 50 %", "full cache, temperature 1"
 BUDGET = "50%"
 ENOUGH = 10
-"""Fewer wrong traces than these say nothing of a difference, and none is shown."""
+"""A difference is shown only if there are at least this many wrong traces."""
 
 Values = Mapping[str, float]
 
@@ -18,7 +18,7 @@ Values = Mapping[str, float]
 def measure(
     setting: Setting, measured: Callable[[Setting, list[Record]], list[Values]]
 ) -> dict[str, Any]:
-    """Means of what is measured on each trace, by group.
+    """Means of the measures of traces, by group.
 
     The embedded model is hardly ever wrong when it decodes greedily with the full cache, so wrong
     traces are those under a budget, or drawn at temperature 1.
@@ -57,7 +57,7 @@ def _row(own: Sequence[Values], same: Sequence[Values]) -> dict[str, Any]:
 def _gap(
     values: Sequence[Values], full: Sequence[Values], groups: Mapping[str, Sequence[bool]]
 ) -> dict[str, Any]:
-    """Wrong less right: as it is, and less the same for the full cache's traces of the problems."""
+    """Wrong minus right: plain, and minus the same gap of the full cache on the same problems."""
     gaps: dict[str, Any] = {"plain": {}, "beyond_problems": {}}
     for key in values[0]:
         own, over = (
@@ -80,8 +80,8 @@ def show(found: dict[str, Any], columns: Mapping[str, tuple[str, bool]]) -> str:
     """Two tables: the groups, and by how much wrong traces differ from right ones.
 
     Args:
-        found: what `measure` gave.
-        columns: key -> what it is called, and whether it is a share.
+        found: the result of `measure`.
+        columns: key -> its name, and whether it is a share.
     """
     few = {
         row["source"]
@@ -119,7 +119,7 @@ def show(found: dict[str, Any], columns: Mapping[str, tuple[str, bool]]) -> str:
 
 
 def draw(found: dict[str, Any], axes: Any, key: str, label: str, *, percent: bool = False) -> None:
-    """One measure of each group, and hollow the full cache's mean on the same problems."""
+    """Plot one measure of each group; hollow marks are the full cache's mean on these problems."""
     rows = [row for row in found["rows"] if row["traces"] >= ENOUGH]
     factor = 100 if percent else 1
     colours = {"right": "#0072B2", "wrong": "#D55E00", "cut off": "#777777"}

@@ -1,4 +1,4 @@
-"""Observation 2: how long a model thinks, against what it may keep."""
+"""Observation 2: the length of a trace, against the budget."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Estimates as numbers files and tables have them."""
+"""Estimates in the form of files and tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ def difference(values: Sequence[float | int], others: Sequence[float | int]) -> 
 
 
 def shown(triple: Triple | None, digits: int = 1, *, percent: bool = False, sign: str = "") -> str:
-    """`12.3 [10.1, 14.5]`; a dash where there is nothing."""
+    """`12.3 [10.1, 14.5]`; a dash for None."""
     if triple is None:
         return "-"
     value, low, high = (100 * v if percent else v for v in triple)

@@ -1,4 +1,4 @@
-"""What all experiments share: the embedded model, its problems, and one sweep of traces."""
+"""The setting of all experiments: the embedded model, its problems, and one sweep of traces."""
 
 import functools
 import random
@@ -24,14 +24,14 @@ BUDGETS = ("20%", "30%", "40%", "50%", "60%", "75%")
 
 @attrs.frozen(kw_only=True)
 class Setting:
-    """How the observations are made.
+    """The settings of the observations.
 
     Args:
-        output: where numbers go.
-        sweep: where the sweep's records go, so that a stopped run goes on; the folder of
+        output: folder of the numbers.
+        sweep: folder of the sweep's records, from which a stopped run resumes; the folder of
             `results.py` holds those of the same cells.
-        problems: how many.
-        seed: of the problems.
+        problems: number of problems.
+        seed: seed of the problems.
     """
 
     output: Path
@@ -41,7 +41,7 @@ class Setting:
 
     @property
     def written(self) -> dict[str, Any]:
-        """What numbers depend on, to be kept beside them."""
+        """The settings that the numbers depend on, to store with them."""
         return {
             "problems": self.problems,
             "seed": self.seed,
@@ -66,7 +66,7 @@ class Setting:
         return _prompts(self)
 
     def records(self, policy: str, budget: str | None = None) -> list[Record]:
-        """What a policy gave for each problem, in their order."""
+        """The record of a policy for each problem, in their order."""
         found = [r for r in _records(self) if (r.policy, r.asked) == (policy, budget)]
         return sorted(found, key=lambda record: int(record.problem))
 
@@ -88,12 +88,12 @@ class Setting:
 
 
 def rkv(budget: int) -> Policy:
-    """R-KV as the sweep has it."""
+    """R-KV with the settings of the sweep."""
     return presets.rkv(budget, interval=INTERVAL)
 
 
 def skipkv(budget: int) -> Policy:
-    """SkipKV as the sweep has it, without steering."""
+    """SkipKV with the settings of the sweep, without steering."""
     return presets.skipkv(budget, interval=INTERVAL, threshold=THRESHOLD)
 
 
@@ -114,7 +114,7 @@ def _prompts(setting: Setting) -> tuple[tuple[int, ...], ...]:
 
 @functools.cache
 def _records(setting: Setting) -> list[Record]:
-    """The sweep's records: decoded where they are not there yet."""
+    """The sweep's records; missing ones are decoded."""
     return _swept(setting, setting.sweep, policies=POLICIES, budgets=BUDGETS)
 
 

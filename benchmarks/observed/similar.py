@@ -49,7 +49,7 @@ def _hidden(model: Any, rows: list[list[int]]) -> torch.Tensor:
     """Final-norm hidden states of these traces as the full cache sees them, padded on the right."""
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    # causal: what stands on the right is not seen from the left
+    # attention is causal: tokens do not see the padding on their right
     return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
 

@@ -84,7 +84,7 @@ class DecodeForward:
         self.refresh()
 
     def refresh(self) -> None:
-        """Compute each lane's and head's position, slot and mask anew, into the same tensors."""
+        """Compute the position, slot and mask of each lane and head into the same tensors."""
         store, lanes = self.store, self._lanes
         self.positions.copy_(store.seen[lanes, None] - 1)
         if not self.even:

@@ -66,7 +66,7 @@ def test_a_folder_without_a_model_says_what_is_missing(tmp_path: Path) -> None:
 def test_of_several_gguf_files_one_must_be_named(tmp_path: Path) -> None:
     for name in ("b.gguf", "a.gguf"):
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r"\(a\.gguf, b\.gguf\)\. Name the file"):
+    with pytest.raises(InputError, match=r"has a\.gguf, b\.gguf\)\. Give the path"):
         load(str(tmp_path))
 
 

@@ -101,7 +101,7 @@ def test_a_disk_that_is_full_leaves_whole_lines(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
-        with pytest.raises(InputError, match=r"Cannot write .*r\.jsonl: File too large\. What is"):
+        with pytest.raises(InputError, match=r"Cannot write .*r\.jsonl: File too large\. What was"):
             for number in range(9):
                 file.add(Value(name="a", number=number))
         file.close()
