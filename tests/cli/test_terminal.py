@@ -92,6 +92,11 @@ def test_a_full_disk_is_one_line():
     assert result.stderr.count(b"\n") == 1
 
 
+def test_a_stdout_that_was_closed_beforehand_is_no_crash():
+    closed = python(f"import sys; sys.stdout = sys.stderr = None\n{PRINTS}", stdout=None)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
 def test_a_character_that_the_output_cannot_hold_is_written_as_its_code(tmp_path):
     with open(tmp_path / "out", "wb") as out:
         result = python(
@@ -111,4 +116,4 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line(run, monkeypatch):
     assert result.exit_code == exits.BAD_INPUT
     first, last = result.stderr.splitlines()
     assert first == "skipkv: the model hub does not answer. Trying again for up to a minute."
-    assert last.startswith("skipkv: error: Cannot load the tokenizer of 'no/such'")
+    assert last.startswith("skipkv: error: Cannot load the config of 'no/such'")
