@@ -29,9 +29,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipkv import Engine, Policy, presets
 from skipkv.models import load
 from skipkv.runtime.forward import Forward
-from skipkv.runtime.loop import DecodeLoop, Order
+from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.seam import under_way
+from skipkv.runtime.sequence import Order
 from skipkv.runtime.session import Session
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
@@ -52,7 +53,7 @@ class AtOnce(DecodeLoop):
     """Feeds whole prompts while the others wait."""
 
     def _feed_prompts(self) -> None:
-        while self._newcomers:
+        while self._session.newcomers:
             super()._feed_prompts()
 
 

@@ -1,4 +1,4 @@
-"""Calling a part of a policy: what it raises, answers and edits is checked; an error names it."""
+"""Calls of a policy's parts, with checks of what they raise, return and edit."""
 
 import traceback
 from collections.abc import Iterator, Mapping
@@ -18,22 +18,22 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     kind: tuple(field.name for field in attrs.fields(kind))
     for kind in (CacheView, SentenceTable, SteeringContext)
 }
-# How torch says on the CPU, and on devices without an error of their own, that memory is used up.
+# torch's messages for exhausted memory on the CPU, and on devices without an error class for it.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def call(part: object, method: str, shown: Mapping[str, object], **options: object) -> Any:
-    """What a method of a part answers.
+    """Call a method of a part and return its answer.
 
     Args:
         part: any part.
         method: the method's name.
-        shown: its positional arguments, under the names that errors give them.
+        shown: its positional arguments, under the names that errors use.
         options: its keyword arguments.
 
     Raises:
-        PartError: the method raised something, or edited a tensor that it was shown. An error for
-            want of memory is not the part's fault and stays as it is.
+        PartError: the method raised an error, or edited a tensor of its arguments. An out-of-memory
+            error is not the part's fault and is raised as it is.
     """
     before = versions(shown)
     try:
@@ -54,14 +54,14 @@ def call(part: object, method: str, shown: Mapping[str, object], **options: obje
 
 
 def scores_of(scorer: object, view: CacheView) -> Float[Tensor, "R H L"]:
-    """A scorer's answer.
+    """The scores that a scorer gives the entries of a view.
 
     Args:
         scorer: any scorer.
-        view: what it is shown.
+        view: the view of the cache.
 
     Raises:
-        PartError: it raised, edited the view, or answered something else than scores.
+        PartError: the scorer raised, edited the view, or did not return scores.
     """
     scores = call(scorer, "score", {"view": view})
     check_tensor(scorer, "score", scores, "[R, H, L]", view.positions, torch.float32)
@@ -69,11 +69,11 @@ def scores_of(scorer: object, view: CacheView) -> Float[Tensor, "R H L"]:
 
 
 def culprit(scorer: object, view: CacheView) -> object:
-    """The scorer to name where scores are not finite: a sum says which of its terms it is.
+    """The scorer to blame for scores that are not finite: of a sum, the term at fault.
 
     Args:
         scorer: the scorer whose scores are not finite.
-        view: what it was shown.
+        view: the view it scored.
     """
     find = getattr(scorer, "culprit", None)
     return scorer if find is None else find(view)
@@ -82,28 +82,28 @@ def culprit(scorer: object, view: CacheView) -> object:
 def check_tensor(
     part: object, method: str, answer: object, axes: str, like: Tensor, dtype: torch.dtype
 ) -> None:
-    """Raise `PartError` unless an answer is a tensor of this kind.
+    """Raise `PartError` unless an answer is a tensor of the right shape, dtype and device.
 
     Args:
-        part: whose answer it is.
-        method: the method that gave it.
-        answer: what came.
+        part: the part that answered.
+        method: the method that answered.
+        answer: the answer.
         axes: names of the axes, for the message.
-        like: a tensor of the shape, on the device.
-        dtype: of the tensor.
+        like: a tensor of the right shape on the right device.
+        dtype: the right dtype.
     """
     if complaint := tensor_complaint(answer, axes, like, dtype):
         raise broken(part, f".{method} {complaint}")
 
 
 def tensor_complaint(answer: object, axes: str, like: Tensor, dtype: torch.dtype) -> str:
-    """What is wrong with an answer that must be a tensor; nothing where all is right.
+    """What is wrong with an answer that must be a tensor; empty if nothing is.
 
     Args:
-        answer: what came.
+        answer: the answer.
         axes: names of the axes.
-        like: a tensor of the shape, on the device.
-        dtype: of the tensor.
+        like: a tensor of the right shape on the right device.
+        dtype: the right dtype.
     """
     shape = list(like.shape)
     if not isinstance(answer, Tensor):
@@ -133,9 +133,10 @@ def broken(part: object, text: str) -> PartError:
 
 
 def without_frames(error: _Error) -> _Error:
-    """The error itself, the traceback of its cause now a note: frames keep all they hold alive.
+    """The same error, without frames: the traceback of its cause becomes a note.
 
-    An error that is kept with a result would keep the whole cache.
+    Frames keep their variables alive. An error that is kept with a result would keep the whole
+    cache.
 
     Args:
         error: an error that was caught.
@@ -147,7 +148,7 @@ def without_frames(error: _Error) -> _Error:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up, on whatever device.
+    """Whether an error says that the memory of some device is used up.
 
     Args:
         error: any error.
@@ -163,11 +164,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a part finds in what it is shown, each with its name.
+    """The tensors inside an argument of a part, each with its name.
 
     Args:
-        value: a tensor, a view of the cache, a steering context; in anything else are none.
-        name: of the value.
+        value: a tensor, a view of the cache or a steering context; other values have none.
+        name: name of the value.
     """
     if isinstance(value, Tensor):
         yield name, value
@@ -183,12 +184,12 @@ def tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def versions(shown: Mapping[str, object]) -> dict[str, int]:
-    """How often each of these tensors has been written to, where torch counts it.
+    """How often each tensor of a part's arguments has been written to, if torch counts it.
 
-    It does not count for tensors made in inference mode: see `watched`.
+    torch does not count for tensors made in inference mode: see `watched`.
 
     Args:
-        shown: what a part is shown, by name.
+        shown: the arguments, by name.
     """
     return {
         name: tensor._version
@@ -199,10 +200,10 @@ def versions(shown: Mapping[str, object]) -> dict[str, int]:
 
 
 def watched(value: _Shown) -> _Shown:
-    """The same value, of whose tensors torch counts the writes, in inference mode too.
+    """The same value, with tensors whose writes torch counts, in inference mode too.
 
-    The tensors share their memory with those given. Those of sentence tables stay as they are: they
-    are made so that writes to them are counted.
+    The new tensors share memory with the old ones. Those of sentence tables stay as they are: torch
+    counts the writes to them already.
 
     Args:
         value: a tensor, a view of the cache, a steering context.

@@ -1,7 +1,7 @@
-"""From a name to a `Policy`: a preset's name, or an object of the user's own module.
+"""Makes a `Policy` of a name: a preset's, or that of an object in the user's own module.
 
-A preset may be given other settings with a model: skipkv.json in the model's folder says so. Every
-command resolves names here, and says what a model's settings changed.
+A model may have its own settings for presets, in the file skipkv.json of its folder. Every command
+resolves names here, and says which of the model's settings it used.
 """
 
 import importlib
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 __all__ = ["PolicyFactory", "model_settings", "resolve_policy"]
 
 PolicyFactory: TypeAlias = "Callable[..., Policy]"
-"""A preset, or a callable like one: of a budget and an interval at most, unless told more."""
+"""A preset, or a callable like one; it may take a budget, an interval and options by name."""
 Settings: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""Preset -> the options it is given with a model unless one says more."""
+"""Preset -> a model's own values of its options."""
 
 FILE = "skipkv.json"
-"""Where a model's folder has its settings."""
+"""The name of the file with a model's settings, in the model's folder."""
 STEERING = ("vector", "strength", "growth")
-"""Options that every preset takes: a file with a steering vector, and how hard it pushes."""
+"""Options that every preset takes: a file with a steering vector, its strength and growth."""
 _OPTIONS = ("budget", "interval", *STEERING)  # each has an option of the command line
 _GROWTH = 0.02  # the paper's, under `skipkv`
 
 
 def model_settings(model: str) -> dict[str, dict[str, Any]]:
-    """The settings that lie beside a model's weights; none on the hub or where there is no file.
+    """The settings in a model's folder; empty for a model on the hub or without such a file.
 
     Args:
-        model: what `--model` says: tiny, a folder, a hub id, a .gguf file.
+        model: the value of `--model`: tiny, a folder, a hub id or a .gguf file.
 
     Raises:
         InputError: the file does not hold options of presets.
@@ -56,7 +56,7 @@ def model_settings(model: str) -> dict[str, dict[str, Any]]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON ({error}).") from error
+        raise InputError(f"{path} is not JSON ({error}).") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} must hold an object of options for each preset.")
     return {name: _own_options(path, name, options) for name, options in settings.items()}
@@ -91,24 +91,24 @@ def resolve_policy(
     growth: float | int | None = None,
     settings: Settings | None = None,
 ) -> "Policy":
-    """The policy called `name`, under the budget asked for.
+    """The policy called `name`, with the requested budget.
 
     Args:
-        name: a preset's, or `package.module:object`: see `find`; after a colon what it is to be
-            given, as `skipkv:threshold=0.9,pool=5`.
-        budget: entries per head, in tokens; passed on to a callable that takes a budget.
-        interval: decode steps between events, passed on likewise.
+        name: a preset's name, or `package.module:object` (see `find`). Options follow a colon, as
+            in `skipkv:threshold=0.9,pool=5`.
+        budget: entries per head, in tokens; passed to a callable that takes a budget.
+        interval: decode steps between events; passed to a callable that takes an interval.
         vector: path of a steering vector.
-        strength: of the steering; None for 1.
-        growth: of the strength with every thought that was not execution; None for the paper's 0.02
-            under `skipkv`, and none under any other policy.
-        settings: a model's own, from `model_settings`; they hold where nothing else is said. None
-            for the published ones.
+        strength: strength of the steering; None for 1.
+        growth: how much the strength grows with every thought that was not execution. None takes
+            the paper's 0.02 for `skipkv`, and no growth for other policies.
+        settings: a model's own settings, from `model_settings`; the other arguments override them.
+            None uses the published ones.
 
     Raises:
-        ConfigError: unknown or malformed name, nothing importable there, an object that gives no
-            policy, an option that is not for it, or a budget that is missing or not wanted.
-        InputError: no steering vector in the file.
+        ConfigError: the name is unknown, malformed or cannot be imported, the object does not give
+            a policy, an option does not fit it, or a budget is missing or not allowed.
+        InputError: the file does not hold a steering vector.
 
     Example:
         >>> resolve_policy("rkv", budget=64).budget.tokens
@@ -140,7 +140,7 @@ def resolve_policy(
 
 
 def own_settings(name: str, settings: Settings | None) -> dict[str, Any]:
-    """What a model's settings say of the preset in a name; nothing of a policy of one's own.
+    """A model's settings for the preset in a name; empty for a user's own policy.
 
     Args:
         name: as for `resolve_policy`.
@@ -153,12 +153,12 @@ def own_settings(name: str, settings: Settings | None) -> dict[str, Any]:
 
 
 def described(name: str, own: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
-    """One line that says which settings a policy has from its model; None where there are none.
+    """One line that says which settings of a policy come from the model; None if none do.
 
     Args:
         name: as for `resolve_policy`.
         own: from `own_settings`.
-        told: options that were given and so hold instead.
+        told: options that the user gave; they replace the model's.
     """
     kept = {key: value for key, value in own.items() if key not in told}
     if not kept:
@@ -170,10 +170,10 @@ def described(name: str, own: Mapping[str, Any], told: Mapping[str, Any]) -> str
 
 
 def read_name(text: str) -> tuple["Policy | PolicyFactory", dict[str, Any]]:
-    """What a name stands for, and the options written behind it.
+    """What a name stands for, and the options written after it.
 
     Args:
-        text: a preset or `package.module:object`, and after a colon what it is to be given, as
+        text: a preset or `package.module:object`; options follow a colon, as in
             `skipkv:threshold=0.9,pool=5`.
 
     Raises:
@@ -197,7 +197,7 @@ def _is_option(text: str) -> bool:
 
 
 def _value(text: str) -> Any:
-    """Numbers, true and false as JSON has them; anything else is a text."""
+    """The value of an option: numbers, true and false as in JSON; anything else is a text."""
     try:
         return json.loads(text.strip().lower() if text.strip() in ("True", "False") else text)
     except (ValueError, RecursionError):
@@ -205,13 +205,14 @@ def _value(text: str) -> Any:
 
 
 def find(name: str) -> "Policy | PolicyFactory":
-    """What `name` stands for: a finished `Policy`, or a callable that is to return one.
+    """What `name` stands for: a finished `Policy`, or a callable that returns one.
 
-    A name with a colon, `package.module:object`, is imported (the working directory counts); any
+    A name with a colon, `package.module:object`, is imported, also from the working directory. Any
     other name is a preset's.
 
     Raises:
-        ConfigError: unknown or malformed name, nothing importable there, or neither of the two.
+        ConfigError: the name is unknown, malformed or cannot be imported, or stands for something
+            else.
     """
     from skipkv.policy import Policy
 
@@ -231,12 +232,12 @@ def find(name: str) -> "Policy | PolicyFactory":
 
 
 def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "Policy":
-    """What `factory` returns, after checking that it takes these options and needs nothing more.
+    """Call `factory`, after checking that it takes these options and requires no others.
 
     Args:
         factory: a preset, or a callable like one.
-        name: how the user knows it; for messages.
-        options: `budget`, `interval`, those of `STEERING`, and what else it is to be given.
+        name: its name, for messages.
+        options: `budget`, `interval`, those of `STEERING`, and others by name.
     """
     from skipkv import presets
     from skipkv.policy import Policy
@@ -244,7 +245,7 @@ def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "P
     named = inspect.signature(factory).parameters
     pushing = {key: options[key] for key in STEERING if key in options and key not in named}
     options = {key: value for key, value in options.items() if key not in pushing}
-    if factory is presets.seal:  # the preset that steers by itself
+    if factory is presets.seal:  # the preset that takes a vector itself
         if isinstance(options.get("vector"), str):
             options["vector"] = _vector(options["vector"])
         if pushing.pop("growth", None) is not None:
@@ -289,7 +290,7 @@ def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "P
 
 
 def _steered(policy: "Policy", name: str, options: dict[str, Any]) -> "Policy":
-    """The policy, steering with the vector in the options, if there is one."""
+    """The policy, with a steerer if the options hold a vector."""
     vector, strength, growth = (options.get(key) for key in STEERING)
     if vector is None:
         if strength is not None or growth is not None:
@@ -319,7 +320,7 @@ def _vector(path: str) -> Any:
 
 
 def takes(factory: Callable[..., Any], option: str) -> bool:
-    """Whether a preset, or a callable like one, can be given `option`."""
+    """Whether a preset, or a callable like one, takes `option`."""
     parameters = inspect.signature(factory).parameters
     return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
@@ -330,14 +331,14 @@ def _imported(name: str) -> object:
         raise ConfigError(
             f"Policy {name} is malformed: write package.module:object, or a preset's name."
         )
-    # As `python -m` does: a user's module usually lies where the command is run.
+    # As `python -m` does: a user's module is usually in the working directory.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: object = importlib.import_module(module_name)
     except SkipKVError:
-        raise  # a policy built at import says best itself what is wrong with it
-    except Exception as error:  # whatever a user's module raises
+        raise  # the error of a policy built at import is clear as it is
+    except Exception as error:  # a user's module may raise any error
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"Policy {name}: module {module_name!r} cannot be imported: "

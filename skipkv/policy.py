@@ -28,9 +28,9 @@ class Budget:
     the forward pass that appends token number k * interval + 1 of a sequence (as in the published
     implementations), and the end of a prompt that exceeds the budget.
 
-    Under `tokens` a row never holds more than budget + interval entries: a prompt longer than that
-    goes in in pieces, with an event after each. Under a `ratio` a prompt goes in whole, since its
-    share is that of the whole prompt.
+    Under `tokens` a row never holds more than budget + interval entries: a longer prompt is fed in
+    pieces, with an event after each. Under a `ratio` a prompt is fed whole, since the ratio refers
+    to the whole prompt.
 
     Args:
         tokens: entries kept, in tokens.
@@ -83,11 +83,11 @@ class Budget:
     def allowed(self, seen: int, prompt: int = 0) -> int:
         """Entries per head a row may keep after an event.
 
-        A ratio never asks for less than is protected and one entry more.
+        Under a ratio it is at least one entry more than are protected.
 
         Args:
             seen: tokens the row's sequence has seen.
-            prompt: length of its prompt, in tokens; counts where the prompt is protected.
+            prompt: length of its prompt, in tokens; used if the prompt is protected.
         """
         if self.tokens is not None:
             return self.tokens
@@ -98,10 +98,10 @@ class Budget:
     def protected(
         self, positions: Int[Tensor, "R H L"], seen: Int[Tensor, "R"], prompt: Int[Tensor, "R"]
     ) -> Bool[Tensor, "R H L"]:
-        """Entries no evictor may drop: window, sinks and, if asked for, the prompt.
+        """Entries that an evictor must keep: window, sinks and, if asked for, the prompt.
 
         Args:
-            positions: of the entries; -1 in empty slots.
+            positions: positions of the entries; -1 in empty slots.
             seen: tokens seen by each row's sequence.
             prompt: length of its prompt, in tokens.
         """
@@ -127,17 +127,17 @@ class _Fields(TypedDict, total=False):
 class Policy:
     """How a model thinks in a bounded cache: a composition of five small parts under a budget.
 
-    Parts decide and know of no model; the runtime does the rest. Building a policy checks every
-    part against its protocol and works out what the runtime must record for them.
+    Parts decide and do not know the model; the runtime does the rest. Building a policy checks
+    every part against its protocol and finds what the runtime must record for them.
 
     Args:
         budget: entries a row may hold; None keeps everything (then scorer and evictor are
             unused).
-        scorer: values entries.
+        scorer: gives every entry a score.
         evictor: chooses which entries stay.
         segmenter: cuts the stream into sentences; unused unless some part needs sentences.
-        steerer: nudges hidden states.
-        scheduler: decides who decodes together.
+        steerer: adds a vector to hidden states.
+        scheduler: decides which requests decode together.
 
     Raises:
         ProtocolError: a part lacks a method of its protocol or takes other arguments.

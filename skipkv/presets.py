@@ -42,9 +42,9 @@ AnyBudget: TypeAlias = int | float | Budget
 
 
 def full() -> Policy:
-    """The full cache: nothing is ever dropped, memory grows with every token.
+    """The full cache: every entry stays, and memory grows with every token.
 
-    Source: this library; what every method is measured against.
+    Source: this library; the reference for every method.
     """
     return Policy()
 
@@ -85,19 +85,19 @@ def h2o(
     steps, not at every step.
 
     Args:
-        budget: entries per KV head, in tokens; half of them are the most recent. Of a `Budget` its
-            window is what is recent.
+        budget: entries per KV head, in tokens; half of them are the most recent. A `Budget` says
+            with its window how many are recent.
         sinks: first tokens, always kept; none by default.
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
 
     Raises:
-        ConfigError: the budget is a ratio, of which no half can be said in tokens.
+        ConfigError: the budget is a ratio, whose half is not a number of tokens.
     """
     if isinstance(budget, float):
         raise ConfigError(
-            f"h2o({budget}) keeps half of its budget as recent tokens, a number that a ratio does "
-            f"not give. Say it: h2o(Budget(ratio={budget}, window=128))."
+            f"h2o({budget}) keeps half of its budget as recent tokens, and a ratio does not say "
+            f"how many that is. Give their number: h2o(Budget(ratio={budget}, window=128))."
         )
     recent = budget // 2 if isinstance(budget, int) else 0  # a Budget has its own
     return Policy(
@@ -176,8 +176,8 @@ def rkv(
     """R-KV: what recent queries attend to, less what other keys of the row repeat.
 
     Source: Cai et al. 2025, arXiv 2505.24133 (lambda is `importance`). Differs: kept entries stay
-    in the order of their positions, as in SkipKV's code; R-KV's leaves them in the order of their
-    scores, so that its next max-pooling joins entries that were never neighbours.
+    in the order of their positions, as in SkipKV's code. R-KV's code leaves them in the order of
+    their scores, so that its next max-pooling joins entries that were not neighbours.
 
     Args:
         budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
@@ -214,10 +214,10 @@ def seal(
     Source: Chen et al. 2025, arXiv 2504.07986. With a budget it is R-KV under that budget, steered.
 
     Args:
-        vector: towards execution; `skipkv calibrate` makes one.
-        strength: how much of the vector is added; 0 changes nothing.
-        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`; None
-            keeps everything, and then the following change nothing.
+        vector: points towards execution; `skipkv calibrate` makes one.
+        strength: factor of the vector; 0 changes nothing.
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`. None
+            keeps everything, and the next three arguments are then unused.
         sinks: first tokens, always kept; none by default.
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
@@ -244,8 +244,8 @@ def skipkv(
 ) -> Policy:
     """SkipKV: R-KV's score, sentences that a later one repeats go first, and steering if given.
 
-    `steering=AdaptiveSteerer(vector)` is the paper's. Vectors belong to one model, so that without
-    one there is none.
+    `steering=AdaptiveSteerer(vector)` is the paper's. A vector belongs to one model, so the default
+    is not to steer.
 
     Source: arXiv 2512.07993, section 4. Differs: a redundant sentence goes first even when a single
     entry of it is left (published: two); the sentences of a prompt longer than the budget are known
@@ -255,7 +255,7 @@ def skipkv(
         budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
         threshold: cosine similarity above which a later sentence repeats an earlier one, in (0, 1);
             it belongs to the model (the paper: 0.95 to 0.99).
-        steering: nudges the model towards execution; None for none.
+        steering: steers the model towards execution; None does not steer.
         grouped: size of batches of prompts of like length; None starts prompts as they come.
         prompt_sentences: whether repeated sentences of the prompt go first too.
         importance: weight of attention, in [0, 1]; redundancy of keys has the rest.
@@ -279,12 +279,12 @@ def skipkv(
 
 
 def _budget(budget: Any, *, recent: int = 8, **given: int | bool | None) -> Budget:
-    """A preset's budget; what is given beside a `Budget` replaces its fields.
+    """A preset's budget; other arguments replace fields of a given `Budget`.
 
     Args:
         budget: a number of tokens, a ratio or a `Budget`.
         recent: the window of a number or a ratio.
-        given: fields of the budget; None for those not given.
+        given: fields of the budget; None leaves a field as it is.
     """
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if isinstance(budget, Budget):
@@ -315,7 +315,7 @@ NAMES = tuple(_PRESETS)
 """All presets, in the order of the README's table."""
 
 BUDGETED = tuple(name for name in NAMES if name not in ("full", "seal"))
-"""Those that need a budget and nothing more."""
+"""The presets that need only a budget."""
 
 
 def get(name: str) -> Callable[..., Policy]:
@@ -325,7 +325,7 @@ def get(name: str) -> Callable[..., Policy]:
         name: one of `NAMES`.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no preset of that name.
     """
     if name not in _PRESETS:
         raise ConfigError(f"No preset is called {name!r}. Known are: {', '.join(NAMES)}.")

@@ -1,7 +1,7 @@
 """A run's folder: its settings, its lock, records line by line; the extras that a run needs.
 
-`skipkv eval`, `bench` and `calibrate` share it. To add a command that goes on where it stood: a
-`RunFolder` of its name, and a `LineFile` of what it makes.
+`skipkv eval`, `bench` and `calibrate` share it. To add a command that can resume, give it a
+`RunFolder` with its name and a `LineFile` for its records.
 """
 
 from skipkv._runs.disk import check_writable, writing

@@ -1,4 +1,4 @@
-"""What a disk refuses, as one error: before a run where that can be seen, else when it happens."""
+"""Errors of the disk as `InputError`: found before a run where possible, else when they happen."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,25 +13,25 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's error inside the block into an `InputError`.
 
     Args:
-        path: what is written there; for the message.
+        path: the file that is written, for the message.
 
     Raises:
-        InputError: it cannot be written, as on a full disk.
+        InputError: it cannot be written, for example on a full disk.
     """
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"Cannot write {path}: {_reason(error)}. What is done is kept; make room, or choose "
-            "another place."
+            f"Cannot write {path}: {_reason(error)}. What was written before is kept. Make room, "
+            "or choose another place."
         ) from error
 
 
 def check_writable(folder: Path, names: tuple[str, ...] = ()) -> None:
-    """Raise unless files can be written in a folder; nothing is left there.
+    """Raise unless files can be written in a folder. The check leaves no file.
 
     Args:
-        folder: it need not be there yet; then it must be possible to make it.
+        folder: the folder; if it does not exist, it must be possible to make it.
         names: files that will be written in it.
 
     Raises:
@@ -51,7 +51,7 @@ def check_writable(folder: Path, names: tuple[str, ...] = ()) -> None:
             place = folder / name
             if place.is_dir():
                 raise InputError(
-                    f"{place} is a folder, and a file is to be written there. Choose another "
+                    f"{place} is a folder, but a file must be written there. Choose another "
                     "folder, or move that one away."
                 )
             if place.exists():

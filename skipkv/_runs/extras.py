@@ -1,4 +1,4 @@
-"""Optional dependencies: all looked for before any work is done."""
+"""Checks that optional dependencies are installed, made before any work is done."""
 
 import importlib
 

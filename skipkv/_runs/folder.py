@@ -1,4 +1,4 @@
-"""A run's folder: what it was started with in `run.json`, and a lock while it is at work."""
+"""A run's folder: the run's settings in `run.json`, and a lock while the run is in progress."""
 
 import json
 import os
@@ -27,9 +27,9 @@ class RunFolder:
     """The folder of one command's run.
 
     Args:
-        path: the folder; it need not be there yet.
-        command: whose run it is: "eval", "bench" or "calibrate".
-        records: the file with what the run made.
+        path: the folder; it need not exist yet.
+        command: the command of the run: "eval", "bench" or "calibrate".
+        records: the name of the file with the run's records.
         outputs: other files that the command writes there.
         holds: keys that `run.json` has beside `settings`, and the types of their values.
     """
@@ -41,11 +41,11 @@ class RunFolder:
     holds: Mapping[str, type] = attrs.field(factory=dict)
 
     def read(self) -> dict[str, Any] | None:
-        """What `run.json` holds; None where there is none.
+        """The content of `run.json`; None if it does not exist.
 
         Raises:
-            InputError: it cannot be read, it is another command's, or there are records and no
-                `run.json` that says what they are of.
+            InputError: it cannot be read, it belongs to another command, or the folder has records
+                but no `run.json`.
         """
         path = self.path / RUN
         try:
@@ -53,13 +53,13 @@ class RunFolder:
         except FileNotFoundError:
             if (self.path / self.records).exists():
                 raise InputError(
-                    f"{self.path} holds {self.records}, but no {RUN} that says what was asked for. "
-                    "Move it away, or choose another folder."
+                    f"{self.path} holds {self.records}, but no {RUN} with the settings they were "
+                    "made with. Move the folder away, or choose another."
                 ) from None
             return None
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{path} cannot be read ({error}). Move the folder away to start anew."
+                f"{path} cannot be read ({error}). Move the folder away to start again."
             ) from error
         if not isinstance(run, dict) or run.get("format") != _FORMAT:
             raise InputError(f"{path} is of another version of skipkv. Choose another folder.")
@@ -72,16 +72,16 @@ class RunFolder:
         for key, kind in {"settings": dict, **self.holds}.items():
             if not isinstance(run.get(key), kind):
                 raise InputError(
-                    f"{path} is not as `skipkv {self.command}` writes it: {key!r} is missing or "
-                    "damaged. Choose another folder."
+                    f"{path} was not written by `skipkv {self.command}`, or is damaged: {key!r} is "
+                    "missing or wrong. Choose another folder."
                 )
         return run
 
     def write(self, run: Mapping[str, Any]) -> None:
-        """Write `run.json`, whole or not at all.
+        """Write `run.json` atomically.
 
         Args:
-            run: `settings` and what else is to be kept.
+            run: `settings` and the other keys.
 
         Raises:
             InputError: it cannot be written.
@@ -93,17 +93,17 @@ class RunFolder:
             os.replace(draft, path)
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Raise unless a run with these settings can begin, or go on, in the folder.
+        """Raise unless a run with these settings can begin or resume in the folder.
 
-        Two runs must agree in all settings they both have. What one of them lacks was not measured
-        then, or is not known yet, and can do no harm.
+        Two runs must agree in all settings that both have. A setting that one of them lacks is not
+        compared: it was not recorded then, or is not known yet.
 
         Args:
-            settings: all that decides what the run makes.
+            settings: all settings that decide the run's results.
 
         Raises:
             InputError: the folder or a file in it cannot be written, or the settings differ from
-                those of the run that is there; the message says in what.
+                those of the run in the folder. The message names the differences.
         """
         check_writable(self.path, (RUN, self.records, "lock", *self.outputs))
         then = self.read()
@@ -113,16 +113,16 @@ class RunFolder:
         different = list(_differences(then["settings"], now, ""))
         if different:
             raise InputError(
-                f"{self.path} holds a run with other settings: {'; '.join(different)}. Repeat "
-                "those, or choose another folder."
+                f"{self.path} holds a run with other settings: {'; '.join(different)}. Use the "
+                "settings of that run, or choose another folder."
             )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep other processes out of it; the lock goes with the process.
+        """Make the folder and lock it against other processes; the lock ends with the process.
 
         Raises:
-            InputError: another process is at work there.
+            InputError: another process has locked it.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ class RunFolder:
         with file:
             try:
                 import fcntl
-            except ImportError:  # Windows: two runs in one folder are the user's to avoid
+            except ImportError:  # Windows has no such lock: the user must avoid two runs at once
                 yield
                 return
             try:
@@ -143,7 +143,7 @@ class RunFolder:
             yield
 
 
-# what people call the digests, which say nothing to them
+# What a change of a digest means, in words.
 _DIGESTS = {
     "content": "its problems differ (another file, --limit or --seed)",
     "prompts": "its prompts differ (other questions, tokenizer or chat template)",

@@ -1,7 +1,7 @@
-"""Telling policies apart by their parts' code and values, so that a resumed run uses the same.
+"""Compares policies by the code and values of their parts, so that a resumed run uses the same.
 
-A repr says what a part was built with. It does not say what the part does, and a part of the user's
-own need not show all that it holds.
+A repr shows the arguments of a part. It does not show what the part does, and the repr of a user's
+part may not show all its values.
 """
 
 import dataclasses
@@ -20,20 +20,20 @@ import torch
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, re.Pattern)
-# Their classes are known by name: `sessions` in run.json says which version they were of.
+# Classes of these packages go by their names: `sessions` in run.json has the packages' versions.
 _KNOWN = {"skipkv", "torch", "transformers", "numpy", *sys.stdlib_module_names} - {"__main__"}
 
 
 def stamp(policy: object) -> dict[str, str]:
-    """What `run.json` says of a policy.
+    """The description of a policy in `run.json`.
 
     Args:
         policy: the policy, or any other value.
 
     Returns:
-        Its repr, `composition`, and a digest of code and values, `code`. The digest is of bytecode,
-        which is what really runs, so it begins with Python's version: digests of two versions
-        cannot be compared.
+        Its repr, `composition`, and a digest of its code and values, `code`. The digest is of
+        bytecode, and so differs between versions of Python. It begins with Python's version, so
+        that only digests of the same version are compared.
     """
     digest = hashlib.sha256()
     for piece in _pieces(policy, {}):
@@ -46,10 +46,10 @@ def stamp(policy: object) -> dict[str, str]:
 
 
 def differs(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """In what two stamps differ, for people; None where they are of the same policy.
+    """How two stamps differ, in words; None if they describe the same policy.
 
     Args:
-        then: a stamp, or what an older version wrote: one without `code`.
+        then: a stamp; one of an older version of skipkv has no `code`.
         now: another stamp.
     """
     if then["composition"] != now["composition"]:
@@ -61,13 +61,13 @@ def differs(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 
 def _pieces(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """A value as texts: the same for values that do the same, in every process."""
+    """A value as texts: the same for values that behave the same, in every process."""
     if isinstance(value, _PLAIN):
         yield repr(value)
         return
     if id(value) in seen:
         return
-    seen[id(value)] = value  # which also keeps its id from being used again
+    seen[id(value)] = value  # the reference also keeps the id from being used again
     yield type(value).__qualname__
     if isinstance(value, Mapping | set | frozenset | tuple | list):
         yield from _items(value, seen)
@@ -103,7 +103,7 @@ def _items(values: Any, seen: dict[int, Any]) -> Iterator[str]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """What an object was built with; of one that does not say so, what it shows of itself."""
+    """The values of an object: its fields, state or attributes; the repr if it is a library's."""
     if attrs.has(type(value)):
         names = [field.name for field in attrs.fields(type(value))]
     elif dataclasses.is_dataclass(value):
@@ -146,13 +146,13 @@ def _function(function: Any, seen: dict[int, Any]) -> Iterator[str]:
         return
     yield from _pieces((function.__defaults__, function.__kwdefaults__), seen)
     for cell in function.__closure__ or ():
-        with suppress(ValueError):  # a name that was never given a value
+        with suppress(ValueError):  # an empty cell: the name was never assigned
             yield from _pieces(cell.cell_contents, seen)
     yield from _code(function.__code__, function, seen)
 
 
 def _code(code: types.CodeType, function: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Bytecode, and what it names in its own module: other functions, classes and constants."""
+    """Bytecode, and the functions, classes and constants of its own module that it names."""
     yield code.co_code.hex()
     yield repr(code.co_names)
     for constant in code.co_consts:

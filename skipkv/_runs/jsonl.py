@@ -1,4 +1,4 @@
-"""Lines of text and of JSON from users' files, with the place of what cannot be read."""
+"""Lines of text and JSON from users' files; an error names the file and the line."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,7 +53,7 @@ def objects(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Mapping[str
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value that a text of JSON stands for; a byte order mark before it counts for nothing.
+    """The value of a JSON text; a byte order mark at its beginning is ignored.
 
     Args:
         text: the JSON; bytes are UTF-8.
@@ -68,7 +68,7 @@ def parsed(text: str | bytes) -> Any:
 
 
 def kind(value: object) -> str:
-    """What JSON calls the kind of `value`, with its article."""
+    """JSON's name for the type of `value`, with its article."""
     kinds = {
         dict: "an object",
         list: "a list",

@@ -1,4 +1,4 @@
-"""A file of frozen values, one per line of JSON, that outlives the process that writes it."""
+"""A file of frozen values, one per line of JSON; a killed process loses none it has added."""
 
 import json
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ R = TypeVar("R")
 
 
 def read_lines(path: Path, kind: type[R]) -> tuple[list[R], int]:
-    """The values of a file, and how many bytes of it they take.
+    """The values of a file, and the number of bytes they take.
 
-    A process that was killed may leave half a line at the end; it counts for nothing.
+    A process that was killed may leave half a line at the end, which is ignored.
 
     Args:
-        path: the file; one that is not there holds nothing.
+        path: the file; a file that does not exist has no values.
         kind: the attrs class of the values.
 
     Raises:
-        InputError: the file cannot be read, or a whole line is no such value.
+        InputError: the file cannot be read, or a whole line is not such a value.
     """
     fields = {field.name for field in attrs.fields(kind)}  # type: ignore[arg-type]
     values, good = [], 0
@@ -44,8 +44,8 @@ def read_lines(path: Path, kind: type[R]) -> tuple[list[R], int]:
                 values.append(_value(parsed(line), kind, fields))
             except (ValueError, TypeError) as error:
                 raise InputError(
-                    f"{path}:{number} is no record of this version ({error}). Move the file away "
-                    "to start anew."
+                    f"{path}:{number} is not a record of this version ({error}). Move the file "
+                    "away to start again."
                 ) from error
         good += len(line)
     return values, good
@@ -58,24 +58,24 @@ def _value(found: Any, kind: type[R], fields: set[str]) -> R:
 
 
 class LineFile(Generic[R]):
-    """The values of a file, opened to add to them.
+    """The values of a file, opened for adding values.
 
-    Opening cuts off half a line at the end. Every value is handed to the operating system before
-    `add` returns, so that it outlives the process, killed or not.
+    Opening removes half a line at the end. `add` returns after the operating system has the value,
+    so that it survives when the process is killed.
 
     Args:
-        path: the file; made where it is not there.
+        path: the file; it is made if it does not exist.
         kind: the attrs class of the values.
 
     Raises:
-        InputError: a whole line is no such value, or the file cannot be written.
+        InputError: a whole line is not such a value, or the file cannot be written.
     """
 
     def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path
         self.records, self._size = read_lines(path, kind)
         with writing(path):
-            # without a buffer: what could not be written must not be tried again on closing
+            # without a buffer: closing the file must not repeat a write that failed
             self._file = path.open("ab", buffering=0)
             self._file.truncate(self._size)
 
@@ -83,13 +83,13 @@ class LineFile(Generic[R]):
         return iter(self.records)
 
     def add(self, record: R) -> None:
-        """Write one more.
+        """Write one more value.
 
         Args:
             record: the value.
 
         Raises:
-            InputError: it cannot be written, as on a full disk; the file is as it was.
+            InputError: it cannot be written, for example on a full disk; the file is unchanged.
         """
         line = (json.dumps(attrs.asdict(record)) + "\n").encode()  # type: ignore[arg-type]
         with writing(self.path):
@@ -105,10 +105,10 @@ class LineFile(Generic[R]):
         self.records.append(record)
 
     def keep(self, records: list[R]) -> None:
-        """Let the file hold these values alone; it is exchanged whole or not at all.
+        """Replace the content of the file with these values, atomically.
 
         Args:
-            records: those that stay.
+            records: the values that stay.
 
         Raises:
             InputError: it cannot be written.
@@ -123,5 +123,5 @@ class LineFile(Generic[R]):
         self.records, self._size = list(records), self.path.stat().st_size
 
     def close(self) -> None:
-        """Nothing more to add."""
+        """Close the file."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""Names in tables and plots: the user's own, so that they may hold anything."""
+"""Escapes names for tables and plots: users choose names, so they may hold any character."""
 
 import html
 import re
@@ -8,7 +8,7 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def markdown_cell(name: str) -> str:
-    r"""A name as Markdown that shows it, on one line: no table cell, HTML or link begins in it.
+    r"""A name escaped for a Markdown table: it cannot begin a cell, HTML, a link or a line.
 
     Args:
         name: the name.
@@ -21,7 +21,7 @@ def markdown_cell(name: str) -> str:
 
 
 def csv_cell(name: str) -> str:
-    """A name for a CSV file; where a spreadsheet would take it for a formula, after an apostrophe.
+    """A name for a CSV file; one that a spreadsheet would read as a formula gets an apostrophe.
 
     Args:
         name: the name.
@@ -35,7 +35,7 @@ def csv_cell(name: str) -> str:
 
 
 def plot_label(name: str) -> str:
-    r"""A name in a plot, where dollars would begin a formula and a first underscore hides it.
+    r"""A name escaped for a plot, where dollars begin a formula and a first underscore hides it.
 
     Args:
         name: the name.
@@ -49,5 +49,5 @@ def plot_label(name: str) -> str:
 
 
 def _printable(name: str) -> str:
-    """The name with line ends, control characters and the like written as escapes."""
+    """The name with line ends and control characters written as escapes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

@@ -1,4 +1,4 @@
-"""The benchmark: what decoding under a policy costs beside the model itself and full caches.
+"""The benchmark: the cost of decoding under a policy, compared with full caches and a bare loop.
 
 Start with `bench.py`. To add a baseline: a class in `subjects.py` that conforms to `Subject`, its
 name in `BASELINES`, and a line in `baselines_of`.

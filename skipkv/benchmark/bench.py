@@ -26,7 +26,7 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation import fingerprints
 from skipkv.runtime.support import cache_shape
 
-# Points of a curve over the generated length, and the fewest tokens between two of them.
+# The number of points of a curve over the generated length, and the fewest tokens between two.
 _POINTS, _APART = 128, 16
 
 
@@ -40,26 +40,26 @@ def _subjects(values: Iterable[Subject]) -> tuple[Subject, ...]:
 
 @attrs.frozen(kw_only=True)
 class Bench:
-    """What is to be measured.
+    """The settings of a benchmark.
 
-    Every subject decodes the same prompts to the same length. They take turns, round by round, so
-    that a machine whose speed drifts treats them alike; ratios are taken within a round. On a CPU
-    under Linux every run has a process of its own, forked from the one that holds the model: memory
-    begins at the same place for all, and a run that exhausts it ends alone.
+    Every subject decodes the same prompts to the same length. Subjects take turns, round by round,
+    so that changes in the machine's speed affect all of them. Ratios are taken within a round. On a
+    CPU under Linux every run has its own process, forked from the one that holds the model. So all
+    runs start with the same memory, and a run that exhausts it ends alone.
 
     Args:
         subjects: policies and baselines.
-        batch_sizes: sequences decoded side by side.
-        budgets: entries per KV head, for subjects that take one.
+        batch_sizes: numbers of sequences decoded together.
+        budgets: entries per KV head, for subjects that take a budget.
         interval: steps between two events.
-        new_tokens: tokens decoded per sequence; nothing ends one earlier.
+        new_tokens: tokens decoded per sequence; a sequence never ends earlier.
         prompt_tokens: length of the prompts.
-        repeats: rounds.
-        seed: of the prompts.
-        threads: of the runs, on a CPU.
+        repeats: number of rounds.
+        seed: seed of the prompts.
+        threads: threads of each run on a CPU.
 
     Raises:
-        ConfigError: a part of it cannot work; nothing was decoded then.
+        ConfigError: a setting cannot work; it is raised before any decoding.
     """
 
     subjects: tuple[Subject, ...] = attrs.field(converter=_subjects)
@@ -108,19 +108,19 @@ class Bench:
         model_name: str = "model",
         progress: bool | None = None,
     ) -> Summary:
-        """Measure what the folder does not hold yet, and sum up all it holds.
+        """Run the measurements that the folder lacks, and sum up all it holds.
 
-        A case that ran out of memory once is not tried again in later rounds.
+        A case that ran out of memory is left out of later rounds.
 
         Args:
-            model: a causal language model, as for `Engine`. On a CPU, a process that computed with
-                more than one thread before cannot fork safely: call `torch.set_num_threads(1)`
-                before loading it. Runs have `threads` of their own.
+            model: a causal language model, as for `Engine`. On a CPU, a process that has computed
+                with several threads cannot fork safely: call `torch.set_num_threads(1)` before
+                loading the model. The runs use `threads`.
             tokenizer: its tokenizer.
-            folder: where `run.json` and `records.jsonl` go.
-            model_name: what the summary calls it.
-            progress: show a bar on stderr, or nothing. Default: a bar on a terminal, a line every
-                30 seconds elsewhere.
+            folder: the folder of `run.json` and `records.jsonl`.
+            model_name: name of the model in the summary.
+            progress: whether to show a bar on stderr. By default a bar on a terminal, and elsewhere
+                a line every 30 seconds.
 
         Raises:
             InputError: the folder holds a run with other settings or policies, or cannot be
@@ -141,18 +141,18 @@ class Bench:
         return Summary.of_folder(there.path)
 
     def settings(self) -> dict[str, Any]:
-        """All that decides what is measured, but for model and subjects."""
+        """The settings that decide the measurements, without model and subjects."""
         names = ("interval", "new_tokens", "prompt_tokens", "seed", "threads")
         return {name: getattr(self, name) for name in names}
 
     def check_folder(self, folder: str | Path) -> None:
-        """Raise unless this can be measured into a folder; needs no model.
+        """Raise unless this benchmark can use a folder; needs no model.
 
         Args:
-            folder: where `run.json` and `records.jsonl` go.
+            folder: the folder of `run.json` and `records.jsonl`.
 
         Raises:
-            InputError: it holds a run with other settings, or cannot be written.
+            InputError: the folder holds a run with other settings, or cannot be written.
         """
         folder_at(folder).check(self.settings())
 
@@ -162,7 +162,7 @@ class Bench:
     def _open(
         self, folder: RunFolder, model: Any, rows: tuple[tuple[int, ...], ...], model_name: str
     ) -> None:
-        """See that this run goes on with what the folder holds, and note that it does."""
+        """Check that this run can resume what the folder holds, and record it in `run.json`."""
         settings = self.settings()
         settings["model"] = fingerprints.of_model(model)
         settings["device"] = _device_name(model.device)
@@ -181,7 +181,7 @@ class Bench:
         folder.write(run)
 
     def _stamps(self) -> Iterator[tuple[str, dict[str, str]]]:
-        """What every policy is made of, under its label and budget."""
+        """The stamp of every policy, by its label and budget."""
         for subject in self.subjects:
             if isinstance(subject, PolicySubject):
                 for budget in self._budgets_of(subject):
@@ -259,19 +259,19 @@ def _distinct(field: str, names: Sequence[str]) -> None:
 
 
 def _make_room(model: Any, length: int) -> None:
-    """Let the model decode beyond what it was made for; what it says there is nobody's concern."""
+    """Let the model decode beyond its positions: a benchmark ignores the text."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and length > limit:
         tqdm.write(
-            f"skipkv: {length} tokens exceed the model's {limit} positions; for speed that does "
-            "not matter.",
+            f"skipkv: {length} tokens exceed the model's {limit} positions. The speed is the same, "
+            "the text is not meaningful.",
             file=sys.stderr,
         )
         model.config.max_position_embeddings = length
 
 
 def _entry_bytes(job: Job) -> int:
-    """Bytes of one entry per head of all layers, heads and sequences: a key and a value."""
+    """Bytes of one entry (a key and a value) in every head of all layers and sequences."""
     shape = cache_shape(job.model.config)
     per_sequence: int = 2 * shape.layers * shape.heads * shape.dim * job.model.dtype.itemsize
     return len(job.prompts) * per_sequence
@@ -282,7 +282,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _session() -> dict[str, Any]:
-    """With what a run, or a part of it, was made; compared with nothing."""
+    """The software and hardware of a run or a part of it; recorded, but not compared."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {

@@ -1,4 +1,4 @@
-"""What is measured: a subject at a batch size and a budget."""
+"""A case of the benchmark: a subject at a batch size and a budget."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ class Case:
     """A row of the benchmark's table.
 
     Args:
-        subject: the policy's or the baseline's label.
-        batch_size: sequences decoded side by side.
-        budget: entries per KV head; None for a subject that takes none.
+        subject: label of the policy or the baseline.
+        batch_size: sequences decoded together.
+        budget: entries per KV head; None for a subject without a budget.
 
     Example:
         >>> print(Case(subject="rkv", batch_size=8, budget=256))
@@ -30,17 +30,17 @@ class Case:
 
 @attrs.frozen(kw_only=True)
 class Job:
-    """What every subject of one batch size is given to do.
+    """The work of every subject at one batch size.
 
     Args:
         model: a causal language model, as for `Engine`.
         tokenizer: its tokenizer.
         prompts: token ids of the sequences, all of one length.
-        new_tokens: tokens decoded for each; nothing ends earlier.
+        new_tokens: tokens decoded for each sequence; a sequence never ends earlier.
         interval: steps between two events.
-        budget: entries per KV head, for subjects that take one.
-        every: tokens between two looks at the memory.
-        threads: how many a process of its own is to compute with; None for as many as this one.
+        budget: entries per KV head, for subjects that take a budget.
+        every: tokens between two memory samples.
+        threads: threads of a process of its own; None for as many as this process.
     """
 
     model: Any = attrs.field(repr=False)

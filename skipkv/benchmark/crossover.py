@@ -1,4 +1,4 @@
-"""From which generated length on one way of decoding is ahead of another."""
+"""The generated length from which on one way of decoding is faster than another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 
 
 def crossover(ours: Sequence[Any], theirs: Sequence[Any]) -> int | None:
-    """Tokens from which on `ours` has taken less time in all; None where it never does.
+    """Tokens from which on `ours` has taken less time in all; None if it never does.
 
-    Between two points of a curve time passes evenly. What counts is the last change of the lead:
-    whoever is ahead at the end of the shorter curve was so from there on.
+    Curves are interpolated linearly between their points. The result is the last change of the
+    lead, up to the end of the shorter curve.
 
     Args:
         ours: a curve of (tokens, seconds since the call, ...), tokens rising.
-        theirs: likewise.
+        theirs: the curve to compare with.
 
     Example:
         >>> slow_start = [(1, 2.0), (100, 3.0)]

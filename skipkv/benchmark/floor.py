@@ -1,8 +1,8 @@
-"""The floor: the same model at the same cache length, in the barest loop there is.
+"""The floor: the same model at the same cache length, in the simplest possible loop.
 
-What a policy costs is what it takes beyond this. There are no events, no positions to remember, no
-sequences that come and go: keys and values are written to a slot known beforehand, and attention
-reads all slots up to it, grouped and without a mask.
+The cost of a policy is its time beyond the floor's. The floor has no events, stores no positions,
+and its batch never changes. It writes keys and values to a slot known beforehand, and attention
+reads all slots up to that one, grouped and without a mask.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,13 @@ from skipkv.benchmark.schedule import widths
 from skipkv.runtime.seam import cache_name
 
 NAME = "skipkv_floor"
-# Steps between two readings of the tokens, and so in a lap, as the engine has it: the mean of a few
-# steps is spread less than a single one, and lies elsewhere.
+# Steps between two readings of the tokens, and so in a lap. It is the engine's number, because the
+# mean of a few steps has another distribution than single steps.
 _BURST = 16
 
 
 class FloorLayer(CacheLayerMixin):
-    """One layer's keys and values: writes where it is told and returns views."""
+    """Keys and values of one layer: writes to a given slot and returns views."""
 
     is_sliding = False
 
@@ -49,15 +49,15 @@ class FloorLayer(CacheLayerMixin):
         """Nothing to do."""
 
     def get_seq_length(self) -> int:
-        """Entries now held."""
+        """The number of entries held now."""
         return self.width
 
     def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
-        """Asked by the stock mask functions only."""
+        """The sizes; used by the stock mask functions only."""
         return self.width, 0
 
     def get_max_length(self) -> int:
-        """No limit that transformers should know of."""
+        """Without a limit: -1."""
         return -1
 
     get_max_cache_shape = get_max_length
@@ -77,7 +77,7 @@ class FloorCache(Cache):
         super().__init__(layers=list(self._own))
 
     def attend_to(self, width: int) -> None:
-        """The next step writes to the last of `width` slots and reads them all."""
+        """Let the next step write to the last of `width` slots and read them all."""
         for layer in self._own:
             layer.width = width
 
@@ -91,7 +91,7 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "B 1 Q D"], None]:
-    """Grouped-query attention of one token: the query heads of a KV head are queries of it."""
+    """Grouped-query attention of one token: query heads of a KV head are its queries."""
     batch, heads, _, dim = key.shape
     grouped = query.view(batch, heads, -1, dim)  # [B Q 1 D] -> [B H G D]
     output = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, scale=scaling)
@@ -104,7 +104,7 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
 
 @contextmanager
 def floor_attention(model: PreTrainedModel) -> Iterator[None]:
-    """While it lasts, the model attends without a mask."""
+    """Within this context the model attends without a mask."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, _no_mask)
     before = model.config._attn_implementation
@@ -131,10 +131,10 @@ def run_floor(
         model: any causal language model of the families the engine decodes.
         prompts: prompts of one length.
         new_tokens: tokens to decode.
-        budget: entries to which the cache falls back, as `schedule.widths` has it. Which entries
-            are overwritten does not matter: they cost the same.
-        interval: steps between two such falls.
-        recorder: gets what it took.
+        budget: entries to which the cache shrinks, as in `schedule.widths`. It does not matter
+            which entries are overwritten: the cost is the same.
+        interval: steps between two shrinks.
+        recorder: records time and memory.
     """
     length, name = prompts.shape[1], cache_name(model)
     schedule = list(widths(length, new_tokens - 1, budget=budget, interval=interval))
@@ -169,7 +169,7 @@ def run_floor(
 
 
 def _read(unread: list[Tensor], read: list[list[int]], recorder: Recorder) -> None:
-    """Bring the tokens to the host."""
+    """Copy the tokens to the host, and record a lap."""
     for row, tokens in zip(read, torch.stack(unread, dim=1).tolist(), strict=True):
         row += tokens
     recorder.lap("step", steps=len(unread))

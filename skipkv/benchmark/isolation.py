@@ -1,4 +1,4 @@
-"""Running a measurement in a process of its own, where that can be had for nothing."""
+"""Runs a measurement in a forked process, where forking works."""
 
 import json
 import os
@@ -17,15 +17,15 @@ import torch
 from skipkv._calls import is_out_of_memory
 
 OOM, ERROR = "oom", "error"
-"""Keys of an answer that is no measurement."""
+"""Keys of an answer without a measurement."""
 
 Answer = dict[str, Any]
 
 
 def can_fork(device: torch.device) -> bool:
-    """Whether a child process can go on with the model that this one has loaded.
+    """Whether a forked process can use the model that this process has loaded.
 
-    CUDA does not outlive a fork, and outside Linux neither does all of torch.
+    CUDA does not work after a fork. Outside Linux parts of torch do not either.
     """
     return device.type == "cpu" and sys.platform == "linux"
 
@@ -33,20 +33,20 @@ def can_fork(device: torch.device) -> bool:
 def in_child(work: Callable[[], Answer]) -> Answer:
     """Run `work` in a child process and return its answer.
 
-    Every run begins with the memory as the model's loading left it. A run that exhausts the memory
-    ends alone. The child ends when this process does, killed or not. The parent must not have
-    computed with more than one thread: OpenMP's threads do not outlive a fork, and a child that
-    waits for them waits for ever.
+    Every run begins with the memory after loading the model. A run that exhausts the memory ends
+    alone. The child ends when this process ends, even if it is killed. The parent must not have
+    computed with several threads: OpenMP's threads do not exist in a forked child, which would then
+    wait for them for ever.
 
     Args:
-        work: what is to be done there.
+        work: the measurement.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     read, write = os.pipe()
-    held, holding = os.pipe()  # this process alone holds the second end: it closes when that dies
+    held, holding = os.pipe()  # only this process holds the second end: it closes with the process
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads that compute nothing: tqdm's
+        warnings.simplefilter("ignore", DeprecationWarning)  # about tqdm's threads, which are safe
         child = os.fork()
     if child == 0:
         os.close(holding)
@@ -69,7 +69,7 @@ def in_child(work: Callable[[], Answer]) -> Answer:
 
 
 def guarded(work: Callable[[], Answer]) -> Answer:
-    """What `work` returns; or what kept it from it, as an answer that says so."""
+    """The answer of `work`; if it raised, an answer with the reason."""
     try:
         return work()
     except Exception as error:
@@ -81,11 +81,11 @@ def guarded(work: Callable[[], Answer]) -> Answer:
 
 
 def _be_child(work: Callable[[], Answer], write: int, held: int) -> None:
-    """Work, answer and end; nothing of the parent's may run here on the way out."""
+    """Work, answer and exit without running any of the parent's clean-up."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         threading.Thread(target=_end_with_the_parent, args=(held,), daemon=True).start()
-        with suppress(OSError):  # if the machine runs out of memory, this process is to end
+        with suppress(OSError):  # Linux shall end this process first if memory runs out
             Path("/proc/self/oom_score_adj").write_text("1000")
         with os.fdopen(write, "wb") as pipe:
             pipe.write(json.dumps(guarded(work)).encode())
@@ -94,7 +94,7 @@ def _be_child(work: Callable[[], Answer], write: int, held: int) -> None:
 
 
 def _end_with_the_parent(held: int) -> None:
-    """Wait until the parent's end of the pipe closes: the parent is gone then."""
+    """Exit when the parent's end of the pipe closes, because the parent has ended."""
     os.read(held, 1)
     os._exit(1)
 
@@ -102,4 +102,4 @@ def _end_with_the_parent(held: int) -> None:
 def _died(code: int) -> Answer:
     if code == -signal.SIGKILL:
         return {OOM: "the process was killed, as Linux does when memory runs out"}
-    return {ERROR: f"the process ended with exit code {code} and said nothing"}
+    return {ERROR: f"the process ended with exit code {code} and without an answer"}

@@ -1,4 +1,4 @@
-"""kvpress' DecodingPress(SnapKVPress) as a subject: its own interpreter, its own process."""
+"""kvpress' DecodingPress(SnapKVPress) as a subject, in an interpreter and process of its own."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from skipkv.benchmark.subjects import KVPRESS
 from skipkv.errors import InputError
 
 _WORKER = Path(__file__).with_name("kvpress_worker.py")
-# SnapKV's window and pooling as the preset `snapkv` has them, so that both do the same work.
+# SnapKV's window and pooling of the preset `snapkv`, so that both do the same work.
 _WINDOW, _POOL = 8, 7
 
 
@@ -28,8 +28,8 @@ class KvpressSubject:
     """DecodingPress(SnapKVPress) under `generate()`, at the same budget and interval.
 
     Args:
-        python: the interpreter of an environment where kvpress is installed.
-        folder: where the model lies as `save_pretrained` writes it.
+        python: the interpreter of an environment with kvpress.
+        folder: folder of the model, as `save_pretrained` writes it.
     """
 
     python: Path
@@ -40,12 +40,12 @@ class KvpressSubject:
     in_process: bool = attrs.field(default=False, init=False)
 
     def entries(self, job: Job) -> int | None:
-        """It compresses every `interval` steps, whatever it holds by then."""
+        """The budget and the interval: it compresses every `interval` steps."""
         assert job.budget is not None
         return max(job.prompt_tokens, job.budget) + job.interval
 
     def measure(self, job: Job) -> Answer:
-        """Decode in a process of its own; a compression happens inside a step and counts there."""
+        """Decode in a process of its own; compression happens inside steps and counts as steps."""
         answer = self._asked(
             {
                 "model": str(self.folder),
@@ -68,7 +68,7 @@ class KvpressSubject:
         return answer
 
     def _asked(self, question: dict[str, Any]) -> Answer:
-        # The worker ends when `holding` closes: with this process, killed or not.
+        # The worker ends when `holding` closes, so at the latest when this process ends.
         held, holding = os.pipe()
         try:
             done = subprocess.run(  # -I: or our own kvpress.py would be found before theirs
@@ -96,7 +96,7 @@ def check_interpreter(python: Path) -> str:
     """The version of kvpress that an interpreter has.
 
     Raises:
-        InputError: it is none, or has no kvpress.
+        InputError: it is not an interpreter, or has no kvpress.
     """
     script = "import importlib.metadata as m; print(m.version('kvpress'))"
     try:
@@ -115,10 +115,10 @@ def check_interpreter(python: Path) -> str:
 
 @contextmanager
 def saved(model: Any, folder: Path | None) -> Iterator[Path]:
-    """A folder with the model as `save_pretrained` writes it; a temporary one where it has none.
+    """A folder with the model as `save_pretrained` writes it; if it has none, a temporary one.
 
     Args:
-        model: what is to be there.
+        model: the model.
         folder: where its files lie, if anywhere.
     """
     if folder is not None and (folder / "config.json").is_file():

@@ -1,8 +1,8 @@
-"""Decodes a job under kvpress' DecodingPress(SnapKVPress); run by an interpreter that has it.
+"""Decodes a job under kvpress' DecodingPress(SnapKVPress), in an interpreter with kvpress.
 
-It imports nothing of skipkv: kvpress wants an older transformers, in an environment of its own.
-The job comes as JSON on stdin, the answer goes as a line of it to stdout; `kvpress.py` is the other
-end.
+It does not import skipkv: kvpress needs an older transformers, in an environment of its own. The
+job comes as JSON on stdin, and the answer goes as a line of JSON to stdout. `kvpress.py` is the
+other end.
 """
 
 import ctypes
@@ -74,7 +74,7 @@ class _Memory:
 class _Laps:
     """What `skipkv.benchmark.recorder` records, from the tokens that generate() streams.
 
-    Compression happens inside a step, in hooks on its layers, so there are no events to book.
+    Compression happens inside a step, in hooks on its layers, so no events are recorded.
     """
 
     def __init__(self, memory: _Memory, every: int) -> None:
@@ -110,18 +110,18 @@ class _Laps:
 
     def end(self) -> None:
         self.cpu = time.process_time() - self.cpu_begun
-        if len(self.steps) % self.every:  # by now the cache may be gone: no look at the memory
+        if len(self.steps) % self.every:  # no memory sample: the cache may be freed already
             self.samples.append((len(self.steps) + 1, self.seconds, None))
 
 
 def _end_with_the_benchmark(held: int) -> None:
-    """Wait until the other end of the pipe closes: the benchmark's process is gone then."""
+    """Exit when the other end of the pipe closes, because the benchmark's process has ended."""
     os.read(held, 1)
     os._exit(1)
 
 
 def main() -> dict[str, Any]:
-    """One job."""
+    """Decode one job and return the answer."""
     job = json.loads(sys.stdin.read())
     threading.Thread(target=_end_with_the_benchmark, args=(job["held"],), daemon=True).start()
     torch.set_num_threads(job["threads"])

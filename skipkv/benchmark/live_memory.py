@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Live(TorchDispatchMode):
-    """Counts the storages that operations make, until the last tensor on them is gone."""
+    """Counts the storages that operations make, until their last tensor is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -19,7 +19,7 @@ class _Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor):  # what came in was there before
+            if isinstance(value, Tensor):  # arguments existed before
                 self._known.add(value.untyped_storage()._cdata)
         output = func(*args, **(kwargs or {}))
         for value in tree_leaves(output):
@@ -45,11 +45,11 @@ class _Live(TorchDispatchMode):
 def peak_bytes(run: Callable[[], object]) -> int:
     """The most bytes that tensors made by `run` held at once.
 
-    Tensors that were there before do not count, nor does what a single operation needs while it
-    works.
+    Tensors that existed before do not count. Memory that a single operation uses internally does
+    not count either.
 
     Args:
-        run: what to do; its result is dropped.
+        run: the function to run; its result is dropped.
 
     Example:
         >>> import torch

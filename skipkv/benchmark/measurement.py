@@ -1,4 +1,4 @@
-"""What one run of one case gave; the arithmetic of its numbers is here."""
+"""The measurement of one run of one case, and the numbers derived from it."""
 
 import math
 import statistics
@@ -20,31 +20,31 @@ def _pairs(values: Any) -> tuple[tuple[Any, ...], ...]:
 
 @attrs.frozen(kw_only=True)
 class Measurement:
-    """One run. Times are in seconds, memory in bytes; None is what was not measured.
+    """One run. Times are in seconds, memory in bytes; None if not measured.
 
     Args:
-        subject: the label.
-        batch_size: sequences decoded side by side.
-        budget: entries per KV head; None where the subject takes none.
-        repeat: which round, from 0.
+        subject: label of the subject.
+        batch_size: sequences decoded together.
+        budget: entries per KV head; None for a subject without a budget.
+        repeat: number of the round, from 0.
         status: "ok", "oom" (memory ran out) or "error".
-        reason: what came in the way.
+        reason: the reason of a failure.
         new_tokens: tokens decoded per sequence.
-        first_token: from the call to the first token.
-        seconds: from the call to the last token.
+        first_token: time from the call to the first token.
+        seconds: time from the call to the last token.
         cpu_seconds: processor time of all threads, from the first token to the last.
-        steps: decode steps, one fewer than tokens.
-        step_seconds: all of them together.
-        step_median: of a step.
-        step_p95: the time that 95 % of the steps keep within.
-        events: compression events.
-        event_seconds: all of them together.
-        event_median: of an event; 0 where there was none.
-        peak_bytes: memory at its most, beyond that of the loaded model.
-        held_bytes: keys and values that the subject should hold at most.
-        kv_bytes: keys and values allocated, as the engine measured it.
-        curve: (tokens, seconds since the call, bytes in use), every so many tokens.
-        note: what a reader should know.
+        steps: number of decode steps, one fewer than tokens.
+        step_seconds: total time of all steps.
+        step_median: median time of a step.
+        step_p95: 95th percentile of the time of a step.
+        events: number of compression events.
+        event_seconds: total time of all events.
+        event_median: median time of an event; 0 without events.
+        peak_bytes: peak memory beyond that of the loaded model.
+        held_bytes: bytes of keys and values that the subject should hold at most.
+        kv_bytes: bytes of keys and values allocated, as the engine measured them.
+        curve: (tokens, seconds since the call, bytes in use), at regular token counts.
+        note: a remark for readers.
     """
 
     subject: str = attrs.field(validator=is_a(str))
@@ -89,15 +89,15 @@ class Measurement:
         held_bytes: int | None = None,
         note: str | None = None,
     ) -> "Measurement":
-        """From what a run recorded (`Recorder.end`), or from what kept it from ending.
+        """Make a measurement of a run's record (`Recorder.end`), or of the reason of its failure.
 
         Args:
-            case: what was run.
-            repeat: the round, from 0.
-            new_tokens: decoded per sequence.
-            answer: what the run recorded, or why it did not end.
-            held_bytes: allocated for keys and values, where the subject says.
-            note: what a reader of the number should know.
+            case: the case.
+            repeat: number of the round, from 0.
+            new_tokens: tokens decoded per sequence.
+            answer: the run's record, or the reason of its failure.
+            held_bytes: bytes of keys and values that the subject should hold, if it says.
+            note: a remark for readers.
 
         Example:
             >>> case = Case(subject="rkv", batch_size=2, budget=8)
@@ -138,17 +138,17 @@ class Measurement:
 
     @property
     def case(self) -> Case:
-        """What was measured."""
+        """The case that was measured."""
         return Case(subject=self.subject, batch_size=self.batch_size, budget=self.budget)
 
     @property
     def ok(self) -> bool:
-        """Whether it came to its end."""
+        """Whether the run succeeded."""
         return self.status == "ok"
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of all sequences together, prefill included."""
+        """Throughput of all sequences together, prefill included."""
         return None if not self.seconds else self.batch_size * self.new_tokens / self.seconds
 
     @property
@@ -160,10 +160,9 @@ class Measurement:
 
     @property
     def typical_step(self) -> float | None:
-        """Median time of a step and the median event's share of one.
+        """Median time of a step, plus the median time of an event spread over its steps.
 
-        As `decode_step`, but that the rare step during which the machine did something else does
-        not count.
+        Unlike `decode_step`, rare steps that the machine delayed have no effect.
         """
         if not self.steps or self.step_median is None:
             return None

@@ -1,4 +1,4 @@
-"""Memory in use: a process's resident set, or what a device's allocator has handed out."""
+"""Memory in use: a process's resident set, or what a device's allocator has allocated."""
 
 import ctypes
 import re
@@ -19,19 +19,19 @@ class Meter(Protocol):
         ...
 
     def now(self) -> int | None:
-        """Bytes in use now; None where nobody can say."""
+        """Bytes in use now; None if it cannot be measured."""
         ...
 
     def peak(self) -> int | None:
-        """Most bytes in use at any moment since the start."""
+        """The most bytes in use at once since the start."""
         ...
 
 
 class ProcessMemory:
     """Resident memory of this process, as Linux reports it.
 
-    What malloc holds back from earlier work is returned before the count begins, and the kernel's
-    high-water mark is put back to where it stands, so that short-lived tensors count as well.
+    `start` first returns the memory that malloc keeps from earlier work, and resets the kernel's
+    high-water mark. So short-lived tensors count too.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class ProcessMemory:
         return growth
 
     def peak(self) -> int | None:
-        """Most bytes since the start; without the kernel's mark, at any look since then."""
+        """The most bytes since the start; without the kernel's mark, the most of all samples."""
         if self.now() is None:
             return None
         mark = _kilobytes("VmHWM") if self._marks else None
@@ -69,7 +69,7 @@ class ProcessMemory:
 
 
 class DeviceMemory:
-    """Bytes handed out by torch's allocator on a CUDA device."""
+    """Bytes allocated by torch's allocator on a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -86,18 +86,18 @@ class DeviceMemory:
         return torch.cuda.memory_allocated(self._device) - self._base
 
     def peak(self) -> int | None:
-        """Most bytes since the start."""
+        """The most bytes since the start."""
         return torch.cuda.max_memory_allocated(self._device) - self._base
 
 
 def meter_for(device: torch.device) -> Meter:
-    """What measures the memory that models on `device` use."""
+    """The meter for models on `device`."""
     return DeviceMemory(device) if device.type == "cuda" else ProcessMemory()
 
 
 def _kilobytes(field: str) -> int | None:
     try:
         found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return None
     return None if found is None else int(found[1])

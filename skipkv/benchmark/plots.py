@@ -1,4 +1,4 @@
-"""Plots of a benchmark: throughput, memory, and where policies overtake full caches."""
+"""Plots of a benchmark: throughput, memory, and the length where policies overtake full caches."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from skipkv.benchmark.summary import Row, Summary
 from skipkv.evaluation.cells import FULL
 from skipkv.evaluation.plots import styles
 
-# Policies have the colours of `skipkv eval`; what they are compared with is black, grey or brown.
+# Policies have the colours of `skipkv eval`; baselines are black, grey or brown.
 _BASELINES: dict[str, dict[str, Any]] = {
     FULL: {"color": "#000000", "marker": "x"},
     FLOOR: {"color": "#B0B0B0", "marker": "_"},
@@ -28,8 +28,8 @@ def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Pa
     the largest batch size that was measured.
 
     Args:
-        summary: what to plot.
-        folder: where to.
+        summary: the summary to plot.
+        folder: folder of the files.
         plot_format: "png" or "svg".
     """
     paths = []
@@ -89,7 +89,7 @@ def _memory(summary: Summary) -> Any:
 
 
 def _crossover(summary: Summary) -> Any:
-    """Time to each length, over that of the full cache it is compared with."""
+    """Plot the time to each length, divided by that of the full cache."""
     rows = [row for row in _widest(summary) if row.curve]
     base = next((r for n in (DYNAMIC, FULL) for r in rows if r.case.subject == n), None)
     if base is None or len(rows) < 2:
@@ -116,7 +116,7 @@ def _crossover(summary: Summary) -> Any:
 
 
 def _widest(summary: Summary) -> list[Row]:
-    """The rows of the largest batch size at which every policy came to its end, or the largest."""
+    """The rows of the largest batch size at which every policy succeeded, or else the largest."""
     good = [row for row in summary.rows if row.status == "ok"]
     size = max((row.case.batch_size for row in good), default=0)
     return [row for row in good if row.case.batch_size == size]
@@ -128,7 +128,7 @@ def _name(row: Row) -> str:
 
 
 def _named(rows: Sequence[Row]) -> list[tuple[str, dict[str, Any]]]:
-    """Names and styles; one of several budgets of a subject is dashed differently."""
+    """Names and styles; each budget of a subject has its own dashes."""
     subjects = list(dict.fromkeys(row.case.subject for row in rows))
     policies = [subject for subject in subjects if subject not in _BASELINES]
     style_of = {**_BASELINES, **dict(zip(policies, styles(policies), strict=True))}
@@ -142,7 +142,7 @@ def _named(rows: Sequence[Row]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _line(style: dict[str, Any]) -> dict[str, Any]:
-    """The style of a line of many points: without markers."""
+    """The style of a line with many points: without markers."""
     return {key: value for key, value in style.items() if key != "marker"}
 
 

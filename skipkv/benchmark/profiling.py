@@ -1,7 +1,7 @@
-"""Where a policy's time goes: clocks around the phases of a step and of an event.
+"""A profile of a policy: clocks around the phases of a step and of an event.
 
-The phases' functions are wrapped from outside while a profile is taken; the runtime knows nothing
-of it. A phase's time is its own: what it spends inside another phase counts there.
+A profile wraps the functions of the phases from outside; the runtime has no code for it. The time
+of a phase excludes the phases inside it.
 """
 
 import importlib
@@ -21,13 +21,13 @@ from skipkv.runtime import Engine, Sampling
 STEP, EVENT, OTHER = "step", "event", "other"
 
 PHASES = (
-    # what a step's table calls it, part of, module, attribute
+    # name in the table, part, module, attribute
     ("prefill", OTHER, "skipkv.runtime.loop", "DecodeLoop._feed_prompts"),
     ("loop", STEP, "skipkv.runtime.loop", "DecodeLoop._steps"),
     ("bookkeeping before the model", STEP, "skipkv.runtime.session", "Session.begin_step"),
     ("model", STEP, "skipkv.runtime.loop", "DecodeLoop._forward"),
-    ("cache write", STEP, "skipkv.runtime.cache", "SlotLayer.update"),
-    ("attention", STEP, "skipkv.runtime.attention", "attention_forward"),
+    ("cache write", STEP, "skipkv.runtime.seam", "SlotCache.write"),
+    ("attention", STEP, "skipkv.runtime.seam", "SlotCache.attend"),
     ("steering", STEP, "skipkv.runtime.steering", "Steering._steered"),
     ("bookkeeping after the model", STEP, "skipkv.runtime.session", "Session.end"),
     ("sampling", STEP, "skipkv.runtime.loop", "choose"),
@@ -35,12 +35,12 @@ PHASES = (
     ("sentences", EVENT, "skipkv.runtime.session", "Session._read_decoded"),
     ("event, rest", EVENT, "skipkv.runtime.session", "Session.events"),
     ("view", EVENT, "skipkv.runtime.event", "_view"),
-    ("checks", EVENT, "skipkv.runtime.event", "_decide"),
-    ("scores", EVENT, "skipkv.runtime.event", "_checked_scores"),
-    ("eviction", EVENT, "skipkv.runtime.event", "_checked_keep"),
+    ("checks", EVENT, "skipkv.runtime.event", "decide"),
+    ("scores", EVENT, "skipkv.runtime.checked", "scores_of"),
+    ("eviction", EVENT, "skipkv.runtime.checked", "_keep"),
     ("compaction", EVENT, "skipkv.runtime.slots", "SlotStore.compact"),
 )
-"""Phases, outer ones with what remains of them when inner ones are taken out."""
+"""The phases; an outer phase counts without its inner phases."""
 
 
 class Clocks:
@@ -76,7 +76,7 @@ class Clocks:
 
 @contextmanager
 def clocked(device: torch.device) -> Iterator[Clocks]:
-    """While it lasts, the phases of everything that decodes here are timed."""
+    """Within this context, all decoding in this process is timed by phase."""
     clocks = Clocks(device)
     undo: list[tuple[Any, str, Any]] = []
     try:
@@ -100,7 +100,7 @@ def profile_table(
         subjects: the policies.
         model: a causal language model.
         tokenizer: its tokenizer.
-        bench: lengths, batch sizes and budgets; its rounds do not count.
+        bench: lengths, batch sizes and budgets; its rounds are unused.
     """
     rows = prompts(
         tokenizer, count=max(bench.batch_sizes), tokens=bench.prompt_tokens, seed=bench.seed
@@ -174,12 +174,12 @@ def _table(profiles: dict[str, Clocks], bench: Bench) -> str:
 
 
 def _events(clocks: Clocks) -> int:
-    """Calls that were events: those of the prompt's passes are in there too."""
+    """The number of events, those of the prompt's passes included."""
     return clocks.calls["event, rest"]
 
 
 def _holder(module: str, path: str) -> tuple[Any, str]:
-    """What an attribute hangs on, and its name."""
+    """The object that has an attribute, and the attribute's name."""
     *outer, name = path.split(".")
     holder: Any = importlib.import_module(module)
     for part in outer:

@@ -27,14 +27,14 @@ given.
 def prompts(tokenizer: Any, *, count: int, tokens: int, seed: int) -> tuple[tuple[int, ...], ...]:
     """`count` different prompts of exactly `tokens` tokens, the same for the same arguments.
 
-    Prose about a small problem, from another word on in every prompt; problems of the embedded
-    model for a tokenizer that knows nothing but those.
+    The text is prose about a small problem; every prompt begins at another word. A tokenizer that
+    knows only the embedded model's problems gets those.
 
     Args:
-        tokenizer: the model's.
-        count: how many.
+        tokenizer: the model's tokenizer.
+        count: number of prompts.
         tokens: length of each.
-        seed: where they begin.
+        seed: decides where they begin.
 
     Raises:
         InputError: the tokenizer knows neither text.
@@ -54,6 +54,6 @@ def _readable(tokenizer: Any) -> list[int]:
     if lost_share(tokenizer, questions) <= LOST:
         return list(tokenizer(questions, add_special_tokens=False)["input_ids"])
     raise InputError(
-        "The model's tokenizer knows neither English nor the embedded model's problems, so there "
-        "is nothing to prompt it with."
+        "The model's tokenizer knows neither English nor the embedded model's problems. The "
+        "benchmark has no prompts for it: take another model."
     )

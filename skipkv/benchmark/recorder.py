@@ -1,4 +1,4 @@
-"""What one run of a subject records while it decodes."""
+"""Records the time and memory of one run of a subject."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from skipkv.runtime.timing import Kind, Timings
 
 
 class Recorder(Timings):
-    """Timings, and now and then a look at the memory; what the looks take is left out.
+    """Timings, with samples of the memory; the time of sampling is left out.
 
     Args:
-        meter: of the memory.
-        every: tokens between two looks.
+        meter: measures the memory.
+        every: tokens between two samples.
         clock: wall time in seconds.
         cpu_clock: processor time in seconds, of all threads together.
     """
@@ -39,12 +39,12 @@ class Recorder(Timings):
         self._samples: list[tuple[int, float, int | None]] = []
 
     def begin(self) -> None:
-        """The run starts now, and with it the time to the first token."""
+        """Start the run, and with it the time to the first token."""
         self._begun = self._clock()
         self.resume()
 
     def lap(self, kind: Kind, *, steps: int = 1) -> float:
-        """Book a lap; the first prefill goes back to the start of the run."""
+        """Record a lap; the first prefill counts from the start of the run."""
         seconds = super().lap(kind, steps=steps)
         assert self._since is not None
         if kind == "prefill" and self._tokens == 0:
@@ -62,10 +62,10 @@ class Recorder(Timings):
         return seconds
 
     def end(self) -> dict[str, Any]:
-        """The run is over: all it recorded, as JSON has it."""
+        """End the run; returns its record, ready for JSON."""
         if self._cpu_begun is not None:
             self._cpu = self._cpu_clock() - self._cpu_begun
-        if self._tokens > self._sampled:  # by now the cache may be gone: no look at the memory
+        if self._tokens > self._sampled:  # no memory sample: the cache may be freed already
             self._samples.append((self._tokens, self._elapsed, None))
         return {
             "prefill": self.prefill,

@@ -1,17 +1,17 @@
-"""How many entries a row holds at every decode step."""
+"""The number of entries that a row holds at every decode step."""
 
 from collections.abc import Iterator
 
 
 def widths(prompt: int, steps: int, *, budget: int | None, interval: int) -> Iterator[int]:
-    """Entries that each decode step attends to, its own token's among them.
+    """The number of entries each decode step attends to, with that of its own token.
 
-    They are the engine's under a policy that keeps as many entries in every head as it may: the
-    cache grows by one a step, and falls back to the budget where an event is due.
+    They are those of the engine under a policy whose heads all keep as many entries as the budget
+    allows: the cache grows by one per step, and shrinks to the budget at an event.
 
     Args:
-        prompt: its length in tokens.
-        steps: decode steps.
+        prompt: length of the prompt in tokens.
+        steps: number of decode steps.
         budget: entries kept at an event; None keeps all.
         interval: steps between two events.
 
@@ -28,5 +28,5 @@ def widths(prompt: int, steps: int, *, budget: int | None, interval: int) -> Ite
 
 
 def most(prompt: int, steps: int, *, budget: int | None, interval: int) -> int:
-    """Entries a row holds at most: what its share of the cache must have room for."""
+    """The most entries a row holds: the cache needs this capacity."""
     return max(widths(prompt, steps, budget=budget, interval=interval), default=prompt)

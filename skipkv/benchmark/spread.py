@@ -1,4 +1,4 @@
-"""A number over the rounds: its median, and between what it lay."""
+"""A number over the rounds: its median and its range."""
 
 import statistics
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ class Spread:
     """The median over rounds, with the least and the most.
 
     Args:
-        median: of the values.
-        low: the least.
-        high: the most.
+        median: the median of the values.
+        low: the least value.
+        high: the greatest value.
 
     Example:
         >>> spread = Spread.of([3.0, None, 1.0, 2.0])
@@ -29,7 +29,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: "Iterable[float | int | None]") -> "Spread | None":
-        """Over what there is of the values; None where there is nothing."""
+        """The spread of the values that are not None; None if there are none."""
         found = [float(value) for value in values if value is not None]
         if not found:
             return None

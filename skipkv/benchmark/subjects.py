@@ -1,4 +1,4 @@
-"""Subjects: what is measured, policies and baselines alike."""
+"""Subjects of the benchmark: policies and baselines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -21,12 +21,12 @@ from skipkv.steerers import SteeringVector
 
 FLOOR, DYNAMIC, STATIC, KVPRESS = "floor", "generate_dynamic", "generate_static", "kvpress"
 BASELINES = (FLOOR, DYNAMIC, STATIC, KVPRESS)
-"""What policies are compared with."""
+"""The names of the baselines."""
 
 
 @runtime_checkable
 class Subject(Protocol):
-    """Something that decodes a job and records what it took."""
+    """Something that decodes a job and records the time and memory."""
 
     @property
     def label(self) -> str:
@@ -35,25 +35,25 @@ class Subject(Protocol):
 
     @property
     def takes_budget(self) -> bool:
-        """Whether it is measured at every budget, or once."""
+        """Whether it is measured at every budget, instead of once."""
         ...
 
     @property
     def note(self) -> str | None:
-        """What a reader of its numbers should know."""
+        """A remark for readers of its numbers, or None."""
         ...
 
     @property
     def in_process(self) -> bool:
-        """Whether it decodes in the process that calls it."""
+        """Whether it decodes in the calling process."""
         ...
 
     def entries(self, job: Job) -> int | None:
-        """Entries per head that it should hold at most; None where nobody can say."""
+        """The most entries per head that it should hold; None if that is unknown."""
         ...
 
     def measure(self, job: Job) -> Answer:
-        """Decode, after a warm-up; returns what `Recorder.end` does, or why there is nothing."""
+        """Decode after a warm-up; returns the record of `Recorder.end`, or why it failed."""
         ...
 
 
@@ -63,7 +63,7 @@ class PolicySubject:
 
     Args:
         candidate: the policy, without its budget.
-        note: says which settings it has from the model, or that its vector is random.
+        note: the settings that come from the model, or that the vector is random.
     """
 
     candidate: Candidate
@@ -72,20 +72,20 @@ class PolicySubject:
 
     @property
     def label(self) -> str:
-        """The policy as it was asked for."""
+        """The label of the candidate."""
         return self.candidate.label
 
     @property
     def takes_budget(self) -> bool:
-        """As the candidate."""
+        """Whether the candidate takes a budget."""
         return self.candidate.takes_budget
 
     def policy(self, *, budget: int | None, interval: int) -> Policy:
-        """The policy that is measured."""
+        """The policy to measure."""
         return self.candidate.policy(budget=budget, interval=interval)
 
     def entries(self, job: Job) -> int | None:
-        """The budget and the interval, or all tokens."""
+        """Budget + interval; all tokens without a budget."""
         policy = self.policy(budget=job.budget, interval=job.interval)
         if policy.budget is None:
             return job.prompt_tokens + job.new_tokens - 1
@@ -120,7 +120,7 @@ class PolicySubject:
 
 @attrs.frozen(kw_only=True)
 class FloorSubject:
-    """The barest loop over the same model at the same cache length."""
+    """The simplest loop over the same model at the same cache length."""
 
     label: str = FLOOR
     takes_budget: bool = True
@@ -128,7 +128,7 @@ class FloorSubject:
     in_process: bool = attrs.field(default=True, init=False)
 
     def entries(self, job: Job) -> int | None:
-        """As a policy under this budget."""
+        """The entries of a policy with this budget."""
         steps = job.new_tokens - 1
         return most(job.prompt_tokens, steps, budget=job.budget, interval=job.interval)
 
@@ -153,12 +153,12 @@ class FloorSubject:
 
 @attrs.frozen(kw_only=True)
 class GenerateSubject:
-    """transformers' own `generate()` with its full cache; nothing ends a sequence.
+    """transformers' own `generate()` with its full cache; a sequence never ends early.
 
     Args:
-        label: in tables.
-        static: a cache allocated once for prompt and answer, not one that grows. On CUDA
-            transformers compiles the model for it; that is done in the warm-up.
+        label: name in tables.
+        static: use a cache that is allocated once, instead of one that grows. On CUDA transformers
+            compiles the model for it, during the warm-up.
     """
 
     label: str
@@ -172,7 +172,7 @@ class GenerateSubject:
         return job.prompt_tokens + job.new_tokens - (0 if self.static else 1)
 
     def measure(self, job: Job) -> Answer:
-        """Decode with `generate()`, which tells a streamer of every token."""
+        """Decode with `generate()`; a streamer receives every token."""
         prompts = torch.tensor(job.prompts, device=job.model.device)
 
         def decode(new_tokens: int, recorder: Recorder) -> None:
@@ -186,11 +186,11 @@ class GenerateSubject:
                 job.model.generate(
                     prompts,
                     attention_mask=torch.ones_like(prompts),
-                    # The cache is as large in the warm-up, which would else compile for another.
+                    # The cache has the same size in the warm-up, so that it is compiled once.
                     max_new_tokens=job.new_tokens,
                     stopping_criteria=[enough] if warming_up else None,
                     do_sample=False,
-                    # Rather than min_new_tokens, whose logits processor would cost it time.
+                    # Not min_new_tokens, because its logits processor would take time.
                     eos_token_id=None,
                     pad_token_id=0,
                     cache_implementation="static" if self.static else None,
@@ -201,7 +201,7 @@ class GenerateSubject:
 
 
 class _Streamer:
-    """Books a lap for every token that `generate()` hands over; the prompt comes first."""
+    """Records a lap for every token that `generate()` streams; the prompt comes first."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -217,14 +217,14 @@ class _Streamer:
 
 
 def recorded(job: Job, decode: Callable[[int, Recorder], None]) -> Answer:
-    """Warm up, then decode the job in earnest; returns what was recorded.
+    """Warm up, then decode the job; returns the record.
 
     Args:
-        job: what is to be decoded.
-        decode: decodes so many tokens and books their laps.
+        job: the job to decode.
+        decode: decodes a number of tokens and records their laps.
     """
     device = job.model.device
-    # On a device, kernels are chosen and graphs captured when first used, an event's too.
+    # On accelerators the first steps and the first event choose kernels and capture graphs.
     warm_up = 2 if device.type == "cpu" else job.interval + 2
     meter = meter_for(device)
     if job.new_tokens > warm_up:
@@ -243,23 +243,23 @@ def policies_of(
     config: Any = None,
     seed: int = 0,
 ) -> list[PolicySubject]:
-    """The policies named; `skipkv` and `seal` steer.
+    """The named policies; `skipkv` and `seal` steer.
 
-    What they are not given they take from the model's settings, but for budget and interval. Where
-    neither names a vector, it is a random direction for the middle layer, which costs the same and
-    means nothing.
+    Options that are not given come from the model's settings, except budget and interval. Without a
+    vector from either, `skipkv` and `seal` steer with a random direction at the middle layer, which
+    costs the same and has no meaning.
 
     Args:
-        texts: as `skipkv eval --policies` has them.
-        settings: a model's own, from `skipkv.compositions.model_settings`; {} for the published.
-        config: of the model to be steered; None to see whether all could be built.
-        seed: of a random vector.
+        texts: names as for `skipkv eval --policies`.
+        settings: a model's own, from `skipkv.compositions.model_settings`; {} uses the published.
+        config: config of the model to steer; None only checks that the policies can be built.
+        seed: seed of a random vector.
     """
     return [_steering(c, config, seed) for c in parse_candidates(texts, settings=settings)]
 
 
 def _steering(candidate: Candidate, config: Any, seed: int) -> PolicySubject:
-    """A subject that steers, if its policy is one that does."""
+    """The subject of a candidate, with a random vector if the policy steers and has none."""
     steers = candidate.source in (presets.skipkv, presets.seal)
     if not steers or "vector" in {**candidate.own, **candidate.options}:
         return PolicySubject(candidate=candidate, note=candidate.note)
@@ -276,10 +276,10 @@ def baselines_of(names: Sequence[str], *, kvpress: Subject | None) -> list[Subje
 
     Args:
         names: some of `BASELINES`.
-        kvpress: how that one is measured, where it can be.
+        kvpress: the subject of kvpress, if it can be measured.
 
     Raises:
-        ConfigError: another name, or kvpress without its interpreter.
+        ConfigError: an unknown name, or kvpress without its interpreter.
     """
     found: list[Subject] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""From measurements to tables: medians over rounds, and ratios taken within a round."""
+"""Tables of measurements: medians over rounds, and ratios taken within a round."""
 
 import json
 import statistics
@@ -18,14 +18,14 @@ from skipkv.errors import InputError
 from skipkv.evaluation.cells import FULL
 
 RIVALS = (DYNAMIC, STATIC, FULL, KVPRESS)
-"""What tokens per second are compared with."""
+"""The baselines that tokens per second are compared with."""
 
 
 def folder_at(path: str | Path) -> RunFolder:
     """The folder of a benchmark.
 
     Args:
-        path: where it is, or is to be.
+        path: its path; the folder need not exist.
     """
     return RunFolder(
         path,
@@ -37,33 +37,33 @@ def folder_at(path: str | Path) -> RunFolder:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """What one case gave. Times are in seconds, memory in bytes.
+    """The results of one case. Times are in seconds, memory in bytes.
 
     Args:
         case: subject, batch size and budget.
-        status: "ok", or why it has no numbers: "oom" or "error".
-        rounds: how many runs the numbers are of.
-        tokens_per_second: of all sequences together, prefill included.
-        latency: from the call to the last token.
-        first_token: from the call to the first.
+        status: "ok", or the kind of failure: "oom" or "error".
+        rounds: number of runs behind the numbers.
+        tokens_per_second: throughput of all sequences together, prefill included.
+        latency: time from the call to the last token.
+        first_token: time from the call to the first token.
         step: median time of a decode step.
-        step_p95: the time that 95 % of them keep within.
+        step_p95: 95th percentile of the time of a step.
         event: median time of an event.
         event_share: events' share of the decoding time.
         decode_step: mean time of a step, events' share included.
         cpu_step: the same in processor time.
-        memory: peak beyond that of the loaded model.
-        held: keys and values it should hold.
-        kv: keys and values allocated.
-        cost: of a step over the floor's: medians, events' share included.
-        cost_total: of the whole decoding over the floor's.
-        cost_cpu: of the processor time over the floor's.
-        speedup: rival -> tokens per second over the rival's.
-        speedup_cpu: rival -> the same of decoding, in processor time.
-        crossover: rival -> generated length from which on it took less time in all; None where that
-            never happened, and no rival where there was none.
+        memory: peak memory beyond that of the loaded model.
+        held: bytes of keys and values that the subject should hold.
+        kv: bytes of keys and values allocated.
+        cost: typical time of a step (medians, events' share included), divided by the floor's.
+        cost_total: time of the whole decoding, divided by the floor's.
+        cost_cpu: processor time, divided by the floor's.
+        speedup: rival -> tokens per second, divided by the rival's.
+        speedup_cpu: rival -> the same for decoding, in processor time.
+        crossover: rival -> generated length from which on the case took less time in all; None if
+            it never did. Rivals that were not measured are missing.
         curve: (tokens, seconds, bytes), medians over the rounds.
-        note: what a reader should know.
+        note: a remark for readers.
     """
 
     case: Case
@@ -96,9 +96,9 @@ class Summary:
     """All rows of a benchmark.
 
     Args:
-        model: its name.
-        settings: those of the run.
-        rows: one per case.
+        model: name of the model.
+        settings: settings of the run.
+        rows: one row per case.
     """
 
     model: str
@@ -112,9 +112,9 @@ class Summary:
         """Sum up measurements, in the order of their cases.
 
         Args:
-            measurements: of any number of rounds.
-            model: its name.
-            settings: those of the run.
+            measurements: measurements of any number of rounds.
+            model: name of the model.
+            settings: settings of the run.
         """
         cases = list(dict.fromkeys(m.case for m in measurements))
         return cls(
@@ -128,12 +128,12 @@ class Summary:
         """Sum up what a benchmark has measured so far.
 
         Raises:
-            InputError: none ran there.
+            InputError: the folder holds no benchmark.
         """
         there = folder_at(folder)
         run = there.read()
         if run is None:
-            raise InputError(f"{folder} holds no benchmark: there is no {RUN}.")
+            raise InputError(f"{folder} holds no benchmark: it has no {RUN}.")
         measurements, _ = read_lines(there.path / there.records, Measurement)
         return cls.of(measurements, model=run["model"], settings=run["settings"])
 
@@ -160,7 +160,7 @@ class Summary:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def heading(self) -> str:
-        """What was measured, in a sentence."""
+        """One sentence with the model, the device and the settings."""
         s = self.settings
         rounds = max((row.rounds for row in self.rows), default=0)
         threads = f", threads: {s['threads']}" if s.get("device") == "cpu" else ""
@@ -189,7 +189,7 @@ class Summary:
         return "\n".join(lines)
 
     def steps(self) -> str:
-        """Steps, events, and what they cost over the floor and the full caches."""
+        """Times of steps and events."""
 
         def cells(row: Row) -> list[str]:
             events = row.event is not None and row.event.median > 0
@@ -206,9 +206,10 @@ class Summary:
         return self._table(heads, self.rows, cells)
 
     def costs(self) -> str:
-        """A step, events' share included, over the floor's of the same round.
+        """Time of a step, events' share included, divided by the floor's of the same round.
 
-        "median" takes medians of steps and events, "mean" all of their time, "CPU" the processor's.
+        "median" uses the medians of steps and events, "mean" their total time, and "CPU" the
+        processor time.
         """
         rows = [row for row in self.rows if row.cost is not None or row.status != "ok"]
         if not any(row.cost for row in rows):
@@ -220,7 +221,7 @@ class Summary:
         return self._table(["cost / floor: median", "mean", "CPU"], rows, cells)
 
     def speedups(self) -> str:
-        """Tokens per second over those of full caches and of kvpress, in wall and CPU time."""
+        """Tokens per second divided by those of full caches and kvpress, in wall and CPU time."""
         rivals = [r for r in RIVALS if any(r in row.speedup for row in self.rows)]
         if not rivals:
             return ""
@@ -245,7 +246,7 @@ class Summary:
         return self._table(heads, self.rows, cells)
 
     def crossings(self) -> str:
-        """From which length on each subject has taken less time than the full caches."""
+        """The length from which on each subject has taken less time than the full caches."""
         rivals = [r for r in RIVALS if any(r in row.crossover for row in self.rows)]
         if not rivals:
             return ""
@@ -265,7 +266,7 @@ class Summary:
     def _table(
         self, heads: Sequence[str], rows: Iterable[Row], cells: Callable[[Row], list[str]]
     ) -> str:
-        """A row per case; one without numbers says why."""
+        """A row per case; a row without numbers has the reason."""
         lines = [
             f"| subject | budget | batch | {' | '.join(heads)} |",
             "|---|--:|--:|" + "--:|" * len(heads),
@@ -293,7 +294,7 @@ def _row(case: Case, measurements: Sequence[Measurement]) -> Row:
         return Spread.of(value(m) for m in good)
 
     def against(rival: str, value: Callable[[Measurement], Any]) -> Spread | None:
-        """Our value over the rival's of the same round."""
+        """Our value divided by the rival's of the same round."""
         return Spread.of(
             value(m) / value(other)
             for m in good
@@ -350,7 +351,7 @@ def _row(case: Case, measurements: Sequence[Measurement]) -> Row:
 def _beside(
     measurement: Measurement, rival: str, measurements: Iterable[Measurement]
 ) -> Measurement | None:
-    """The rival's run of the same round and batch size, at the same budget where it takes one."""
+    """The rival's run of the same round and batch size, and of the same budget if it takes one."""
     return next(
         (
             other
@@ -366,7 +367,7 @@ def _beside(
 
 
 def _median_curve(curves: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
-    """Point by point; all rounds look at the same lengths."""
+    """The median curve, point by point: all rounds have the same lengths."""
     return tuple(
         (
             points[0][0],
@@ -378,7 +379,7 @@ def _median_curve(curves: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...
 
 
 def _median_length(lengths: Iterable[int | None]) -> int | None:
-    """The median; never is longer than any length."""
+    """The median length; None ("never") counts as longer than any length."""
     found = sorted(lengths, key=lambda n: float("inf") if n is None else n)
     return found[(len(found) - 1) // 2]
 

@@ -1,8 +1,8 @@
 """Calibration of steering vectors on a model: traces, the thoughts in them, their hidden states.
 
-`run.py` is the way in; each other file is one step of it. What is made of the states, with no model
-in sight, is in `skipkv/steerers/calibration.py`. To add a step: give it a file, and store what it
-costs much to make in the workspace, so that a run that was stopped goes on where it was.
+Start with `run.py`; each other file is one step of it. The vector is computed from the states in
+`skipkv/steerers/calibration.py`, without a model. To add a step, give it a file, and store its
+expensive results in the workspace, so that a stopped run can resume.
 """
 
 from skipkv.calibration.run import Settings, collect

@@ -1,4 +1,4 @@
-"""Where the thoughts of a trace open, and of what kind they are."""
+"""The places where the thoughts of a trace open, and the kinds of these thoughts."""
 
 import attrs
 
@@ -14,9 +14,9 @@ class Opening:
     """A token that ends a paragraph inside the thinking part, and the thought it opens.
 
     Args:
-        position: of the token, in prompt and trace together.
-        text: of the thought.
-        kind: what it was for.
+        position: position of the token in the prompt and trace together.
+        text: text of the thought.
+        kind: kind of the thought.
     """
 
     position: int
@@ -29,15 +29,15 @@ def openings(
 ) -> list[Opening]:
     """The thoughts of a trace that open where steering would act.
 
-    Those are the paragraphs behind a token with an empty line inside the thinking part; of the
-    prompt, its last token counts and no other. A thought ends with the next such token, at the end
-    of the thinking part or with the trace; the last one of a trace that was cut short is left out,
-    and so are empty ones.
+    A thought is a paragraph after a token with an empty line, inside the thinking part. Of the
+    prompt, only the last token can open a thought. A thought ends at the next such token, at the
+    end of the thinking part or at the end of the trace. Empty thoughts are left out, and so is the
+    last thought of a trace that was cut short.
 
     Args:
         trace: prompt and decoded tokens.
-        marks: of the model's vocabulary.
-        text: of its tokens.
+        marks: the marks of the model's vocabulary.
+        text: the text of its tokens.
         classify: names the kind of a thought.
     """
     ids = [*trace.prompt, *trace.tokens]
@@ -55,7 +55,7 @@ def openings(
         before, thinking = thinking, marks.thinking(token, thinking)
         if position < len(trace.prompt) - 1:
             continue
-        if before and not thinking:  # the closing mark is no part of the thought
+        if before and not thinking:  # the closing mark does not belong to the thought
             close()
             opened, pieces = None, []
             continue

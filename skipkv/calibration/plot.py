@@ -1,4 +1,4 @@
-"""The separation of each layer, as a picture."""
+"""A plot of the separation at each layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,15 +23,15 @@ def require_matplotlib() -> Any:
 
 
 def plot_separation(calibration: Calibration, path: str) -> None:
-    """Draw d' and the area under the ROC curve by layer, and mark the chosen one.
+    """Plot d' and the area under the ROC curve by layer, and mark the chosen layer.
 
     Args:
-        calibration: what is drawn.
-        path: of the picture; the name's ending says the format.
+        calibration: the calibration to plot.
+        path: path of the image; its suffix decides the format.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        InputError: nothing can be written there.
+        InputError: the file cannot be written.
     """
     figure = require_matplotlib().Figure(figsize=(7.5, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -48,7 +48,7 @@ def plot_separation(calibration: Calibration, path: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     upper.axhline(0, color=_TEXT, linewidth=0.6)
     lower.axhline(0.5, color=_TEXT, linewidth=0.6, linestyle=":")
-    # beside the axes: over them it would hide points
+    # beside the axes, where it hides no points
     upper.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     lower.set_xlabel("layer whose input is steered", color=_TEXT)
     lower.xaxis.get_major_locator().set_params(integer=True)

@@ -1,4 +1,4 @@
-"""From prompts, or traces, to hidden states on the disk: one calibration, step by step."""
+"""The steps of a calibration: from prompts or traces to hidden states on disk."""
 
 import hashlib
 import json
@@ -26,17 +26,18 @@ from skipkv.steerers import ThoughtStates
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What traces and states depend on.
+    """The settings that traces and states depend on.
 
     Args:
-        model: its name, for the vector's file.
-        layers: whose inputs are collected; None for all.
-        max_new_tokens: of a trace.
-        temperature: of the traces, 0 being greedy, and of the regenerations, which take 1 then.
-        regenerations: thoughts regenerated where one opens, to see how stable its kind is; 0 for
-            none.
-        regenerated_tokens: tokens of each at most.
-        seed: of all sampling.
+        model: name of the model, for the vector's file.
+        layers: layers whose inputs are collected; None for all.
+        max_new_tokens: the most tokens of a trace.
+        temperature: temperature of traces and regenerations. 0 decodes traces greedily, and
+            regenerations then use 1.
+        regenerations: how often each thought is regenerated, to see how stable its kind is; 0
+            skips this.
+        regenerated_tokens: the most tokens of a regenerated thought.
+        seed: seed of all sampling.
 
     Raises:
         ConfigError: a number out of range.
@@ -63,24 +64,24 @@ def collect(
 ) -> StoredStates:
     """Generate a trace per prompt, and collect the hidden states where its thoughts open.
 
-    Both are kept in the folder as they are made. A run that was stopped goes on there, and gives
-    what it would have given: a trace depends on its prompt, its number and the seed alone.
+    Both are stored in the folder as they are made. A stopped run resumes from them with the same
+    results: a trace depends only on its prompt, its number and the seed.
 
     Args:
         engine: decodes the traces, under a policy that keeps everything.
         prompts: token ids of each question's prompt.
-        folder: for what is made; of one calibration.
-        settings: what that depends on.
-        completions: traces that are there already, a text per prompt and whether it ended by
-            itself; then none is generated.
+        folder: stores traces and states; each calibration needs its own.
+        settings: the settings that traces and states depend on.
+        completions: existing traces: per prompt the text, and whether it ended by itself. Traces
+            are then not generated.
         classify: names the kind of a thought; English marker words by default.
-        progress: show bars on stderr, or nothing. Default: bars on a terminal, a line every 30
-            seconds elsewhere.
+        progress: whether to show bars on stderr. By default bars on a terminal, and elsewhere a
+            line every 30 seconds.
 
     Raises:
         ConfigError: a layer that the model does not have.
-        InputError: the folder is of another calibration, in use or cannot be written; or prompts
-            cannot be decoded.
+        InputError: the folder belongs to another calibration, is in use or cannot be written; or
+            prompts cannot be decoded.
     """
     classify = MarkerWords.english() if classify is None else classify
     there = engine.model.config.num_hidden_layers
@@ -111,7 +112,7 @@ def _fill(
     classify: ThoughtClassifier,
     progress: bool | None,
 ) -> None:
-    """Make the traces and states that are not there yet."""
+    """Make the missing traces and states."""
     if completions is None:
         _generate(engine, prompts, work, settings, progress)
     else:
@@ -148,7 +149,7 @@ def _generate(
     settings: Settings,
     progress: bool | None,
 ) -> None:
-    """The traces that are not there yet, each written down as it ends."""
+    """Generate the missing traces; each is stored as it ends."""
     missing = [i for i in range(len(prompts)) if i not in work.traces]
     completions = engine.generate(
         [prompts[i] for i in missing],
@@ -178,7 +179,7 @@ def _read(
     completions: Sequence[tuple[str, bool]],
     work: Workspace,
 ) -> None:
-    """Take over traces that were written elsewhere."""
+    """Store given traces."""
     for index, (prompt, (written, finished)) in enumerate(zip(prompts, completions, strict=True)):
         if index not in work.traces:
             tokens = engine.tokenizer(written, add_special_tokens=False)["input_ids"]
@@ -191,7 +192,7 @@ def _fingerprint(
     completions: Sequence[tuple[str, bool]] | None,
     classify: ThoughtClassifier,
 ) -> dict[str, object]:
-    """What must be the same for a stopped run to go on."""
+    """The settings that must be the same for a stopped run to resume."""
     return {
         **attrs.asdict(settings),
         "prompts": _digest([list(prompt) for prompt in prompts]),

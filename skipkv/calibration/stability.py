@@ -1,4 +1,4 @@
-"""Does the model do the same kind of thing again when it starts over where a thought opens?"""
+"""How often a thought that the model writes again, from its opening on, is of the same kind."""
 
 from collections.abc import Sequence
 
@@ -23,26 +23,26 @@ def agreement(
     temperature: float | int,
     seed: int,
 ) -> Float[Tensor, "N"]:
-    """Per opening, the share of regenerated thoughts that are of the kind the trace's was.
+    """Per opening, the share of regenerated thoughts with the kind of the original thought.
 
-    The hidden state at an opening holds the coming thought's kind only where it is decided there;
-    where the model would do now this and now that, the state says little, and blurs the means.
+    The hidden state at an opening predicts the thought's kind only if the kind is decided there. If
+    regenerated thoughts differ in kind, the state carries little information and blurs the means.
 
     Source: Zhuang et al. 2026 (arXiv 2604.02113), stability filtering.
 
     Args:
         engine: decodes the thoughts.
-        trace: the openings' trace.
-        opened: where its thoughts open.
+        trace: the trace.
+        opened: the openings of its thoughts.
         classify: names the kind of a thought.
-        samples: thoughts regenerated at each.
-        max_tokens: tokens of each at most; what is longer is classified by its beginning.
-        temperature: of the sampling.
-        seed: with the trace's number it seeds the sampling.
+        samples: number of regenerated thoughts per opening.
+        max_tokens: the most tokens of each; a longer thought is classified by its beginning.
+        temperature: temperature of the sampling.
+        seed: seeds the sampling, together with the trace's number.
     """
     ids = [*trace.prompt, *trace.tokens]
     limit = getattr(engine.model.config, "max_position_embeddings", None) or len(ids) + max_tokens
-    # without room to regenerate, nothing agrees
+    # an opening without room to regenerate has no agreement
     fitting = [i for i, o in enumerate(opened) if o.position + 1 + max_tokens <= limit]
     shares = torch.zeros(len(opened))
     completions = engine.generate(

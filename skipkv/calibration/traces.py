@@ -1,4 +1,4 @@
-"""Traces: what a model wrote for a prompt, kept as JSON lines."""
+"""Traces: what a model wrote for a prompt, stored as JSON lines."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ class Trace:
 
     Args:
         index: number of the question.
-        prompt: its token ids.
-        tokens: those decoded.
-        finished: whether it ended by itself, so that its last thought is whole.
+        prompt: token ids of the prompt.
+        tokens: token ids of what was decoded.
+        finished: whether the trace ended by itself, so that its last thought is complete.
     """
 
     index: int = attrs.field(validator=is_a(int, least=0))
@@ -36,15 +36,15 @@ class Trace:
 
 
 def read_completions(path: str, *, text: str = "text") -> list[tuple[str, bool]]:
-    """What was written for each prompt, from JSON lines such as `skipkv generate --json` prints.
+    """Read completions from JSON lines such as `skipkv generate --json` prints.
 
     Args:
-        path: of the file.
-        text: field with what was written.
+        path: path of the file.
+        text: name of the field with the text.
 
     Returns:
-        Per line the text, and whether it ended by itself: false where a field `stop_reason` says
-        something else than "eos" or "stop_string".
+        Per line the text, and whether it ended by itself: false if the line has a `stop_reason`
+        other than "eos" or "stop_string".
 
     Raises:
         InputError: an unreadable file, or a line without the field.

@@ -1,4 +1,4 @@
-"""The folder of a calibration: what was made so far, so that a stopped run can go on."""
+"""The folder of a calibration with the results so far, so that a stopped run can resume."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ class Workspace:
     Use `Workspace.opened`, which locks the folder.
 
     Args:
-        folder: of the calibration; it is there.
+        folder: folder of the calibration; it must exist.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -34,11 +34,11 @@ class Workspace:
     @classmethod
     @contextmanager
     def opened(cls, folder: Path, settings: Mapping[str, Any]) -> "Iterator[Workspace]":
-        """A workspace that no other process uses meanwhile.
+        """Open a workspace and lock it against other processes.
 
         Args:
-            folder: made where it is not there.
-            settings: what traces and states depend on; a folder of other settings is refused.
+            folder: made if it does not exist.
+            settings: what traces and states depend on; a folder with other settings is refused.
 
         Raises:
             InputError: the folder belongs to other settings, is in use, or cannot be written.
@@ -55,10 +55,10 @@ class Workspace:
                 work._file.close()
 
     def add(self, trace: Trace) -> None:
-        """Write a trace down.
+        """Store a trace.
 
         Args:
-            trace: the trace; its number is new.
+            trace: the trace, with a new number.
         """
         self._file.add(trace)
         self.traces[trace.index] = trace
@@ -68,7 +68,7 @@ class Workspace:
         return self._path(index).exists()
 
     def store(self, states: ThoughtStates) -> None:
-        """Store a trace's states, whole or not at all."""
+        """Store a trace's states, atomically."""
         tensors = {"states": states.states.contiguous(), "kinds": states.kinds}
         if states.agreement is not None:
             tensors["agreement"] = states.agreement
@@ -76,12 +76,12 @@ class Workspace:
         with writing(path):
             try:
                 save_file(tensors, path.with_suffix(".partial"))
-            except SafetensorError as error:  # what it makes of the system's errors
+            except SafetensorError as error:  # safetensors wraps the system's errors in it
                 raise OSError(str(error)) from error
             os.replace(path.with_suffix(".partial"), path)
 
     def states(self) -> "StoredStates":
-        """The states of all traces, read from the disk one at a time."""
+        """The states of all traces, read from disk one at a time."""
         return StoredStates(sorted(self._states.glob("*.safetensors")))
 
     def _path(self, index: int) -> Path:
@@ -89,7 +89,7 @@ class Workspace:
 
 
 class StoredStates(Sequence[ThoughtStates]):
-    """Traces' states in files, each read when asked for and then let go."""
+    """The states of traces in files; each is read on access and not kept."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = list(files)
@@ -98,7 +98,7 @@ class StoredStates(Sequence[ThoughtStates]):
         return len(self._files)
 
     def __getitem__(self, index: Any) -> Any:
-        """The states of one file; of several, a sequence."""
+        """The states of one trace; for a slice, a sequence of them."""
         if isinstance(index, slice):
             return StoredStates(self._files[index])
         file = self._files[index]

@@ -43,9 +43,9 @@ def narrowed(markdown: str, *, minor: Sequence[str] = (), width: int | None = No
     Example:
         >>> table = "| a | b c | d |\\n|---|--:|--:|\\n| x | 1.5 [1, 2] | 7 |"
         >>> print(narrowed(table, minor=["d"], width=8))
-        a    b c
-        --------
-        x    1.5
+        a  b c
+        ------
+        x  1.5
     """
     width = width or max(_LEAST, shutil.get_terminal_size().columns)
     parts = []

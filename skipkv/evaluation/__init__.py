@@ -1,7 +1,7 @@
 """Evaluation: what eviction costs, measured on problems with known answers.
 
-Start with `sweep.py`. To add a data set: a line in `DEFAULTS` of `datasets.py`, where the hub has
-it, and its file in the tests; any JSONL file needs nothing.
+Start with `sweep.py`. To add a data set of the hub, add a line in `DEFAULTS` of `datasets.py`, its
+place on the hub, and its file in the tests. A JSONL file works without any change.
 """
 
 from skipkv.evaluation.candidates import Candidate

@@ -1,10 +1,10 @@
-"""Finding the answer in what a model wrote."""
+"""Finds the answer in the text of a model."""
 
 import re
 
 THINK, END_THINK = "<think>", "</think>"
 _BOXED = re.compile(r"\\boxed(?![A-Za-z])\s*")
-# What `\boxed` holds without braces: a number, a command with its arguments, or a letter.
+# The content of `\boxed` without braces: a number, a command with its arguments, or a letter.
 _ARGUMENT = r"\s*(?:[0-9A-Za-z]|\{(?:[^{}]|\{[^{}]*\})*\})"
 _UNBRACED = re.compile(
     r"[-+]?(?:\d+(?:[.,]\d+)*(?:/\d+)?"
@@ -14,17 +14,17 @@ _UNBRACED = re.compile(
     r"|\\(?!boxed)[A-Za-z]+"
     r"|[A-Za-z](?![A-Za-z]))"
 )
-# What stands between two parts of one answer: `\boxed{3}$ and $y = \boxed{5}`.
+# The text between two parts of one answer: `\boxed{3}$ and $y = \boxed{5}`.
 _SPACE = r"[\s$&]|\\[,;!()\[\] ]|\\q?quad(?![A-Za-z])|[A-Za-z]\s*="
 _JOINT = r"[,;]|\band\b|\bor\b|\\text\s*\{\s*(?:,|and|or)\s*\}"
 _BETWEEN = re.compile(rf"(?:{_SPACE})*(?:{_JOINT})(?:{_SPACE}|{_JOINT})*")
 
 
 def final_answer(text: str, *, opened: bool = False) -> str | None:
-    r"""The content of the last `\boxed{...}` after the thinking; None where there is none.
+    r"""The content of the last `\boxed{...}` after the thinking; None if there is no such box.
 
-    What a model boxes while it thinks is not yet its answer: a trace cut off inside
-    `<think>` has none. A model that does not mark its thinking answers with all it writes.
+    A box inside the thinking is not the answer: a trace that was cut off inside `<think>` has no
+    answer. If the model does not mark its thinking, the whole text counts.
 
     Boxes that are empty or never closed do not count. Boxes joined by a comma, "and" or "or" are
     the parts of one answer; commas separate them in the result. A box without braces, `\boxed 5`,
@@ -32,7 +32,7 @@ def final_answer(text: str, *, opened: bool = False) -> str | None:
 
     Args:
         text: the decoded text, special tokens included.
-        opened: whether the prompt ended in `<think>`, as some chat templates let it.
+        opened: whether the prompt ended in `<think>`, as with some chat templates.
 
     Example:
         >>> final_answer(r"<think> \boxed{4}? No. </think> It is \boxed{\frac{1}{2}}.")
@@ -46,7 +46,7 @@ def final_answer(text: str, *, opened: bool = False) -> str | None:
     if not closed and (opened or THINK in text):
         return None
     parts: list[str] = []
-    following = 0  # where the part after this one begins
+    following = 0  # the place where the part after this one begins
     for match in reversed(list(_BOXED.finditer(after))):
         content = _content(after, match.end())
         if content is None:
@@ -61,7 +61,7 @@ def final_answer(text: str, *, opened: bool = False) -> str | None:
 
 
 def thinking(text: str) -> str:
-    """The part between `<think>` and `</think>`; to the text's ends where a mark is missing.
+    """The part between `<think>` and `</think>`; it reaches the text's end if a mark is missing.
 
     Example:
         >>> thinking("<think>a</think>b"), thinking("a</think>b"), thinking("<think>a")
@@ -72,13 +72,13 @@ def thinking(text: str) -> str:
 
 
 def _content(text: str, start: int) -> tuple[str, int] | None:
-    """What a box holds whose `{`, or whose content, begins at `start`, and where the box ends."""
+    """The content of a box and its end; its `{`, or its content, begins at `start`."""
     if not text.startswith("{", start):
         found = _UNBRACED.match(text, start)
         return None if found is None else (found[0], found.end())
     depth = 0
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)  # an escaped brace counts for nothing
+        depth += {"{": 1, "}": -1}.get(match[0], 0)  # an escaped brace does not count
         if depth == 0:
             content = text[start + 1 : match.start()].strip()
             return (content, match.end()) if content else None

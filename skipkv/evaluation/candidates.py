@@ -1,4 +1,4 @@
-"""Candidates: policies that still want a budget, under the names a table calls them."""
+"""Candidates: policies without a budget, with the labels they have in tables."""
 
 import inspect
 import re
@@ -28,11 +28,11 @@ class Candidate:
     """A policy under a label, to be built at any budget.
 
     Args:
-        label: what records and tables call it.
-        source: a finished `Policy`, which keeps its own budget; or a callable that returns one, as
-            the presets are, of a `budget` and perhaps an `interval`.
-        options: further arguments for it; a `vector` (and `strength`, `growth`) steers it.
-        own: what it is given with this model where `options` say nothing.
+        label: its name in records and tables.
+        source: a finished `Policy`, which keeps its own budget; or a callable such as a preset,
+            which takes a `budget` and perhaps an `interval` and returns a policy.
+        options: further arguments for the callable; a `vector` (and `strength`, `growth`) steers.
+        own: the model's own arguments; `options` replace them.
 
     Example:
         >>> from skipkv import presets
@@ -58,12 +58,12 @@ class Candidate:
 
     @classmethod
     def parse(cls, text: str, *, settings: Settings | None = None) -> "Candidate":
-        """A candidate as the command line names it.
+        """The candidate of a name on the command line.
 
         Args:
-            text: as for `skipkv.compositions.resolve_policy`. It is the label.
-            settings: a model's own, from `model_settings`, but for budget and interval, which
-                are said when the policy is built; None for the published ones.
+            text: the name, as for `skipkv.compositions.resolve_policy`. It becomes the label.
+            settings: a model's own, from `model_settings`; None uses the published ones. Budget and
+                interval are left out, since `policy` takes them.
 
         Raises:
             ConfigError: there is no such policy, or an option is not written `name=value`.
@@ -75,23 +75,23 @@ class Candidate:
 
     @property
     def note(self) -> str | None:
-        """Which settings it has from the model, in a line; None where there are none."""
+        """One line with the settings that come from the model; None without any."""
         return described(self.label, self.own, self.options)
 
     @property
     def takes_budget(self) -> bool:
-        """Whether there is a cell for every budget, or a single one."""
+        """Whether it has a cell for every budget, instead of a single one."""
         return not isinstance(self.source, Policy) and takes(self.source, "budget")
 
     def policy(self, *, budget: int | None, interval: int | None) -> Policy:
         """The policy at a budget.
 
         Args:
-            budget: entries per KV head, in tokens; None for a candidate that takes none.
-            interval: decode steps between two events; for those that take it.
+            budget: entries per KV head, in tokens; None for a candidate without a budget.
+            interval: decode steps between two events; unused if the candidate does not take it.
 
         Raises:
-            ConfigError: it cannot be built like this; the message says which candidate.
+            ConfigError: it cannot be built with these; the message names the candidate.
         """
         if isinstance(self.source, Policy):
             return self.source
@@ -116,7 +116,7 @@ def full() -> Candidate:
 
 
 def parse_candidates(texts: Iterable[str], *, settings: Settings | None = None) -> list[Candidate]:
-    """Candidates from comma-separated lists; a comma before `name=value` goes on with options.
+    """Candidates from comma-separated lists; after a comma, `name=value` is one more option.
 
     Args:
         texts: the lists.

@@ -1,4 +1,4 @@
-"""Budgets as one asks for them, and cells: what a sweep measures."""
+"""Budgets of a sweep, in tokens or percent, and cells: what a sweep measures."""
 
 import math
 from typing import Any
@@ -13,15 +13,14 @@ from skipkv.errors import ConfigError
 class BudgetPoint:
     """A budget in tokens, or in percent of the full cache's mean trace on the same data set.
 
-    Percents let one list of budgets fit data sets whose traces differ tenfold in length, and are
-    what a budget means to a reader who does not know these lengths.
+    With percents, one list of budgets fits data sets whose traces differ tenfold in length.
 
     Args:
         tokens: entries per KV head.
-        percent: of the mean length of prompt and decoded tokens together, in (0, 100].
+        percent: percent of the mean length of prompt and decoded tokens together, in (0, 100].
 
     Raises:
-        ConfigError: not exactly one of the two, or out of range.
+        ConfigError: not exactly one of the two is given, or it is out of range.
 
     Example:
         >>> BudgetPoint.parse("25%").tokens_of(mean_trace=400.0), str(BudgetPoint.parse(96))
@@ -39,10 +38,10 @@ class BudgetPoint:
 
     @classmethod
     def parse(cls, value: "str | int | BudgetPoint") -> "BudgetPoint":
-        """`96` or "96": tokens; "25%": percent.
+        """Read a budget: `96` or "96" is in tokens, "25%" in percent.
 
         Raises:
-            ConfigError: it is neither.
+            ConfigError: the value is neither.
         """
         if isinstance(value, BudgetPoint):
             return value
@@ -60,7 +59,7 @@ class BudgetPoint:
             ) from None
 
     def tokens_of(self, mean_trace: float | int) -> int:
-        """The budget in tokens, where the full cache's traces are so long on average."""
+        """The budget in tokens, given the mean length of the full cache's traces."""
         if self.tokens is not None:
             return self.tokens
         assert self.percent is not None  # held by the constructor
@@ -82,9 +81,9 @@ class Cell:
     """One policy at one budget on one data set: what a row of the table shows.
 
     Args:
-        data: the data set's name.
-        policy: the policy's label.
-        asked: the budget as it was asked for, "96" or "25%"; None for a policy that takes none.
+        data: name of the data set.
+        policy: label of the policy.
+        asked: the requested budget, "96" or "25%"; None for a policy without a budget.
         budget: the same in tokens.
 
     Example:
@@ -99,7 +98,7 @@ class Cell:
 
     @property
     def is_full(self) -> bool:
-        """Whether this is the baseline that the others stand beside."""
+        """Whether this is the full cache, the baseline."""
         return self.policy == FULL
 
     @classmethod

@@ -17,20 +17,20 @@ from skipkv.evaluation.jsonl import problem_of, read_problems
 from skipkv.evaluation.problems import Problem
 
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
-"""What the papers put behind every question."""
+"""The instruction that the papers put after every question."""
 
 
 @attrs.frozen(kw_only=True)
 class Defaults:
-    """How a data set is decoded where nobody says otherwise.
+    """The default settings for decoding a data set.
 
     Args:
         interval: decode steps between two compression events.
-        max_new_tokens: tokens decoded at most.
-        batch_size: sequences decoded side by side.
-        instruction: what follows a question in the prompt; may be empty.
-        count: how many problems, for a set that is generated.
-        policies: what `skipkv eval` compares with the full cache.
+        max_new_tokens: the most tokens decoded per sample.
+        batch_size: sequences decoded together.
+        instruction: text after each question in the prompt; may be empty.
+        count: number of problems, for a generated set.
+        policies: policies that `skipkv eval` compares with the full cache.
     """
 
     interval: int = 128
@@ -50,15 +50,15 @@ DEFAULTS = {
         batch_size=64,
         instruction="",
         count=100,
-        # the papers choose the threshold per model too; for this one see docs/results.md
+        # the papers also choose the threshold per model; docs/results.md says how this one was
     ),
     "gsm8k": Defaults(),
     "math500": Defaults(),
     "aime24": Defaults(max_new_tokens=16384),
 }
-"""The named data sets. Any other is decoded as GSM8K is."""
+"""The settings of the named data sets. Others are decoded as GSM8K."""
 
-# where the hub has them: repository, configuration, split
+# on the hub: repository, configuration, split
 _HUB = {
     "gsm8k": ("openai/gsm8k", "main", "test"),
     "math500": ("HuggingFaceH4/MATH-500", "default", "test"),
@@ -72,15 +72,15 @@ def _problems(values: Sequence[Problem]) -> tuple[Problem, ...]:
 
 @attrs.frozen(kw_only=True)
 class DataSet:
-    """Problems, and how they are put to a model.
+    """Problems, and the settings to decode them with.
 
     Args:
-        name: what records and tables call it; part of the plots' file names.
-        problems: at least one; their ids differ.
-        defaults: how they are decoded where a sweep does not say.
+        name: its name in records, tables and the file names of plots.
+        problems: at least one problem; their ids differ.
+        defaults: settings for decoding, which a sweep may replace.
 
     Raises:
-        ConfigError: a name that no file can have, no problems, or two of one id.
+        ConfigError: the name cannot be a file's, there are no problems, or two have the same id.
 
     Example:
         >>> sums = DataSet(name="sums", problems=[Problem(id="a", question="2+3?", answer="5")])
@@ -107,23 +107,23 @@ class DataSet:
         if not self.problems:
             raise ConfigError(f"DataSet(name={self.name!r}, problems=()) must hold a problem.")
         if len({problem.id for problem in self.problems}) < len(self.problems):
-            raise ConfigError(f"DataSet(name={self.name!r}) holds two problems of one id.")
+            raise ConfigError(f"DataSet(name={self.name!r}) holds two problems with the same id.")
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same problems only."""
+        """A digest of the problems."""
         text = repr([attrs.astuple(problem) for problem in self.problems])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def limited(self, limit: int | None, *, seed: int = 0) -> "DataSet":
-        """A random part of `limit` problems, the same for the same seed, in their own order.
+        """A random part of `limit` problems in their order; the same seed gives the same part.
 
-        Files are often sorted, so that their first problems are no fair sample. A smaller limit
-        gives a part of what a larger one does.
+        Files are often sorted, so that their first problems are not a fair sample. The part of a
+        smaller limit is contained in that of a larger one.
 
         Args:
-            limit: problems to take; None for all.
-            seed: which of them.
+            limit: number of problems; None for all.
+            seed: decides which.
 
         Example:
             >>> many = [Problem(id=str(i), question="?", answer="!") for i in range(9)]
@@ -152,16 +152,16 @@ def load_dataset(
 
     Args:
         spec: a name (`tiny`, which is generated; `gsm8k`, `math500` or `aime24`, from the hub);
-            `name=FILE`, the same from a JSONL file; or a FILE alone, named for it.
-        limit: so many problems only, chosen at random (see `DataSet.limited`); of `tiny`, how many
-            are generated.
-        seed: of that choice; of `tiny`, of its problems.
-        question_field: JSONL field with the question; found by itself where it is a usual one.
-        answer_field: JSONL field with the answer, likewise.
-        instruction: what follows each question; by default the papers', and nothing for `tiny`.
+            `name=FILE`, the same from a JSONL file; or a FILE alone, named after the file.
+        limit: the number of problems, chosen at random (see `DataSet.limited`); of `tiny`, the
+            number to generate.
+        seed: seed of that choice, or of the generated problems.
+        question_field: JSONL field with the question; common names are found without it.
+        answer_field: JSONL field with the answer; common names are found without it.
+        instruction: text after each question; by default the papers', and none for `tiny`.
 
     Raises:
-        InputError: an unknown name, an unusable file, or a hub that cannot be reached.
+        InputError: the name is unknown, the file cannot be used, or the hub cannot be reached.
         MissingExtraError: a data set of the hub without the extra `hub`.
     """
     name, given, path = spec.partition("=")
@@ -179,8 +179,8 @@ def load_dataset(
         problems = _from_hub(name)
     else:
         raise InputError(
-            f"No data set is called {spec!r}. Known are {', '.join(DEFAULTS)}; a file of your own "
-            "is given as FILE.jsonl or NAME=FILE."
+            f"No data set is called {spec!r}. Known are {', '.join(DEFAULTS)}. Give a file of your "
+            "own as FILE.jsonl or NAME=FILE."
         )
     return _instructed(DataSet(name=name, problems=problems).limited(limit, seed=seed), instruction)
 
@@ -219,7 +219,7 @@ def _from_hub(name: str) -> tuple[Problem, ...]:
     hub: Any = importlib.import_module("datasets")
     try:
         rows = hub.load_dataset(repository, configuration, split=split)
-    except Exception as cause:  # what `datasets` raises for want of a network depends on its day
+    except Exception as cause:  # without a network `datasets` raises errors of many types
         reason = " ".join(str(cause).split())[:200]
         raise InputError(
             f"Cannot load {name} ({repository}) from the hub: {type(cause).__name__}: {reason} "

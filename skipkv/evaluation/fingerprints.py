@@ -1,4 +1,4 @@
-"""Telling models and prompts apart, so that a resumed run goes on with the same ones."""
+"""Digests of models and prompts, so that a resumed run uses the same ones."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def of_model(model: Any) -> dict[str, Any]:
-    """What a model is, whatever folder it lies in: its kind, its size, and a digest of its weights.
+    """The identity of a model, in any folder: its kind, its size, and a digest of its weights.
 
-    The digest takes some values of every weight: a model trained on has another one.
+    The digest uses some values of every weight, so that it changes with further training.
 
     Args:
         model: a torch module with a transformers `config`.
@@ -29,14 +29,14 @@ def of_model(model: Any) -> dict[str, Any]:
 
 
 def of_prompts(ids: Sequence[Sequence[int]]) -> str:
-    """The same for the same token ids only: question, instruction, template and tokenizer."""
+    """A digest of token ids, and so of questions, instruction, chat template and tokenizer."""
     return hashlib.sha256(repr([tuple(i) for i in ids]).encode()).hexdigest()[:16]
 
 
 def seed_of(seed: int, data: str, problem: str, sample: int) -> int:
-    """The seed of one sample, which depends on nothing else that is decoded.
+    """The seed of one sample; it does not depend on what else is decoded.
 
-    All policies get the same one for a sample, so that they differ by what they evict alone.
+    All policies get the same seed for a sample, so that only eviction makes them differ.
 
     Example:
         >>> seed_of(0, "tiny", "7", 0) == seed_of(0, "tiny", "7", 1)

@@ -1,4 +1,4 @@
-"""Grading answers with math-verify."""
+"""Grades answers with math-verify."""
 
 import functools
 import multiprocessing
@@ -10,16 +10,17 @@ from typing import Any
 from skipkv._runs import require_extra
 
 _SECONDS = 5
-# What a model boxes is mostly short; sympy may take for ever over what is not.
+# Boxed answers are mostly short. sympy may take for ever on long ones.
 _LONGEST = 1000
 
 
 def grade(answer: str | None, gold: str) -> bool:
-    r"""Whether an answer says the same as the known one, in whatever form.
+    r"""Whether an answer equals the known one, in any form.
 
-    math-verify parses both as LaTeX and compares them as mathematics. It stops what takes too long
-    by an alarm signal, which only a program's main thread may set; elsewhere the comparison is made
-    in a process of its own, and ended with it. What cannot be judged in time is wrong.
+    math-verify parses both as LaTeX and compares them as mathematics. It ends a long comparison
+    with an alarm signal, which only the main thread may set. In other threads the comparison runs
+    in a process of its own, which is ended after the same time. An answer without a result in time
+    is wrong.
 
     Args:
         answer: what the model boxed; None (no answer) is wrong.
@@ -48,19 +49,19 @@ def grade(answer: str | None, gold: str) -> bool:
 
 
 def require_grader() -> None:
-    """Raise `MissingExtraError` unless math-verify is there."""
+    """Raise `MissingExtraError` unless math-verify is installed."""
     require_extra("eval", "math_verify")
 
 
 def equal(answer: str, gold: str) -> bool:
-    """math-verify's judgement; for the main thread of a process."""
+    """The result of math-verify; call it in the main thread of a process."""
     from math_verify import verify
 
     # not symmetric: the known answer comes first
     return bool(verify(_parsed(gold), _parsed(answer), timeout_seconds=_SECONDS))
 
 
-@functools.lru_cache(maxsize=4096)  # each known answer is compared with once per cell
+@functools.lru_cache(maxsize=4096)  # each known answer is used once per cell
 def _parsed(answer: str) -> Any:
     from math_verify import parse
 
@@ -75,7 +76,7 @@ _FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 
 
 def _latex(answer: str) -> str:
-    r"""The same answer without a full stop after it, and its numbers as LaTeX writes them.
+    r"""The same answer without a final full stop, and with its numbers in LaTeX.
 
     Example:
         >>> [_latex(number) for number in (r"1\,000.", "1.5e3", "2\u00bd")]

@@ -1,4 +1,4 @@
-"""95 % intervals: of a share, of a mean, of a difference of means over the same problems."""
+"""95 % intervals: of a share, a mean, and a difference of means over the same problems."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ class Estimate:
 def proportion(successes: int, trials: int) -> Estimate:
     """A share of independent trials, with Wilson's interval.
 
-    It stays inside [0, 1] and says something also where all trials went alike.
+    It stays inside [0, 1] and has a width even if all trials gave the same result.
 
     Source: Wilson 1927; `scipy.stats.binomtest`.
 
@@ -48,15 +48,15 @@ def proportion(successes: int, trials: int) -> Estimate:
 
 
 def mean(values: Sequence[float | int], *, spread: float | int | None = None) -> Estimate:
-    """A mean over problems, with the bootstrap's percentile interval; the seed is fixed.
+    """A mean over problems, with the bootstrap's percentile interval and a fixed seed.
 
-    Problems are drawn, not samples: samples of one problem go alike.
+    The bootstrap resamples problems, not samples, because samples of one problem are similar.
 
     Args:
         values: one per problem.
-        spread: where all values are equal the bootstrap sees no uncertainty, though there is some:
-            then the interval reaches as far as if the largest share of problems that Wilson admits
-            had differed by this much. None for quantities without such a bound.
+        spread: the largest possible difference between two values. If all values are equal, the
+            bootstrap's interval has no width. The interval is then widened as if the largest share
+            of problems in Wilson's interval had differed by this much. None leaves it as it is.
 
     Source: Efron 1979; `scipy.stats.bootstrap`.
 
@@ -94,8 +94,8 @@ def mean_share(values: Sequence[float | int]) -> Estimate:
 def paired(values: Sequence[float | int], baseline: Sequence[float | int]) -> Estimate:
     """The mean difference of two shares over the same problems, in [-1, 1].
 
-    Pairing takes out what makes problems differ in difficulty, so that fewer of them tell apart
-    policies that are close.
+    Pairing removes the differences in difficulty between problems. So fewer problems are needed to
+    tell similar policies apart.
 
     Example:
         >>> paired([1, 0, 1, 0], [1, 1, 1, 1]).value

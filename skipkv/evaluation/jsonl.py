@@ -1,4 +1,4 @@
-"""Reading problems from a JSONL file."""
+"""Reads problems from a JSONL file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from skipkv.evaluation.answers import final_answer
 from skipkv.evaluation.problems import Problem
 
 QUESTION_FIELDS = ("question", "problem", "prompt", "input")
-"""Where a question is looked for, in this order."""
+"""The fields in which a question is looked for, in this order."""
 ANSWER_FIELDS = ("answer", "final_answer", "target", "solution", "output")
-"""Where its answer is looked for, in this order."""
+"""The fields in which an answer is looked for, in this order."""
 
 
 def read_problems(
@@ -21,8 +21,8 @@ def read_problems(
 ) -> tuple[Problem, ...]:
     r"""The problems of a file with a JSON object per line.
 
-    A problem's id is its number in the file, from 0. Of a worked answer only the end counts: what
-    follows `####` in the last line, as GSM8K has it, or the last `\boxed{...}`.
+    A problem's id is its number in the file, from 0. Of a worked answer only the end is used: the
+    text after `####` in the last line, as in GSM8K, or the last `\boxed{...}`.
 
     Args:
         path: the file.
@@ -31,8 +31,8 @@ def read_problems(
             `ANSWER_FIELDS`.
 
     Raises:
-        InputError: an unreadable file, no problem in it, or a line that cannot be used; the message
-            has file and line number.
+        InputError: the file cannot be read, holds no problem, or has a line that cannot be used.
+            The message names the file and the line.
     """
     problems: list[Problem] = []
     try:
@@ -59,7 +59,7 @@ def problem_of(
     Args:
         row: its fields.
         index: the problem's id.
-        place: where the row stands; for messages.
+        place: the place of the row, for messages.
         question_field: as for `read_problems`.
         answer_field: as for `read_problems`.
     """
@@ -67,7 +67,7 @@ def problem_of(
     answer = _final(_field(row, place, "answer", answer_field, ANSWER_FIELDS))
     if not answer:
         raise InputError(
-            f"{place}: the answer ends in '####' with nothing after it. Write the final answer "
+            f"{place}: the answer ends in '####' without text after it. Write the final answer "
             "there, or drop the line."
         )
     return Problem(id=index, question=question, answer=answer)
@@ -93,7 +93,7 @@ def _field(
     return value
 
 
-# GSM8K's last line, and its commas between thousands; "0,1" and "12,34" have none
+# GSM8K's last line, and its commas between thousands; those of "0,1" and "12,34" are not
 _HASHES = re.compile(r"####((?:(?!####)[^\n])*)\s*\Z")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
 

@@ -1,4 +1,4 @@
-"""Plots: accuracy and length over the budget, the full cache beside them."""
+"""Plots of accuracy and length over the budget, with the full cache."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -11,24 +11,24 @@ from skipkv.evaluation.intervals import Estimate
 from skipkv.evaluation.summary import Row, Summary
 
 FORMATS = ("png", "svg")
-"""What plots may be saved as."""
+"""The formats of plots."""
 
-# Okabe and Ito's palette, told apart also by those who see no red or green; black is the full
-# cache's. A preset has one colour in all plots.
+# Okabe and Ito's palette, which colour-blind readers can tell apart too. Black is the full cache's.
+# A preset has the same colour in all plots.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#777777")
 _MARKERS = "os^Dvp*X"
 _PRESETS = ("skipkv", "rkv", "snapkv", "h2o", "tova", "streaming_llm")
 
 
 def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Path]:
-    """Two plots for every data set that was measured at some budget; returns their files.
+    """Write two plots for every data set that was measured at some budget; returns their files.
 
-    A line per policy with 95 % intervals; the full cache is a horizontal line with a band. The axis
-    below is the budget in tokens, the one above the same in percent of the full cache's mean trace.
+    Each policy is a line with 95 % intervals. The full cache is a horizontal line with a band. The
+    lower axis is the budget in tokens, the upper one in percent of the full cache's mean trace.
 
     Args:
-        summary: what to plot.
-        folder: where `accuracy-NAME.png` and `length-NAME.png` go.
+        summary: the summary to plot.
+        folder: folder of `accuracy-NAME.png` and `length-NAME.png`.
         plot_format: one of `FORMATS`.
 
     Raises:
@@ -48,7 +48,7 @@ def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Pa
             path = folder / f"{kind}-{data}.{plot_format}"
             problems = "its own problems" if data == summary.model else data
             figure = _figure(rows, f"{summary.model} on {problems}", label, value, top)
-            # no date in the file: the same records give the same bytes
+            # without a date in the file, so that the same records give the same bytes
             kept = {"Date": None} if plot_format == "svg" else {}
             with writing(path):
                 figure.savefig(path, dpi=150, bbox_inches="tight", metadata=kept)
@@ -96,7 +96,7 @@ def _figure(
                 value(own[0]).value, label=plot_label(policy), linestyle="--", color=style["color"]
             )
             continue
-        # side by side, so that bars at the same budget do not hide one another
+        # shifted sideways, so that bars at the same budget do not hide each other
         shift = 0.08 * gap * (place - (len(rivals) - 1) / 2) / max(1, len(rivals) - 1) * 2
         estimates = [value(row) for row in own]
         axes.errorbar(
@@ -116,7 +116,7 @@ def _figure(
     axes.set_xlabel("budget (tokens per KV head)")
     axes.set_ylabel(label)
     axes.set_xticks(budgets)
-    if top is not None:  # lengths differ by little; what they start from is the full cache's
+    if top is not None:  # the axis starts at 0; lengths have no top, because they differ little
         axes.set_ylim(-2, 1.02 * top)
     axes.grid(alpha=0.25)
     axes.spines["right"].set_visible(False)
@@ -139,7 +139,7 @@ def _figure(
 
 
 def styles(policies: Sequence[str]) -> list[dict[str, Any]]:
-    """A colour and a marker for each policy; a preset's own, where it is one."""
+    """A colour and a marker for each policy; presets have their own."""
     taken = {_PRESETS.index(p) for p in policies if p in _PRESETS}
     free = [i for i in range(len(_COLOURS)) if i not in taken] or [0]
     styles, others = [], 0

@@ -11,7 +11,7 @@ class Problem:
 
     Args:
         id: its name in the data set; records refer to it.
-        question: as the model is asked it, without any instruction.
+        question: the question, without any instruction.
         answer: the final answer alone, as plain text or LaTeX.
 
     Example:

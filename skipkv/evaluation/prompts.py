@@ -1,4 +1,4 @@
-"""From problems to token ids, through the model's chat template."""
+"""Encodes problems as token ids, with the model's chat template."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from skipkv.evaluation.datasets import DataSet
 from skipkv.runtime.prompts import token_ids
 
 LOST = 0.1
-"""A share of a prompt: a byte-level vocabulary loses nothing, and one of words that loses more than
-this was made for something else."""
+"""The largest share of a prompt's characters that its tokens may lose. A byte-level vocabulary
+loses none. A vocabulary of words that loses more was made for other texts."""
 
 
 @attrs.frozen(kw_only=True)
 class Prompts:
-    """A data set as a model reads it.
+    """The prompts of a data set.
 
     Args:
         ids: token ids of each problem's prompt.
@@ -28,11 +28,11 @@ class Prompts:
 
 
 def encode(data: DataSet, tokenizer: Any) -> Prompts:
-    """The prompts of a data set: question and instruction, as a user's message where there are any.
+    """Encode a data set: question and instruction as a user's message.
 
     Args:
         data: the problems.
-        tokenizer: the model's; without a chat template the prompt is the text alone.
+        tokenizer: the model's tokenizer; without a chat template the prompt is the plain text.
 
     Raises:
         InputError: the tokenizer does not know the words of a question, or its chat template fails.
@@ -59,7 +59,7 @@ def _content(question: str, instruction: str) -> str:
 
 
 def lost_share(tokenizer: Any, text: str) -> float:
-    """The share of a text's characters that its tokens do not hold; 0 without unknown tokens."""
+    """The share of a text's characters that its tokens lose; 0 without unknown tokens."""
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is None or not text:
         return 0.0

@@ -1,4 +1,4 @@
-"""Records: a line of JSON for every sample, written the moment it is done."""
+"""Records: a line of JSON for every sample, written as soon as the sample is done."""
 
 import json
 from pathlib import Path
@@ -12,35 +12,36 @@ from skipkv.evaluation.cells import Cell
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """What one sample gave and what it cost.
+    """The answer of one sample and its cost.
 
     Args:
-        data: the data set's name.
-        policy: the policy's label.
-        asked: the budget as it was asked for; None where the policy takes none.
+        data: name of the data set.
+        policy: label of the policy.
+        asked: the requested budget; None if the policy takes none.
         budget: the same in tokens.
-        problem: the problem's id.
-        sample: which sample of the problem, from 0.
-        seed: of its random numbers.
+        problem: id of the problem.
+        sample: number of the sample among those of the problem, from 0.
+        seed: seed of its random numbers.
         gold: the known answer.
-        answer: the model's; None where it gave none.
-        correct: whether they say the same.
+        answer: the model's answer; None if it gave none.
+        correct: whether the two are equal.
         prompt_tokens: length of the prompt.
         new_tokens: tokens decoded.
         stop_reason: "eos", "length" (cut off) or "error".
-        error: why it failed: the message of the part that broke, or why the prompt was refused.
-        execution: sentences of the thinking that do the work.
-        reflection: sentences that check it.
-        transition: sentences that change the line of attack.
-        events: compression events that dropped something.
+        error: why it failed: the error of the part at fault, or why the prompt was refused.
+        execution: number of sentences of the thinking that do the work.
+        reflection: number of sentences that check it.
+        transition: number of sentences that change the approach.
+        events: compression events that dropped entries.
         evicted: entries dropped, summed over layers and KV heads.
-        mean_entries: entries per KV head that a decode step attended to, on average.
-        peak_entries: most entries a head held.
+        mean_entries: mean number of entries per KV head that a decode step attended to.
+        peak_entries: the most entries a head held.
         peak_kv_bytes: bytes of keys and values allocated per sequence, as measured.
-        seconds: from the start of the prompt's pass to the last token, neighbours included.
-        wall_seconds: since the sample before it was done; these add up to the decoding time.
-        batch_size: sequences that were decoded side by side.
-        text: what was decoded, special tokens included; None where it was not to be kept.
+        seconds: time from the start of the prompt's pass to the last token, while the other
+            sequences of the batch decode too.
+        wall_seconds: time since the previous sample was done; the sum is the decoding time.
+        batch_size: sequences decoded together.
+        text: the decoded text, special tokens included; None if it was not kept.
     """
 
     data: str = attrs.field(validator=is_a(str))
@@ -72,17 +73,17 @@ class Record:
 
     @property
     def cell(self) -> Cell:
-        """The cell it belongs to."""
+        """The cell of the sample."""
         return Cell(data=self.data, policy=self.policy, asked=self.asked, budget=self.budget)
 
     @property
     def non_execution(self) -> int:
-        """Reflections and transitions together."""
+        """The number of reflections and transitions."""
         return self.reflection + self.transition
 
     @property
     def failed(self) -> bool:
-        """Whether it ended with an error: it is no answer, and may be tried again."""
+        """Whether the sample ended with an error: it has no answer, and may be tried again."""
         return self.stop_reason == "error"
 
     def line(self) -> str:
@@ -91,16 +92,16 @@ class Record:
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:
-    """The records of a file, and how many bytes of it they take: see `read_lines`.
+    """The records of a file, and the number of bytes they take: see `read_lines`.
 
     Raises:
-        InputError: a line before the last is no record.
+        InputError: a line before the last is not a record.
     """
     return read_lines(path, Record)
 
 
 class RecordFile(LineFile[Record]):
-    """The records of a folder, opened to add to them."""
+    """The records of a folder, opened for adding records."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, Record)

@@ -1,4 +1,4 @@
-"""What stored padding costs: the published implementations' batches, reproduced for comparison."""
+"""The cost of stored padding: reproduces the batches of the published implementations."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +20,8 @@ def stored_padding(
     Args:
         lengths: prompt lengths in tokens, in the order the prompts came.
         batch_size: prompts per batch; the last batch may be smaller.
-        scheduler: who shares a batch; by default prompts in the order they came, and
-            `LengthGrouped(batch_size=...)` for neighbours in length.
+        scheduler: decides which prompts share a batch. By default they keep their order;
+            `LengthGrouped(batch_size=...)` puts prompts of similar length together.
 
     Raises:
         ConfigError: `batch_size` is below 1.
@@ -64,26 +64,26 @@ def decode_with_stored_padding(
 ) -> list[Completion]:
     """Decode each prompt as if its padding lay in the cache and could never be evicted.
 
-    In the published code padding counts as entries that must be kept, so a row padded by `p` thinks
-    in a budget of `budget - p`. Here a sequence's tokens never depend on its neighbours: what such
-    a batch would have given is what each of its rows gives under its own smaller budget. So the
-    runtime needs no padding to show what padding does.
+    In the published code padding counts as entries that must be kept. So a row with `p` tokens of
+    padding has a budget of `budget - p` for its own entries. Here a sequence's tokens never depend
+    on the other rows. So each row, decoded under its own smaller budget, gives what it would give
+    in such a batch, and the runtime need not store padding.
 
     Args:
         model: as for `Engine`.
-        tokenizer: likewise.
-        policy: a policy of a budget in tokens, as the presets are.
-        prompts: token ids.
+        tokenizer: as for `Engine`.
+        policy: makes a policy of a budget in tokens, as the presets do.
+        prompts: token ids of the prompts.
         budget: entries per KV head, padding included.
-        padding: of each prompt, in tokens; see `stored_padding`.
-        max_new_tokens: tokens decoded per prompt at most.
-        batch_size: sequences decoded side by side; changes no answer.
+        padding: padding of each prompt, in tokens; see `stored_padding`.
+        max_new_tokens: the most tokens decoded per prompt.
+        batch_size: sequences decoded together; it does not change the answers.
 
     Returns:
         A completion per prompt, in their order.
 
     Raises:
-        ConfigError: padding leaves too little of the budget for the policy.
+        ConfigError: the rest of the budget is too small for the policy.
 
     Source: SkipKV (arXiv 2512.07993), observation 1, and its published code. Differs: the model
     never sees padding, which its attention mask hides in the published code as well.

@@ -1,4 +1,4 @@
-"""From records to a table: a row per cell, beside the full cache."""
+"""Tables of records: a row per cell, compared with the full cache."""
 
 import csv
 import io
@@ -15,14 +15,14 @@ from skipkv.evaluation.intervals import Estimate, mean, mean_share, paired, prop
 from skipkv.evaluation.records import Record, read_records
 
 TIMING = ("tokens_per_second",)
-"""The columns that differ from run to run."""
+"""The columns that differ between runs."""
 
 
 def folder_at(path: str | Path) -> RunFolder:
     """The folder of a sweep.
 
     Args:
-        path: where it is, or is to be.
+        path: its path; the folder need not exist.
     """
     return RunFolder(
         path,
@@ -34,17 +34,18 @@ def folder_at(path: str | Path) -> RunFolder:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """What one cell gave. A failed sample counts as wrong, and in no other number.
+    """The results of one cell. A failed sample counts as wrong, and is left out of other numbers.
 
     Args:
         cell: policy, budget and data set.
-        problems: how many of them.
-        samples: how many of all of them together.
-        missing: samples yet to be decoded.
-        failed: samples that ended with an error: a part of the policy broke, or the prompt could
-            not be decoded.
+        problems: number of problems.
+        samples: number of samples of all problems.
+        missing: number of samples not decoded yet.
+        failed: number of samples that ended with an error: a part of the policy failed, or the
+            prompt could not be decoded.
         accuracy: share of right answers (pass@1): the mean over samples, then over problems.
-        difference: to the full cache's accuracy, over the same problems; None for the full cache.
+        difference: difference to the full cache's accuracy over the same problems; None for the
+            full cache.
         new_tokens: tokens decoded per sample.
         trace: mean length of prompt and decoded tokens together.
         budget_percent: the budget in percent of the full cache's `trace`.
@@ -54,9 +55,9 @@ class Row:
         events: mean number of compression events.
         evicted: mean number of entries dropped, over all layers and heads.
         mean_entries: the effective KV budget: entries per head that a decode step attended to.
-        peak_entries: most entries a head ever held.
-        peak_kv_bytes: most bytes of keys and values per sequence, as measured.
-        tokens_per_second: decoded, all sequences side by side together.
+        peak_entries: the most entries a head held.
+        peak_kv_bytes: the most bytes of keys and values per sequence, as measured.
+        tokens_per_second: decoded tokens per second of all sequences together.
     """
 
     cell: Cell
@@ -82,10 +83,10 @@ class Row:
 
 @attrs.frozen(kw_only=True)
 class Summary:
-    """All rows of a folder, those of a data set together, its full cache first.
+    """All rows of a folder, by data set, with the full cache first.
 
     Args:
-        model: its name.
+        model: name of the model.
         sampling: temperature, top_p, top_k, seed and samples per problem.
         rows: one per cell that has a sample.
     """
@@ -99,11 +100,11 @@ class Summary:
         """The summary of what a sweep has written so far.
 
         Raises:
-            InputError: no sweep ran there, or none of its samples is done.
+            InputError: the folder holds no sweep, or no finished sample.
         """
         run = folder_at(folder).read()
         if run is None:
-            raise InputError(f"{folder} holds no sweep: there is no {RUN} in it.")
+            raise InputError(f"{folder} holds no sweep: it has no {RUN}.")
         records, _ = read_records(folder / RECORDS)
         if not records:
             raise InputError(f"{folder} holds no finished sample yet. Let the sweep run.")
@@ -133,11 +134,11 @@ class Summary:
 
         Args:
             policy: its label.
-            budget: as it was asked for; None for the full cache.
-            data: which data set, where there are several.
+            budget: the requested budget; None for the full cache.
+            data: the data set, if there are several.
 
         Raises:
-            KeyError: there is none, or more than one.
+            KeyError: there is no such row, or more than one.
         """
         asked = None if budget is None else str(budget)
         found = [
@@ -178,10 +179,10 @@ def rows_of(
     """A row for every cell that has a record.
 
     Args:
-        records: in any order.
-        cells: all cells; rows come data set by data set, the full cache first, policies in this
-            order, budgets rising.
-        wanted: samples a cell of each data set has when it is complete.
+        records: records in any order.
+        cells: all cells. Rows are sorted by data set, then the full cache first, then policies in
+            this order, with rising budgets.
+        wanted: samples of a complete cell, per data set.
     """
     by_cell: dict[Cell, list[Record]] = {}
     for record in records:
@@ -240,7 +241,7 @@ def _row(cell: Cell, records: list[Record], full: list[Record], wanted: int) -> 
 
 
 def _by_problem(records: Iterable[Record], field: str) -> dict[str, float]:
-    """Problem -> mean over its samples; in an order that records do not depend on."""
+    """Problem -> mean over its samples, sorted, so that the order of records has no effect."""
     values: dict[str, list[float]] = {}
     for record in records:
         values.setdefault(record.problem, []).append(getattr(record, field))
@@ -255,7 +256,7 @@ def _difference(own: Mapping[str, float], full: Mapping[str, float]) -> Estimate
 
 
 def _mean(values: Sequence[float | int]) -> float:
-    # summed in one order whatever order records were written in: the last digit counts as well
+    # summed in a fixed order, so that the order of records does not change even the last digit
     return sum(sorted(values)) / len(values)
 
 

@@ -32,8 +32,8 @@ from skipkv.evaluation.thoughts import count_thoughts
 from skipkv.policy import Policy
 from skipkv.runtime import Completion, Engine, Sampling
 
-# A budget above which no preset complains: shows before any decoding that a policy can be built at
-# a percentage of a length not yet known.
+# A budget large enough for every preset. It stands for a percentage of a length that is not known
+# yet, to check before decoding that the policy can be built.
 _AMPLE = 2**16
 
 
@@ -60,26 +60,26 @@ def _data(values: "DataSet | Iterable[DataSet]") -> tuple[DataSet, ...]:
 
 @attrs.frozen(kw_only=True)
 class Sweep:
-    """What is to be measured: every policy at every budget on every data set.
+    """The settings of a sweep: every policy at every budget on every data set.
 
-    The full cache always comes first, once per data set: it is the baseline, and its traces say
-    what a budget in percent is. Building a sweep checks all that can be checked without the model,
-    each policy at each budget among it.
+    The full cache always comes first, once per data set. It is the baseline, and budgets in percent
+    refer to the length of its traces. Building a sweep checks all that can be checked without the
+    model, such as each policy at each budget.
 
     Args:
         data: the data sets.
-        policies: presets by name, or `package.module:object`, each with options where wanted
-            ("skipkv:threshold=0.9"), comma-separated or in a list; or a mapping from labels of
-            your own to functions of a budget (or to finished policies); or `Candidate`s. A name
-            has its published settings; `Candidate.parse(name, settings=model_settings(model))`
-            has the model's.
+        policies: presets by name, or `package.module:object`, each perhaps with options
+            ("skipkv:threshold=0.9"), comma-separated or in a list; or a mapping from your own
+            labels to functions of a budget (or to finished policies); or `Candidate`s. A name
+            means the published settings; `Candidate.parse(name, settings=model_settings(model))`
+            takes the model's.
         budgets: tokens (96) or percentages of the full cache's mean trace ("25%").
-        sampling: greedy by default; its `n` is samples per problem, its `seed` the sweep's.
-        interval: decode steps between two events; by default the data set's own.
-        max_new_tokens: tokens decoded per sample at most; by default the data set's own.
+        sampling: greedy by default; `n` is the number of samples per problem, `seed` the sweep's.
+        interval: decode steps between two events; by default the data set's.
+        max_new_tokens: the most tokens decoded per sample; by default the data set's.
 
     Raises:
-        ConfigError: a part of it cannot work; nothing was decoded then.
+        ConfigError: a setting cannot work; it is raised before any decoding.
 
     Example:
         >>> from skipkv import presets
@@ -117,7 +117,7 @@ class Sweep:
 
     @property
     def samples(self) -> int:
-        """How many samples there will be in all."""
+        """The number of all samples."""
         per_problem = 1 + sum(len(self._points_of(c)) for c in self._rivals)
         return per_problem * self.sampling.n * sum(len(data.problems) for data in self.data)
 
@@ -125,8 +125,8 @@ class Sweep:
         """All cells, in the order in which they are decoded.
 
         Args:
-            mean_traces: data set -> mean length of the full cache's traces, prompt included; those
-                it lacks have their baseline and the budgets in tokens alone.
+            mean_traces: data set -> mean length of the full cache's traces, prompt included. A data
+                set that is missing has only its baseline and the budgets in tokens.
         """
         cells = [Cell(data=data.name, policy=FULL) for data in self.data]
         for data in self.data:
@@ -160,32 +160,31 @@ class Sweep:
         plot_format: str = "png",
         retry_failed: bool = False,
     ) -> Summary:
-        """Decode what the folder does not hold yet, and sum up all it holds.
+        """Decode the samples that the folder lacks, and sum up all it holds.
 
-        Every sample is written when it is done. A run that was interrupted, or killed, goes on
-        where it stood when it is started again; a run with more policies, budgets or data sets adds
-        to what is there.
+        Every sample is written when it is done. A run that was interrupted or killed resumes when
+        it is started again. A run with more policies, budgets or data sets adds to the folder.
 
-        Where the accelerator's memory runs out, the rest of a cell is decoded in smaller batches.
-        A sample fails on which a part of the policy breaks, or whose prompt cannot be decoded (too
-        long for the model, say); its record has the error, and the others go on.
+        If memory runs out, the rest of a cell is decoded in smaller batches. A sample fails if a
+        part of the policy fails on it, or if its prompt cannot be decoded (for example, because it
+        is too long for the model). Its record has the error, and the other samples go on.
 
         Args:
             model: a causal language model, as for `Engine`.
             tokenizer: its tokenizer.
-            folder: where `run.json`, `records.jsonl`, the summary and the plots go.
-            batch_size: sequences decoded side by side; by default the data set's own. It changes
-                speed and no answer.
-            texts: keep what was decoded in the records.
-            progress: show a bar on stderr, or nothing. Default: a bar on a terminal, a line every
-                30 seconds elsewhere.
-            model_name: what the summary calls the model.
+            folder: folder of `run.json`, `records.jsonl`, the summary and the plots.
+            batch_size: sequences decoded together; by default the data set's. It changes the speed,
+                not the answers.
+            texts: keep the decoded texts in the records.
+            progress: whether to show a bar on stderr. By default a bar on a terminal, and elsewhere
+                a line every 30 seconds.
+            model_name: name of the model in the summary.
             plot_format: "png" or "svg".
             retry_failed: drop the records of failed samples and decode these again.
 
         Raises:
-            InputError: the folder holds a run with other settings or cannot be written, none of a
-                data set's prompts can be decoded, or memory runs out with a single sequence.
+            InputError: the folder holds a run with other settings or cannot be written, no prompt
+                of a data set can be decoded, or memory runs out with a single sequence.
             ConfigError: a budget in percent is too small for a policy.
             MissingExtraError: the extra `eval` is not installed.
         """
@@ -202,13 +201,13 @@ class Sweep:
         return summarize(folder, plot_format=plot_format)
 
     def check_folder(self, folder: str | Path) -> None:
-        """Raise unless this sweep can run in a folder; needs no model.
+        """Raise unless this sweep can use a folder; needs no model.
 
         Args:
             folder: as for `run`.
 
         Raises:
-            InputError: it holds a run with other settings, or cannot be written.
+            InputError: the folder holds a run with other settings, or cannot be written.
         """
         there = folder_at(folder)
         there.check(self._settings())
@@ -216,7 +215,7 @@ class Sweep:
         _distinct_files([*known, *(data.name for data in self.data)])
 
     def _settings(self) -> dict[str, Any]:
-        """All that decides what is decoded, but for the model."""
+        """The settings that decide what is decoded, without the model."""
         sampling = attrs.asdict(self.sampling)
         return {
             "sampling": {"samples": sampling.pop("n"), **sampling},
@@ -234,12 +233,12 @@ class Sweep:
 
     @property
     def _rivals(self) -> list[Candidate]:
-        """The policies that stand beside the full cache."""
+        """The policies to compare with the full cache."""
         for candidate in self.policies:
             if candidate.label == FULL and candidate.source != full().source:
                 raise ConfigError(
-                    f"The label {FULL!r} is the full cache's, which every sweep runs as its "
-                    "baseline. Call your policy something else."
+                    f"The label {FULL!r} is reserved for the full cache, the baseline of every "
+                    "sweep. Give your policy another label."
                 )
         return [c for c in self.policies if c.label != FULL]
 
@@ -257,11 +256,11 @@ def summarize(folder: str | Path, *, plot_format: str = "png") -> Summary:
     """Sum up the records of a folder, complete or not, and write tables and plots beside them.
 
     Args:
-        folder: where a sweep ran.
+        folder: folder of a sweep.
         plot_format: "png" or "svg".
 
     Raises:
-        InputError: no sweep ran there, or the folder cannot be written.
+        InputError: the folder holds no sweep, or cannot be written.
     """
     from skipkv.evaluation.plots import plot
 
@@ -276,7 +275,7 @@ def summarize(folder: str | Path, *, plot_format: str = "png") -> Summary:
 
 
 def check_extras() -> None:
-    """Raise `MissingExtraError` unless all of the extra `eval` is there."""
+    """Raise `MissingExtraError` unless the extra `eval` is installed."""
     require_grader()
     require_extra("eval", "scipy", "matplotlib")
 
@@ -284,23 +283,23 @@ def check_extras() -> None:
 def _distinct(what: str, names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"The {what} {name} is there twice. Name it once.")
+            raise ConfigError(f"The {what} {name} is named twice. Name it once.")
 
 
 def _distinct_files(names: Iterable[str]) -> None:
-    """Raise where two data sets would write to one file on systems that ignore case."""
+    """Raise if two data sets would write to the same file on systems that ignore case."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(name.casefold(), name)
         if other != name:
             raise ConfigError(
-                f"The data sets {other} and {name} differ in upper and lower case alone, so their "
-                "plots may have one file. Rename one: --data NAME=FILE."
+                f"The data sets {other} and {name} differ only in upper and lower case. Their "
+                "plots may have the same file. Rename one: --data NAME=FILE."
             )
 
 
 class _Run:
-    """A sweep under way: model, prompts, records."""
+    """A sweep in progress: model, prompts and records."""
 
     def __init__(
         self,
@@ -322,11 +321,11 @@ class _Run:
         self._prompts: dict[str, Prompts] = {d.name: encode(d, tokenizer) for d in sweep.data}
         self._candidates = {c.label: c for c in (full(), *sweep._rivals)}
         for cell in sweep.cells({}):
-            self._check(cell)  # raises what decoding would
-        # of a model that was found to be supported
+            self._check(cell)  # raises the errors that decoding would raise
+        # after the checks, which refuse unsupported models
 
     def open(self, model_name: str, *, retry_failed: bool) -> None:
-        """Read what the folder holds and see that this run goes on with it."""
+        """Read the folder, and check that this run can resume what it holds."""
         settings = self._sweep._settings()
         settings["model"] = fingerprints.of_model(self._model)
         for name, prompts in self._prompts.items():
@@ -348,10 +347,10 @@ class _Run:
         self._done = {(r.cell, r.problem, r.sample) for r in self.file}
 
     def decode(self, progress: bool | None) -> None:
-        """Decode all that is not done yet: the baselines, then everything else."""
+        """Decode the missing samples: the baselines first, then the other cells."""
         baselines = [Cell(data=data.name, policy=FULL) for data in self._sweep.data]
         with progress_bar(progress, total=self._sweep.samples, unit="sample", smoothing=0) as bar:
-            # counted in one go, so that the bar's rate and ETA are those of what is decoded now
+            # finished samples count at once, so that the bar's rate is that of this run
             bar.initial = bar.n = sum(len(self._finished(cell)) for cell in baselines)
             bar.refresh()
             self._decode(baselines, bar)
@@ -372,7 +371,7 @@ class _Run:
                 width = _narrower(cell, width)
 
     def _runs_out_of_memory(self, cell: Cell, width: int, bar: "tqdm[Any]") -> bool:
-        """Decode what is left of a cell; true if memory ran out on the way."""
+        """Decode the missing samples of a cell; returns whether memory ran out."""
         jobs = self._jobs(cell, done=self._finished(cell))
         bar.set_description(str(cell))
         good, refused = self._split(cell, jobs)
@@ -384,7 +383,7 @@ class _Run:
             started = self._start(self._engine(cell, width), cell, good)
             for completion, wall in _timed(started):
                 self._add(self._record(cell, good[completion.index], completion, wall, width), bar)
-        except Exception as error:  # once it is handled, what its frames hold is free
+        except Exception as error:  # the memory that its frames hold is freed after this block
             if is_out_of_memory(error):
                 return True
             raise
@@ -398,7 +397,7 @@ class _Run:
         bar.update()
 
     def _asked_for(self, record: Record) -> bool:
-        """Whether a record is of a cell and a problem of this sweep."""
+        """Whether a record belongs to a cell and a problem of this sweep."""
         return (
             record.policy in self._candidates
             and record.asked in {None, *map(str, self._sweep.budgets)}
@@ -407,7 +406,7 @@ class _Run:
         )
 
     def _check(self, cell: Cell) -> None:
-        """Raise what decoding would, and where no prompt at all can be decoded."""
+        """Raise the errors that decoding would raise, or if no prompt can be decoded."""
         good, refused = self._split(cell, self._jobs(cell, done=set()))
         if not good:
             error = next(iter(refused.values()))
@@ -416,7 +415,7 @@ class _Run:
     def _split(
         self, cell: Cell, jobs: Sequence[tuple[int, int]]
     ) -> tuple[list[tuple[int, int]], dict[tuple[int, int], InputError]]:
-        """Jobs that can be decoded, and those whose prompts the engine refuses."""
+        """Split jobs into those that can be decoded and those whose prompts the engine refuses."""
         engine = self._engine(cell, self._width(cell))
         try:
             self._start(engine, cell, jobs)
@@ -433,7 +432,7 @@ class _Run:
         return good, refused
 
     def _jobs(self, cell: Cell, *, done: set[tuple[str, int]]) -> list[tuple[int, int]]:
-        """Problem (its place in the data set) and sample of what is to be decoded."""
+        """The missing samples: (place of the problem in the data set, number of the sample)."""
         return [
             (place, sample)
             for place, problem in enumerate(self._data[cell.data].problems)
@@ -442,7 +441,7 @@ class _Run:
         ]
 
     def _finished(self, cell: Cell) -> set[tuple[str, int]]:
-        """Problem and sample of what this sweep asks of a cell and the folder holds."""
+        """The samples of a cell that the folder holds, as far as this sweep asks for them."""
         wanted = {problem.id for problem in self._data[cell.data].problems}
         return {(p, s) for c, p, s in self._done if c == cell and p in wanted}
 
@@ -452,7 +451,7 @@ class _Run:
     def _start(
         self, engine: Any, cell: Cell, jobs: Sequence[tuple[int, int]]
     ) -> Iterator[Completion]:
-        """An engine's answer: all input is checked now, all decoding is done as it is read."""
+        """Start an engine: it checks all input now, and decodes as its results are read."""
         data, prompts = self._data[cell.data], self._prompts[cell.data]
         return iter(
             engine.generate(
@@ -507,7 +506,7 @@ class _Run:
         )
 
     def _refused(self, cell: Cell, job: tuple[int, int], error: InputError) -> Record:
-        """The record of a sample whose prompt cannot be decoded: nothing was."""
+        """The record of a sample whose prompt cannot be decoded."""
         counts = ("new_tokens", "execution", "reflection", "transition", "events", "evicted")
         costs = ("mean_entries", "peak_entries", "peak_kv_bytes", "seconds", "wall_seconds")
         nothing: dict[str, Any] = dict.fromkeys((*counts, *costs), 0)
@@ -523,7 +522,7 @@ class _Run:
         )
 
     def _named(self, cell: Cell, job: tuple[int, int]) -> dict[str, Any]:
-        """The fields that say which sample a record is of."""
+        """The fields that identify the sample of a record."""
         problem = self._data[cell.data].problems[job[0]]
         return {
             **attrs.asdict(cell),
@@ -536,7 +535,8 @@ class _Run:
     def _mean_traces(self) -> dict[str, float]:
         """Mean length of the full cache's traces, prompt included, per data set.
 
-        It is written down when first known: failed samples that are decoded later change no budget.
+        It is stored when first known, so that failed samples that are decoded later do not change
+        the budgets.
         """
         lengths: dict[str, list[int]] = {}
         for r in self.file:
@@ -548,13 +548,13 @@ class _Run:
                 known[name] = sum(lengths[name]) / len(lengths[name])
             if name not in known and any(point.tokens is None for point in self._sweep.budgets):
                 raise InputError(
-                    f"{name}: every sample of the full cache failed, so there is no length that a "
-                    f"budget in percent could be of. {self._folder.records} has the errors."
+                    f"{name}: every sample of the full cache failed. A budget in percent needs the "
+                    f"length of its traces. {self._folder.records} has the errors."
                 )
         return {name: known[name] for name in self._data if name in known}
 
     def _note(self, cells: Sequence[Cell]) -> None:
-        """Write down what the cells are made of, and that this has not changed."""
+        """Store the policies of the cells; raise if they differ from the stored ones."""
         known = {Cell.of(entry): entry for entry in self._run["cells"]}
         for cell in cells:
             entry = {**attrs.asdict(cell), **stamp(self._policy(cell))}
@@ -571,14 +571,14 @@ class _Run:
 
 
 def _narrower(cell: Cell, width: int) -> int:
-    """Half as many sequences side by side, after memory ran out."""
+    """Half as many sequences, after memory ran out."""
     if width == 1:
         raise InputError(
             f"{cell}: out of memory with a single sequence. Free memory on the device or take a "
-            "larger one; what is done is kept."
+            "larger one. Finished samples are kept."
         )
     tqdm.write(
-        f"{cell}: out of memory with {width} sequences side by side; going on with {width // 2}.",
+        f"{cell}: out of memory with {width} sequences; going on with {width // 2}.",
         file=sys.stderr,
     )
     if torch.cuda.is_available():
@@ -589,7 +589,7 @@ def _narrower(cell: Cell, width: int) -> int:
 def _timed(
     completions: Iterator[Completion], clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[tuple[Completion, float]]:
-    """Each completion with the seconds that passed until it came, those of its reader left out."""
+    """Each completion with the seconds it took, without the time the caller spends between them."""
     while True:
         started = clock()
         completion = next(completions, None)
@@ -599,7 +599,7 @@ def _timed(
 
 
 def _session(model: Any, batch_size: int | None) -> dict[str, Any]:
-    """Where and with what a run, or a part of it, was made; compared with nothing."""
+    """The software and hardware of a run or a part of it; recorded, but not compared."""
     versions = {
         name: importlib.metadata.version(name) for name in ("torch", "transformers", "math-verify")
     }

@@ -1,4 +1,4 @@
-"""Counting thoughts in a finished trace, whatever policy it was decoded under."""
+"""Counts the thoughts of a finished trace, in the same way for every policy."""
 
 import collections
 
@@ -8,10 +8,10 @@ from skipkv.segmenters import MarkerWords
 
 
 def count_thoughts(text: str) -> dict[Thought, int]:
-    r"""Sentences of each kind inside the thinking part, a sentence being a line with a word in it.
+    r"""The number of sentences of each kind in the thinking part; a line with a word is a sentence.
 
-    The policies' own segmenters see only what the policy needs; here all traces are read alike, so
-    that the full cache's count can stand beside the others.
+    Policies have different segmenters, or none. This function reads all traces in the same way, so
+    that the counts of the full cache and of policies can be compared.
 
     Source: SkipKV (arXiv 2512.07993), section 3: non-execution thoughts are what eviction adds.
 

@@ -1,6 +1,6 @@
-"""Models and tokenizers: from a name to both, ready to decode.
+"""Models and tokenizers: loads both by name, ready to decode.
 
-Start with `loading.py`. To support another architecture: its name in `families.py`, after the
+Start with `loading.py`. To support another architecture, add its name in `families.py` after the
 runtime's tests pass with it.
 """
 

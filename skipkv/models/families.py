@@ -1,4 +1,4 @@
-"""The architectures that are decoded, and what a config.json of theirs must say."""
+"""The supported architectures, and what their config.json must say."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ FAMILIES = ("llama", "qwen2", "qwen3")
 
 
 def check_model_type(model_type: object) -> None:
-    """Raise `UnsupportedModelError` unless the runtime was tested on models of this type."""
+    """Raise `UnsupportedModelError` unless the runtime was tested with models of this type."""
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"Models of type {model_type!r} are not supported. Supported are the families "
@@ -30,10 +30,10 @@ _MOST_LAYERS = 10_000
 
 
 def check_sizes(config: Mapping[str, Any]) -> None:
-    """Raise `InputError` for sizes of which transformers would make a model without end, or none.
+    """Raise `InputError` for sizes that transformers would take for ever to build, or cannot build.
 
     Args:
-        config: what a config.json says; a size that it leaves out is transformers' business.
+        config: what a config.json says; transformers fills in a size that it leaves out.
     """
     for field in _SIZES:
         value = config.get(field)

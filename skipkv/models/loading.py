@@ -1,4 +1,7 @@
-"""Finding a model and its tokenizer: the embedded one, a folder, a hub id, a GGUF file, or none."""
+"""Loading a model and its tokenizer: by the name tiny, a folder, a hub id, a GGUF file or a config.
+
+A config.json gives random weights.
+"""
 
 import contextlib
 import importlib
@@ -33,8 +36,8 @@ from skipkv.models.random_weights import random_model
 EMBEDDED = "tiny"
 """Name of the model that comes with the package."""
 RANDOM = "random:"
-"""What stands before a config.json whose model is wanted with random weights."""
-_NAMED = 3  # of the tensors that are wrong, so many are named
+"""The prefix of a config.json's path that asks for a model with random weights."""
+_NAMED = 3  # an error names at most this many of the wrong tensors
 
 
 def load(
@@ -46,28 +49,28 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model, ready to decode, and its tokenizer.
 
-    Nothing is guessed: a checkpoint whose tensors are not those of its config.json is refused, and
-    a `tokenizer.json` is read as it stands, whatever class transformers has for the architecture.
+    A checkpoint whose tensors do not match its config.json is refused. A `tokenizer.json` is read
+    as it is, also where transformers has a tokenizer class of its own for the architecture.
 
     Args:
         name_or_path: "tiny" for the embedded reasoner (`skipkv.tiny`), a folder as
             `save_pretrained` writes it, a folder with one GGUF file, a GGUF file, or an id on the
             model hub. A folder of your own that is called tiny is "./tiny". "random:CONFIG.json"
             is a model of that architecture with random weights (`random_model`).
-        dtype: of the weights; "auto" takes the checkpoint's (float32 for GGUF).
-        device: where to; by default a GPU if there is one.
-        trust_remote_code: run Python code that comes with the model. Without it no such code runs,
-            and no question is asked.
+        dtype: dtype of the weights; "auto" takes the checkpoint's (float32 for GGUF).
+        device: device of the model; by default a GPU if there is one.
+        trust_remote_code: run Python code that comes with the model. By default such code is not
+            run, and the user is not asked.
 
     Raises:
-        InputError: nothing loadable there, or only a part of a model.
+        InputError: the name leads to no model, or to a part of a model only.
         UnsupportedModelError: a model of another architecture.
         MissingExtraError: a GGUF file without the extra `gguf` installed.
 
     Example:
         >>> model, tokenizer = load("tiny", device="cpu")
-        >>> tokenizer.decode(tokenizer("a:7; b:a+5.")["input_ids"])
-        'a:7; b:a+5.'
+        >>> tokenizer.decode(tokenizer("a:7; b:a+5")["input_ids"])
+        'a:7; b:a+5'
     """
     check_dtype(dtype)
     place = find_device(device)
@@ -98,7 +101,7 @@ def load(
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are in the report, which is refused
+                ignore_mismatched_sizes=True,  # they are in the report, which is checked below
                 **gguf,
             )
             _check_complete(report)
@@ -107,7 +110,7 @@ def load(
 
 
 def folder_of(name_or_path: str | Path) -> Path | None:
-    """The folder a model's files lie in; None for one on the hub."""
+    """The folder of a model's files; None for a model on the hub."""
     name_or_path = _name(name_or_path)
     if name_or_path == EMBEDDED:
         return Path(str(importlib.resources.files("skipkv"))) / "tiny" / "weights"
@@ -136,7 +139,7 @@ def _name(given: object) -> str:
 
 
 def _source(name_or_path: str) -> tuple[str, dict[str, str]]:
-    """What transformers is given for a name: a folder or a hub id, and a GGUF file's name."""
+    """The arguments for transformers: a folder or a hub id, and a GGUF file's name if it is one."""
     if name_or_path == EMBEDDED:
         return str(folder_of(EMBEDDED)), {}
     path = Path(name_or_path)
@@ -149,7 +152,7 @@ def _source(name_or_path: str) -> tuple[str, dict[str, str]]:
 
 
 def _gguf_file(path: Path) -> Path | None:
-    """The GGUF file meant by `path`, if one is."""
+    """The GGUF file that `path` means; None if it is a folder with a config.json."""
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"{path} is a file, and not a .gguf file. Give the model's folder.")
@@ -160,7 +163,8 @@ def _gguf_file(path: Path) -> Path | None:
     if len(found) != 1:
         names = ", ".join(f.name for f in found) or "none"
         raise InputError(
-            f"{path} has no config.json and not exactly one .gguf file ({names}). Name the file."
+            f"{path} has no config.json and not exactly one .gguf file (it has {names}). Give the "
+            "path of a .gguf file, or another folder."
         )
     return found[0]
 
@@ -177,9 +181,9 @@ def _require_gguf() -> None:
 
 @contextlib.contextmanager
 def _named(name: str, part: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a part of a model is read into an `InputError` of one line.
+    """Turn any error while a part of a model is read into an `InputError` of one line.
 
-    Files of strangers make transformers raise errors of every type.
+    Unknown files make transformers raise errors of every type.
     """
     try:
         yield
@@ -197,7 +201,7 @@ def _reason(cause: Exception) -> str:
             "the weights are pickled with more than tensors in them, or damaged. Only tensors are "
             "unpickled, for safety. Save the model with save_pretrained."
         )
-    said = " ".join(str(cause).split())  # what matters stands often in the second line
+    said = " ".join(str(cause).split())  # the reason is often in the second line
     if isinstance(cause, ImportError | OSError | RuntimeError | ValueError | SafetensorError):
         return said or type(cause).__name__
     return f"{type(cause).__name__}: {said}"
@@ -205,7 +209,7 @@ def _reason(cause: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' reports to itself: what is wrong is raised. Bars are for terminals."""
+    """Silence transformers' reports, since errors are raised; show its bars on terminals only."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
     transformers_logging.set_verbosity_error()
@@ -220,13 +224,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _refuse_adapter(source: str, name: str) -> None:
-    """transformers would decode an adapter's base model, with the adapter or without."""
+    """Raise `InputError` for an adapter: transformers might decode its base model without it."""
     path = _file(source, "adapter_config.json")
     if path is None:
         return
     base = _json(path).get("base_model_name_or_path")
     raise InputError(
-        f"it is an adapter (LoRA) of {base!r} and no whole model. Merge the two with peft, "
+        f"it is an adapter (LoRA) of {base!r}, not a whole model. Merge the two with peft, "
         f"PeftModel.from_pretrained(base, {name!r}).merge_and_unload().save_pretrained(folder), "
         "save the tokenizer there too, and load that folder."
     )
@@ -235,9 +239,9 @@ def _refuse_adapter(source: str, name: str) -> None:
 def _tokenizer(source: str, gguf: dict[str, str], trusted: bool) -> PreTrainedTokenizerBase:
     """The tokenizer that the files describe.
 
-    AutoTokenizer builds the tokenizer of some architectures (Qwen2 is one; Llama from a GGUF file
-    in transformers 5.0) anew from the vocabulary alone, with rules and tokens of its own, and so
-    cuts text in another way than the files say.
+    AutoTokenizer does not read the files of some architectures (Qwen2, and Llama from a GGUF file
+    in transformers 5.0). It builds a tokenizer from the vocabulary alone, with other rules and
+    tokens, which splits text in another way than the files say.
     """
     config = None if gguf else _file(source, "tokenizer_config.json")
     own_code = trusted and config is not None and "auto_map" in _json(config)
@@ -250,8 +254,8 @@ def _tokenizer(source: str, gguf: dict[str, str], trusted: bool) -> PreTrainedTo
     )
     if not found("a")["input_ids"]:
         raise InputError(
-            "it knows no word. A model comes with tokenizer.json (or another file with its "
-            "vocabulary); copy it from where the model was made."
+            "its vocabulary is empty. A model comes with tokenizer.json, or another file with its "
+            "vocabulary: copy it from the original model."
         )
     return found
 
@@ -266,12 +270,12 @@ def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
             f"its chat template is malformed, line {cause.lineno}: {cause.message} Correct "
             "chat_template.jinja (or tokenizer_config.json)."
         ) from cause
-    except Exception:  # it may refuse this chat and take others: `Engine.encode` will tell
+    except Exception:  # a template may refuse this chat and accept others: `Engine.encode` checks
         return
 
 
 def _check_complete(report: Mapping[str, Any]) -> None:
-    """Raise `InputError` unless the files hold the model's tensors, all of them and no others."""
+    """Raise `InputError` unless the files hold exactly the model's tensors."""
     wrong = []
     for key, what in (
         ("missing_keys", "tensors are missing and would be random"),
@@ -285,13 +289,13 @@ def _check_complete(report: Mapping[str, Any]) -> None:
     if wrong:
         raise InputError(
             f"files and config.json do not belong together: {'; '.join(wrong)}. Get the model's "
-            "files anew. If all is as it should be, load the model with transformers and hand it "
-            "to Engine(model, tokenizer, policy)."
+            "files again. If they are right, load the model with transformers and use "
+            "Engine(model, tokenizer, policy)."
         )
 
 
 def _file(source: str, name: str) -> Path | None:
-    """A file of a folder, or of a model on the hub; None where it has none of that name."""
+    """A file of a folder, or of a model on the hub; None if it does not exist."""
     found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
 

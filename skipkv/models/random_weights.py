@@ -1,4 +1,4 @@
-"""Random weights of a given architecture, for measuring speed where the weights are not at hand."""
+"""Random weights of a given architecture, for measuring speed without the real weights."""
 
 import math
 import os
@@ -21,7 +21,7 @@ from skipkv.models.families import FAMILIES, check_sizes
 from skipkv.models.placement import check_dtype, find_device
 
 _SEED = 0
-# Of the invented words every so many end a sentence, and every so many of those a paragraph.
+# One in this many invented words ends a sentence, and one in this many sentences a paragraph.
 _SENTENCE, _PARAGRAPH = 16, 2
 
 
@@ -31,16 +31,16 @@ def random_model(
     """A model of the architecture in a `config.json`, with random weights; and a tokenizer.
 
     The weights are drawn on the device itself, so that seven billion take seconds. They are the
-    same for the same device and version of torch. What such a model says means nothing; what it
-    costs is what the architecture costs.
+    same for the same device and version of torch. The text of such a model has no meaning. Its time
+    and memory are those of the architecture.
 
     Args:
         path: a transformers config.json.
-        dtype: of the weights; "auto" takes the config's.
-        device: where they are to be.
+        dtype: dtype of the weights; "auto" takes the config's.
+        device: device of the weights.
 
     Raises:
-        InputError: no such file, or none that makes a supported model.
+        InputError: the file does not exist, or does not describe a supported model.
     """
     place = find_device(device)
     check_dtype(dtype)
@@ -49,7 +49,7 @@ def random_model(
         wanted = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
     else:
         wanted = dtype
-    # transformers 5.0 does not note what it is given
+    # transformers 5.0 does not store the dtype it is given
     weights = wanted if isinstance(wanted, torch.dtype) else torch.float32
     config.dtype = weights
     _check_memory(config, weights, place, str(path))
@@ -61,7 +61,7 @@ def random_model(
         torch.nn.Module.to_empty(model, device=place)
         _draw(model, place)
         model.tie_weights()
-    except Exception as cause:  # a config can be wrong in as many ways as there are fields
+    except Exception as cause:  # a wrong config raises errors of every type
         reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         raise InputError(f"Cannot make the model of {str(path)!r}: {reason}") from cause
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -72,15 +72,15 @@ def random_model(
 def synthetic_tokenizer(vocabulary: int) -> PreTrainedTokenizerBase:
     """A tokenizer that has a token for every id: bytes, invented words, and an end of text.
 
-    It reads any text byte by byte, and so loses none of it. One invented word in sixteen ends a
-    sentence and every second of those a paragraph, so that segmenters and steering have work with
-    what a random model decodes.
+    It reads any text byte by byte, without loss. One invented word in sixteen ends a sentence, and
+    every second sentence ends a paragraph, so that segmenters and steering have work with the text
+    of a random model.
 
     Args:
-        vocabulary: how many tokens.
+        vocabulary: number of tokens.
 
     Raises:
-        InputError: too few for bytes and words.
+        InputError: the vocabulary is too small for bytes and words.
 
     Example:
         >>> tokenizer = synthetic_tokenizer(1000)
@@ -122,7 +122,7 @@ def _config(path: Path) -> PretrainedConfig:
         written, _ = PretrainedConfig.get_config_dict(path)
         check_sizes(written)
         config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as cause:  # whatever transformers makes of what is written there
+    except Exception as cause:  # transformers raises errors of every type for a wrong config
         reason = " ".join(str(cause).split())
         raise InputError(f"Cannot read the model config {str(path)!r}: {reason}") from cause
     if config.model_type not in FAMILIES:
@@ -136,7 +136,7 @@ def _config(path: Path) -> PretrainedConfig:
 def _check_memory(
     config: PretrainedConfig, dtype: torch.dtype, device: torch.device, name: str
 ) -> None:
-    """Raise `InputError` where the weights take more than the device has."""
+    """Raise `InputError` if the weights need more memory than the device has."""
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     layer = config.hidden_size * (2 * head * (heads + kv_heads) + 3 * config.intermediate_size)
@@ -151,19 +151,20 @@ def _check_memory(
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes that a device has in all."""
+    """The total memory of a device, in bytes."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError):  # Windows does not say
+    except (AttributeError, ValueError):  # Windows does not report it
         return math.inf
 
 
 @torch.no_grad()
 def _draw(model: PreTrainedModel, device: torch.device) -> None:
-    # Greedy decoding is to wander, not to say one token for ever: a token that is its own output
-    # must not stand out among what the layers add to it, one that is not should.
+    # Greedy decoding should vary, not repeat one token for ever. Tied embeddings are small, because
+    # a token's embedding raises the logit of the same token. Untied ones are large, so that the
+    # input token decides what follows.
     embedding = 0.02 if model.config.tie_word_embeddings else 1.0
     generator = torch.Generator(device).manual_seed(_SEED)
     for name, weight in model.named_parameters():

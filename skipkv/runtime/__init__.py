@@ -5,11 +5,10 @@ Start with `engine.py` and `attach.py` (the two ways in), then `session.py` (wha
 """
 
 from skipkv.runtime.attach import Attachment, attach
-from skipkv.runtime.completion import Completion, Stats
+from skipkv.runtime.completion import Completion, EventRecord, Stats
 from skipkv.runtime.engine import Engine
 from skipkv.runtime.prompts import Prompt
 from skipkv.runtime.sampling import Sampling
-from skipkv.runtime.session import EventRecord
 from skipkv.runtime.streaming import Piece
 
 __all__ = [

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
+import attrs
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -15,7 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.policy import Policy
-from skipkv.runtime.completion import Stats, stats_of
+from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.seam import (
@@ -26,7 +27,8 @@ from skipkv.runtime.seam import (
     causal_lm,
     check_version,
 )
-from skipkv.runtime.session import EventRecord, Running, Session
+from skipkv.runtime.sequence import Sequence as Row
+from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.support import check_family, check_policy, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
@@ -173,8 +175,7 @@ class Attachment:
         self._prompting = False  # until the first decode step
         self._nested = False  # a pass of our own, before the one the caller asked for
         self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens not read yet
-        # rows that wait for the others, as they ended
-        self._done: dict[int, Running] = {}
+        self._done: dict[int, Stats] = {}  # of rows that wait for the others
         self._finite: list[Bool[Tensor, "B"]] = []  # of passes whose logits were not looked at
         self._started = self._passed = 0.0  # seconds
 
@@ -185,30 +186,33 @@ class Attachment:
         As for the Engine, the last token decoded counts, though it is never fed.
         """
         session = self._last
+        self._read()
+        seconds = self._passed - self._started
         return [
-            stats_of(
-                session,
-                running,
-                new_tokens=running.seen - running.prompt_tokens + 1,
-                seconds=self._passed - self._started,
-            )
-            for running in self._rows
+            attrs.evolve(self._done.get(row.lane) or self._stats(row), seconds=seconds)
+            for row in session.sequences
         ]
+
+    def _stats(self, row: Row, *, steps_ago: int = 0) -> Stats:
+        """What a row had cost some decode steps ago, with no event since."""
+        session = self._last
+        fed = session.store.tokens_seen[row.lane] - steps_ago - row.prompt_tokens
+        return session.stats(row, new_tokens=fed + 1, seconds=0.0, steps_ago=steps_ago)
 
     @property
     def events(self) -> list[int]:
         """Compression events that dropped something."""
-        return [r.events for r in self._rows]
+        return [stats.events for stats in self.stats]
 
     @property
     def evicted(self) -> list[int]:
         """Entries dropped, summed over layers and KV heads."""
-        return [r.evicted for r in self._rows]
+        return [stats.evicted for stats in self.stats]
 
     @property
     def peak_entries(self) -> list[int]:
         """Most entries any head of any layer held at once."""
-        return [r.peak_entries for r in self._rows]
+        return [stats.peak_entries for stats in self.stats]
 
     @property
     def peak_kv_bytes(self) -> int:
@@ -218,23 +222,16 @@ class Attachment:
     @property
     def trace(self) -> list[tuple[EventRecord, ...]]:
         """Every sequence's compression events, where `attach(trace=True)` asked for them."""
-        return [tuple(r.trace or ()) for r in self._rows]
+        return [
+            tuple(row.trace or ())[: stats.events]
+            for row, stats in zip(self._last.sequences, self.stats, strict=True)
+        ]
 
     @property
     def _last(self) -> Session:
         if self._session is None:
             raise InputError("Nothing has been generated under this attachment yet.")
         return self._session
-
-    @property
-    def _rows(self) -> list[Running]:
-        """What each row cost: to its end, where it has one, and so far where it goes on."""
-        session = self._last
-        self._read()
-        return [
-            self._done.get(number) or session.as_of(number)
-            for number in range(len(session.running))
-        ]
 
     def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """A forward pre-hook of the model: exchange the cache, bring in what precedes this pass."""
@@ -280,8 +277,8 @@ class Attachment:
         elif not starting:
             _check_history(kwargs.get("attention_mask"), ids.shape[1], seen)
             if self._prompting:  # generate(prefill_chunk_size=...)
-                for number, count in enumerate(counts):
-                    session.lengthen_prompt(number, count)
+                for row, count in zip(session.sequences, counts, strict=False):
+                    row.lengthen_prompt(count)
         if not decoding or ids.device.type == "cpu":
             _check_positions(kwargs.get("position_ids"), real, seen)
         return (), self._arguments(session, ids, counts, kwargs, prompt=starting)
@@ -345,7 +342,7 @@ class Attachment:
             self._nested = False
         session.end(forward, ids)
         session.cache.columns -= ids.shape[1]
-        self._events(session, range(len(counts)))
+        self._events(session, session.sequences[: len(counts)])
 
     def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A forward hook of the model, called after an error too: run the events that are due."""
@@ -366,15 +363,14 @@ class Attachment:
         session = self._last
         self._passed = time.perf_counter()
         session.end(forward, ids)
-        for error in session.failed().values():  # before anything is made of these logits
-            raise error
+        self._raise(session.sequences)  # before anything is made of these logits
         logits = getattr(output, "logits", None)
         if logits is not None:
             self._finite.append(can_choose(logits[:, -1]))
             if logits.device.type == "cpu" or len(self._finite) == _UNSEEN:
                 self._check_logits()
         if isinstance(forward, PromptForward):
-            self._events(session, range(len(forward.counts)))
+            self._events(session, session.sequences[: len(forward.counts)])
             return
         self._decoded.append(ids)
         if due := session.due():
@@ -389,11 +385,10 @@ class Attachment:
         """
         if not self._decoded:
             return
-        session = self._last
-        rows = torch.cat(self._decoded, dim=1).tolist()
+        fed = torch.cat(self._decoded, dim=1).tolist()
         self._decoded.clear()
-        for number, tokens in enumerate(rows):
-            session.decoded(number, tokens)
+        for number, (row, tokens) in enumerate(zip(self._last.sequences, fed, strict=False)):
+            row.fed(tokens)
             alive = [i for i, token in enumerate(tokens) if token not in self._fillers]
             ended = number in self._done
             if ended and alive:  # it was no end: generate() was told of other ends
@@ -401,11 +396,16 @@ class Attachment:
             start = alive[-1] + 1 if alive else 0
             end = next((i for i in range(start, len(tokens)) if tokens[i] in self._eos), None)
             if end is not None and number not in self._done:
-                self._done[number] = session.as_of(number, steps_ago=len(tokens) - end)
+                self._done[number] = self._stats(row, steps_ago=len(tokens) - end)
 
-    def _events(self, session: Session, numbers: Sequence[int]) -> None:
-        for error in session.events(numbers).values():
-            raise error
+    def _events(self, session: Session, rows: Sequence[Row]) -> None:
+        session.events(rows)
+        self._raise(rows)
+
+    def _raise(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.error is not None:
+                raise row.error
 
     def _check_logits(self) -> None:
         """Raise for a sequence whose logits left no token to choose."""
@@ -415,7 +415,7 @@ class Attachment:
         self._finite.clear()
         for number, holds in enumerate(finite):
             if not holds:
-                raise self._last.why_no_token(number)
+                raise self._last.why_no_token(self._last.sequences[number])
 
     def _start(self, prompts: Sequence[int]) -> None:
         """A new generation begins: a session of its own."""
@@ -430,7 +430,8 @@ class Attachment:
             self._model, self._policy, sequences=len(prompts), text=self._text, trace=self._trace
         )
         for prompt_tokens in prompts:
-            self._session.join(self._session.start(prompt_tokens))  # generate() feeds all at once
+            row = self._session.start(Row(prompt_tokens=prompt_tokens))
+            self._session.join(row)  # generate() feeds all at once
         self._hooks.enter_context(self._session.hooked())
         self._prompting = True
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.forward import Forward, PromptForward
 
-# Queries per tile where attention weights must be seen, which takes them out of the fused kernel.
+# Queries per tile where a part needs the attention weights, which the fused kernel does not give.
 _TILE = 128
 
 
@@ -28,10 +28,10 @@ def attend(
     Args:
         forward: the pass.
         layer: of the store.
-        query: of the new tokens; `Q` is `H * G` query heads.
-        key: what the rows hold.
-        value: what the rows hold.
-        scale: of the logits.
+        query: queries of the new tokens; `Q` is `H * G` query heads.
+        key: the keys that the rows hold.
+        value: the values that the rows hold.
+        scale: factor of the logits.
     """
     batch, heads, _, size = key.shape
     columns = query.shape[2]
@@ -74,7 +74,7 @@ def _seen_attention(
     value: Float[Tensor, "B H L D"],
     scale: float,
 ) -> Float[Tensor, "B H G T D"]:
-    """The same with the weights in hand, a tile of queries at a time; softmax in float32."""
+    """As `_fused_attention`, but records the weights: a tile at a time, with a float32 softmax."""
     mask = forward.mask(layer)
     outputs = []
     for start in range(0, query.shape[3], _TILE):

@@ -1,4 +1,4 @@
-"""The one place where the runtime asks the parts of a policy, and checks what they answer."""
+"""All calls that the runtime makes to the parts of a policy, with checks of the answers."""
 
 import operator
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ def cuts(segmenter: Segmenter, stream: TokenStream) -> list[Cut]:
 
     Args:
         segmenter: any segmenter.
-        stream: the tokens it is shown.
+        stream: the tokens to cut.
 
     Raises:
-        PartError: it raised, or answered something else than cuts that increase and lie inside the
-            stream.
+        PartError: the segmenter raised, or its answer is not a sequence of cuts that increase and
+            lie inside the stream.
     """
     answer = call(segmenter, "cut", {"stream": stream})
     if not isinstance(answer, Sequence) or not all(isinstance(cut, Cut) for cut in answer):
@@ -56,21 +56,24 @@ def cuts(segmenter: Segmenter, stream: TokenStream) -> list[Cut]:
 def admitted(
     scheduler: BatchScheduler, waiting: Sequence[Request], *, free: int, running: int
 ) -> list[int]:
-    """Which of the waiting requests a scheduler lets in.
+    """The waiting requests that a scheduler admits.
 
     Args:
         scheduler: any scheduler.
-        waiting: the requests that wait.
-        free: free slots.
-        running: sequences in the other slots.
+        waiting: the waiting requests.
+        free: number of free slots.
+        running: number of sequences in the other slots.
+
+    Returns:
+        Indices into `waiting`.
 
     Raises:
-        PartError: it raised, or answered something else than places of waiting requests.
+        PartError: the scheduler raised, or its answer is not distinct indices of waiting requests.
     """
     shown = {"waiting": tuple(waiting)}
     answer = call(scheduler, "admit", shown, free=free, running=running)
     try:
-        # one more than there are: an answer without an end must not be waited for
+        # at most one more than are legal: an answer may be an endless iterator
         chosen = [operator.index(i) for i in islice(iter(answer), len(waiting) + 1)]
     except TypeError:
         raise broken(
@@ -91,16 +94,16 @@ def admitted(
 def delta(
     steerer: Steerer, hidden: Float[Tensor, "R E"], context: SteeringContext
 ) -> tuple[Float[Tensor, "R E"], dict[int, PartError]]:
-    """What a steerer adds to each row, and what it did wrong, by row.
+    """What a steerer adds to each row, and its errors, by row.
 
-    A row's delta depends on that row alone. So where the steerer breaks, it is asked again for each
-    row it acts on alone, and only the rows on which it breaks then are at fault. A row at fault
-    gets NaN: its logits are then not finite, and no token is chosen from them.
+    A row's delta depends on that row alone. If the steerer fails, it is called again for each row
+    that it acts on, one by one, and only the rows on which it fails again get an error. The delta
+    of such a row is NaN: its logits are then not finite, and no token is chosen from them.
 
     Args:
         steerer: any steerer.
-        hidden: what enters the layer.
-        context: where the rows stand.
+        hidden: the hidden states that enter the layer.
+        context: the state of each row.
     """
     hidden, context = watched(hidden), watched(context)
     before = versions({"hidden": hidden, "context": context})
@@ -119,7 +122,7 @@ def delta(
             found[one] = _delta(steerer, hidden[one], alone)
         except PartError as error:
             faults[row] = without_frames(error)
-    if not faults:  # what was edited belongs to any row
+    if not faults:  # an edit may concern any row
         faults = dict.fromkeys(range(len(hidden)) if edited else acting, failure)
     found[list(faults)] = torch.nan
     return found, faults
@@ -141,14 +144,14 @@ def decide(
     Args:
         policy: scorer and evictor.
         view: row r is sequence r % count.
-        budget: entries to keep per row and head at most.
+        budget: the most entries to keep per row and head.
         count: sequences in the view.
 
     Returns:
-        The keep mask, None where a part gave no answer; and per sequence what went wrong.
+        The keep mask, None if a part failed; and per sequence its error or None.
     """
     view = watched(view)
-    # as they are before a part sees them: an edit of the view must not change what is checked
+    # taken before a part sees the view, so that its edits cannot change what is checked
     occupied, protected = view.occupied, view.protected.clone()
     before = versions({"view": view})
     try:
@@ -162,7 +165,7 @@ def decide(
             for number, fault in _model_faults(view, occupied, count).items():
                 faults[number] = fault
         return None, faults
-    # All that depends on values, in one answer from the device.
+    # All checks of values, in one tensor, so that the host waits for the device once.
     laws = torch.stack(
         [
             finite.flatten(1).all(dim=1),
@@ -193,7 +196,7 @@ def _law_faults(
     budget: int,
     held: list[list[bool]],
 ) -> list[SkipKVError | None]:
-    """What to say of each sequence of which the laws held, or not, in this order."""
+    """The error of each sequence, from whether the four laws of `decide` held for it."""
     model: dict[int, ModelError] = {}
     name: object = policy.scorer
     if not all(finite for finite, *_ in held):
@@ -227,14 +230,14 @@ def _law_faults(
 def _culprit(scorer: Scorer, view: CacheView) -> object:
     try:
         return culprit(scorer, view)
-    except PartError:  # asked again, a term does something else: the sum is what is known
+    except PartError:  # a term answered differently this time: blame the sum
         return scorer
 
 
 def _model_faults(
     view: CacheView, occupied: Bool[Tensor, "R H L"], count: int
 ) -> dict[int, ModelError]:
-    """Sequences of which the model itself computed what no part can judge."""
+    """Errors of sequences whose keys, values or queries the model computed as NaN or infinite."""
     faults: dict[int, ModelError] = {}
     empty = ~occupied[..., None]
     computed = {"keys": (view.keys, empty), "values": (view.values, empty)}
@@ -252,8 +255,8 @@ def not_finite(what: str, dtype: torch.dtype) -> ModelError:
     """The error of a model that computes NaN or infinite numbers.
 
     Args:
-        what: which numbers they are, with a verb.
-        dtype: the model's.
+        what: the name of these numbers, with a verb ("logits are").
+        dtype: the model's dtype.
     """
     if dtype == torch.float16:
         remedy = "float16 holds no number above 65504: load the model in bfloat16 or float32."

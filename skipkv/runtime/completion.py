@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import attrs
+from jaxtyping import Int
+from torch import Tensor
 
 from skipkv.errors import SkipKVError
-from skipkv.runtime.session import EventRecord, Running, Session
 
 StopReason = Literal["eos", "stop_string", "length", "error"]
 THINK, END_THINK = "<think>", "</think>"
@@ -18,6 +19,24 @@ def _rounded(value: float) -> str:
 
 def _beginning(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+@attrs.frozen(kw_only=True)
+class EventRecord:
+    """One compression event of one sequence.
+
+    Args:
+        seen: tokens the sequence had seen.
+        entries: most entries a head held before.
+        evicted: entries dropped, summed over layers and KV heads.
+        kept: positions kept per layer and KV head. A head that kept fewer than others has -1 in
+            its last places.
+    """
+
+    seen: int
+    entries: int
+    evicted: int
+    kept: Int[Tensor, "layers H K"] = attrs.field(repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -95,30 +114,6 @@ class Completion:
     error: SkipKVError | None = None
     stats: Stats
     trace: tuple[EventRecord, ...] | None = attrs.field(default=None, repr=False)
-
-
-def stats_of(
-    session: Session, running: Running, *, new_tokens: int, seconds: float, padding: int = 0
-) -> Stats:
-    """What a sequence that is still in a session has cost so far.
-
-    Args:
-        session: decodes it.
-        running: the sequence, its peak up to date.
-        new_tokens: tokens decoded, the newest one included.
-        seconds: since the prompt's first pass.
-        padding: of the prompt, to the longest of those admitted with it.
-    """
-    return Stats(
-        new_tokens=new_tokens,
-        events=running.events,
-        evicted=running.evicted,
-        mean_entries=running.mean_entries(new_tokens, session.heads),
-        peak_entries=running.peak_entries,
-        peak_kv_bytes=session.store.peak_bytes // session.store.sequences,
-        seconds=seconds,
-        padding=padding,
-    )
 
 
 def split_thinking(

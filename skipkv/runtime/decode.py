@@ -1,4 +1,4 @@
-"""Decode steps: one token more for each of some sequences, step after step."""
+"""Decode steps: each feeds one token to every sequence of a range of lanes."""
 
 from collections.abc import Mapping
 
@@ -13,20 +13,20 @@ from skipkv.runtime.slots import SlotStore
 class DecodeForward:
     """What cache and attention need to know while the lanes `first .. last` decode.
 
-    One object serves many steps: `begin` makes it ready for the next one, as long as it is
-    `current`. Where all heads of all lanes hold equally many entries, the new ones go into one slot
-    and no mask is needed. Elsewhere each head has a next slot of its own, and a mask hides free
-    slots: both are looked up once, and move on by one slot at every step.
+    One object serves many steps: `begin` prepares the next one, as long as the object is `current`.
+    Where all heads of all lanes hold equally many entries, all new entries go into the same slot
+    and no mask is needed. Elsewhere each head has its own next slot, and a mask hides free slots.
+    Slots and mask are computed once, and advance by one slot at every step.
 
     Args:
         store: the cache.
         layers: layer of the model -> layer of the store.
         first: the first lane.
         last: the lane after the last.
-        interval: decode steps between two events; the queries of the window before an event are
-            recorded, others are not. None records all.
-        kernel: attend to the whole capacity with this, under a mask, and record all queries. Then
-            every step is the same operations on the same tensors.
+        interval: decode steps between two events. Only the queries of the window before an event
+            are recorded. None records all.
+        kernel: attends to the whole capacity under a mask. All queries are then recorded, and every
+            step runs the same operations on the same tensors.
     """
 
     decoding = True
@@ -54,23 +54,23 @@ class DecodeForward:
         self.even = level and len(set(widths)) == 1
         self.width = store.capacity if self.fixed else max(widths)
         self.newest = seen[0] - 1 if len(set(seen)) == 1 and not self.fixed else None
-        """The position now fed to every lane, where it is one and the host may say so."""
+        """The position fed now, if it is the same in all lanes and the host knows it."""
         self._phases = {tokens - 1 for tokens in seen}
         self._step = 0
         self._observes = self._in_window()
 
         count, device = last - first, store.keys.device
         depth, heads = store.shape.layers, store.shape.heads
-        # views of every layer, so that a step only narrows them
+        # views per layer, made once: a step only narrows them
         self._keys = store.keys[:, lanes].unbind()
         self._values = store.values[:, lanes].unbind()
         self._all_keys = store.keys.view(-1, store.shape.dim)
         self._all_values = store.values.view(-1, store.shape.dim)
         self.positions: Int[Tensor, "B 1"] = torch.empty(count, 1, dtype=torch.long, device=device)
-        # What follows is looked up and used where not all heads hold equally many entries.
+        # The rest is used only where not all heads hold equally many entries.
         self._lengths = torch.empty(depth, count, heads, dtype=torch.long, device=device)
-        self._slots = torch.empty_like(self._lengths)  # the newest, among all slots of the store
-        # Where the heads of every lane hold equally many, they share the mask of the first of them.
+        self._slots = torch.empty_like(self._lengths)  # newest slots, indices into the whole store
+        # Where the heads of every lane hold equally many, they share the mask of the first head.
         some = slice(0, 1 if level else None)
         self._masked = self._lengths[some, :, some]
         self._opened = self._slots[some, :, some].view(-1)
@@ -84,7 +84,7 @@ class DecodeForward:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look up where each lane and head stands now, into the same tensors."""
+        """Compute each lane's and head's position, slot and mask anew, into the same tensors."""
         store, lanes = self.store, self._lanes
         self.positions.copy_(store.seen[lanes, None] - 1)
         if not self.even:
@@ -98,22 +98,22 @@ class DecodeForward:
 
     @property
     def current(self) -> bool:
-        """Whether the store has room and has not changed but by this object's own steps."""
+        """Whether the store has room and only this object's own steps have changed it."""
         return self._changes == self.store.changes and (
             self.fixed or self.width < self.store.capacity
         )
 
     def begin(self) -> None:
-        """Make ready for the next step, on the device and on the host."""
+        """Prepare the next step, on the device and on the host."""
         self.place()
         self.count()
 
     def place(self) -> None:
-        """What the device does at the beginning of a step; the same operations every time."""
+        """The device's part of `begin`: the same operations every time."""
         if self.fixed:
             self.positions += 1
             self._lengths += 1
-        else:  # a tensor of its own: whoever watches the model may keep it
+        else:  # a new tensor, because hooks on the model may keep the old one
             self.positions = self.positions + 1
         self._in_ring = None
         if not self.even:
@@ -121,7 +121,7 @@ class DecodeForward:
             self.store.bias.view(-1).index_fill_(0, self._opened, 0)
 
     def count(self) -> None:
-        """What the host does for a step, without asking the device."""
+        """The host's part of `begin`; it does not wait for the device."""
         self._step += 1
         if self.newest is not None:
             self.newest += 1
@@ -152,7 +152,7 @@ class DecodeForward:
         return held_keys.narrow(2, 0, width), held_values.narrow(2, 0, width)
 
     def observe(self, layer: int, queries: Float[Tensor, "B H G D"]) -> None:
-        """Remember a layer's queries for the next event."""
+        """Record a layer's queries for the next event."""
         ring, window = self._rings[layer], self.store.needs.queries
         if self.newest is not None:
             ring.select(3, self.newest % window).copy_(queries)
@@ -163,7 +163,7 @@ class DecodeForward:
         ring.view(-1, dim).index_copy_(0, self._in_ring, queries.reshape(-1, dim))
 
     def add_attention(self, layer: int, weights: Float[Tensor, "B H G L"]) -> None:
-        """Add what each entry received, over query heads."""
+        """Add the attention each entry received, summed over query heads."""
         assert self.store.attention is not None
         mass = self.store.attention[layer, self.first : self.last, :, : self.width]
         mass += weights.sum(dim=2)
@@ -195,5 +195,5 @@ class DecodeForward:
         return fused
 
     def bias(self, layer: int) -> Float[Tensor, "B #H 1 L"] | None:
-        """What to add to the logits of one query per row; None where every slot holds an entry."""
+        """The mask to add to the logits of one query per row; None if no slot is free."""
         return None if self.even else self._biases[layer].narrow(3, 0, self.width)

@@ -18,7 +18,7 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.models import load
 from skipkv.policy import Policy
 from skipkv.runtime.completion import THINK, Completion, Stats, split_thinking
-from skipkv.runtime.loop import DecodeLoop, Finished, Fresh, Order
+from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.prompts import (
     Content,
@@ -31,6 +31,8 @@ from skipkv.runtime.prompts import (
 )
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import causal_lm, check_free, check_version
+from skipkv.runtime.sequence import Order
+from skipkv.runtime.sequence import Sequence as Decoded
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.stopping import before, shown
@@ -278,8 +280,8 @@ class Engine:
         never taken back. So what may still change is held back until it is certain: an incomplete
         character, or what may be the beginning of a stop string.
 
-        On an accelerator tokens are read 16 at a time, since every look makes it wait, and pieces
-        are as long; on a CPU a piece is a token. Streaming changes no token.
+        A piece is the text of a token. On an accelerator tokens are read 16 at a time, since every
+        look makes it wait, so 16 pieces come at once. Streaming changes no token.
 
         Args:
             prompts: as for `generate`, and so are the others.
@@ -460,7 +462,6 @@ class Engine:
         following = 0
         with tqdm(total=total, unit="seq", disable=not show or total == 0, file=sys.stderr) as bar:
             for news in self._run(jobs, trace=trace, timings=timings):
-                assert not isinstance(news, Fresh)  # the loop streams only where asked to
                 bar.update()
                 if isinstance(news, _Failed):
                     place, completion = news.place, news.completion
@@ -485,12 +486,13 @@ class Engine:
             place, index, sample = order.index, order.prompt_index, order.sample
             if place not in streams:
                 streams[place] = TextStream(self.tokenizer, stop=order.stop)
-            if isinstance(news, Finished):
+            for token in news.fresh() if news.stop_string is None else ():
+                if text := streams[place].feed([token]):
+                    yield Piece(index=index, sample=sample, text=text)
+            if news.reason is not None:
                 whole = self._completion(news)
                 rest = streams.pop(place).rest(whole.text)
                 yield Piece(index=index, sample=sample, text=rest, completion=whole)
-            elif text := streams[place].feed(news.tokens):
-                yield Piece(index=index, sample=sample, text=text)
 
     def _run(
         self,
@@ -499,7 +501,7 @@ class Engine:
         trace: bool,
         timings: Timings | None = None,
         streaming: bool = False,
-    ) -> Iterator[Finished | Fresh | _Failed]:
+    ) -> Iterator[Decoded | _Failed]:
         """All that comes of these jobs, the failed ones as soon as they are met."""
         failed: deque[_Failed] = deque()
 
@@ -541,7 +543,8 @@ class Engine:
         while failed:
             yield failed.popleft()
 
-    def _completion(self, finished: Finished) -> Completion:
+    def _completion(self, finished: Decoded) -> Completion:
+        assert finished.reason is not None
         order, tokens = finished.request, finished.tokens
         if finished.stop_string is None:
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
@@ -558,7 +561,7 @@ class Engine:
             thinking=thinking,
             answer=answer,
             stop_reason=finished.reason,
-            error=finished.error,
+            error=finished.error if finished.reason == "error" else None,
             stats=finished.stats,
             trace=None if finished.trace is None else tuple(finished.trace),
         )

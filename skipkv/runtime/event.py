@@ -1,4 +1,4 @@
-"""One compression event: view, scores, keep mask, compaction; over layers in bounded memory."""
+"""One compression event: view, scores, keep mask and compaction, some layers at a time."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,7 @@ from skipkv.policy import Policy
 from skipkv.runtime.checked import decide
 from skipkv.runtime.slots import SlotStore, span
 
-# Elements of keys in one view: bounds what an event needs beside the cache, whatever the model's
-# depth.
+# The most elements of keys in one view. It bounds an event's own memory, however deep the model is.
 _VIEW_ELEMENTS = 2**21
 
 
@@ -24,8 +23,9 @@ class Outcome:
 
     Args:
         evicted: entries dropped, summed over layers and KV heads.
-        kept: positions kept per layer and head, -1 behind, on the CPU; only where asked for.
-        error: why this sequence cannot go on: a part that broke its protocol, or the model.
+        kept: positions kept per layer and head, filled up with -1, on the CPU; None without a
+            trace.
+        error: why this sequence cannot go on: a part broke its protocol, or the model failed.
     """
 
     evicted: int = 0
@@ -42,19 +42,19 @@ def compress(
     tables: Sequence[SentenceTable] | None,
     trace: bool = False,
 ) -> list[Outcome]:
-    """Bring sequences down to what their budget allows now.
+    """Drop entries of sequences until each is within its budget.
 
     Args:
         store: the cache.
         policy: scorer, evictor and budget.
-        sequences: which sequences of the store.
+        sequences: the lanes of the sequences.
         prompts: their prompts' lengths, in tokens.
-        tables: their sentences, where the policy needs them.
+        tables: their sentences, if the policy needs them.
         trace: report which positions were kept.
     """
     assert policy.budget is not None
     outcomes: list[Outcome] = [Outcome()] * len(sequences)
-    # One call has one budget; sequences differ in it only under a ratio.
+    # A group shares one budget. Sequences differ in budget only under a ratio.
     allowed = [
         policy.budget.allowed(store.tokens_seen[s], prompt)
         for s, prompt in zip(sequences, prompts, strict=True)
@@ -94,7 +94,7 @@ def _compress_group(
     step = max(1, _VIEW_ELEMENTS // per_layer)
     for start in range(0, store.shape.layers, step):
         layers = slice(start, min(start + step, store.shape.layers))
-        # nobody holds the view, and what it has cached, while entries are moved
+        # the view has no name here, so that its memory is free before entries are moved
         keep, faults = decide(
             policy,
             _view(store, policy, layers, sequences, width, prompts=prompts, tables=tables),
@@ -102,7 +102,7 @@ def _compress_group(
             count=count,
         )
         errors = [known or new for known, new in zip(errors, faults, strict=True)]
-        if keep is None:  # nothing to go by: the sequences of this event cannot go on
+        if keep is None:  # without an answer, the sequences of this event cannot go on
             return [Outcome(error=error) for error in errors]
         _, positions = store.compact(layers, sequences, keep)
         if trace:
@@ -113,7 +113,7 @@ def _compress_group(
     return [
         Outcome(
             evicted=evicted[i],
-            # K is the sequence's own, not that of the neighbour which kept most
+            # K is the sequence's own width, not the widest of the batch
             kept=None if kept is None else kept[:, i, :, : store.widths[sequence]],
             error=errors[i],
         )
@@ -122,7 +122,7 @@ def _compress_group(
 
 
 def _padded(chunks: list[Tensor]) -> Tensor:
-    """Chunks of layers as one tensor; those that kept fewer entries are filled with -1."""
+    """Chunks of layers as one tensor; chunks with fewer entries are filled up with -1."""
     most = max(chunk.shape[-1] for chunk in chunks)
     return torch.cat(
         [torch.nn.functional.pad(c, (0, most - c.shape[-1]), value=-1) for c in chunks]

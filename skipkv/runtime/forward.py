@@ -1,4 +1,4 @@
-"""A forward pass over prompts: where its tokens go and what they may see."""
+"""A forward pass over prompts: which slots its tokens fill and which they attend to."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,17 +13,17 @@ from skipkv.runtime.slots import SlotStore, on_device
 class PromptForward:
     """What the cache and the attention of every layer need to know during one pass over prompts.
 
-    The pass feeds `T` columns to the lanes `first .. first + len(counts)`. Of row b the last
-    `counts[b]` columns are tokens. Those before are padding, which is neither stored nor seen.
+    The pass feeds `T` columns to the lanes `first .. first + len(counts)`. The last `counts[b]`
+    columns of row b are tokens. The columns before are padding, which is neither stored nor seen.
 
     A token goes into the next slot of each head, and sees the slots up to its own.
 
     Args:
-        store: the cache; it counts the tokens at once.
+        store: the cache. Its token counts grow when this object is made.
         layers: layer of the model -> layer of the store.
         first: the first lane.
         counts: tokens of each lane.
-        columns: of the pass, at least as many as any lane has tokens.
+        columns: columns of the pass, at least as many as any lane has tokens.
     """
 
     decoding = False
@@ -48,8 +48,8 @@ class PromptForward:
         place = place - (columns - on_device(counts, device)[:, None])  # [B T], negative in padding
         self._real: Bool[Tensor, "B T"] = place >= 0
         self.positions: Int[Tensor, "B T"] = (seen[:, None] + place).clamp_min(0)
-        # Where each column lies. Padding lies nowhere; it sees what was there before, or slot 0, so
-        # that its softmax is over something. Nothing reads what it computes.
+        # The slot of each column. Padding has none. It attends to the entries before the pass, or
+        # to slot 0, so that its softmax is defined. Its result is unused.
         own = store.lengths[:, lanes, :, None] + place[:, None]
         self._own: Int[Tensor, "layers B H T"] = own.clamp_min_(0)
         self._rows, self._columns = self._real.nonzero(as_tuple=True)
@@ -77,7 +77,7 @@ class PromptForward:
         return stored[0], stored[1]
 
     def observe(self, layer: int, queries: Float[Tensor, "B H G T D"]) -> None:
-        """Remember a layer's most recent queries, if some part needs them."""
+        """Record a layer's most recent queries, if some part needs them."""
         if self.store.queries is None:
             return
         rows, columns = self._newest
@@ -87,14 +87,14 @@ class PromptForward:
     def add_attention(
         self, layer: int, weights: Float[Tensor, "B H G t L"], columns: slice
     ) -> None:
-        """Add what each entry received from these columns, over query heads and real tokens."""
+        """Add the attention each entry received from tokens of these columns, over query heads."""
         assert self.store.attention is not None
         weights = weights * self._real[:, None, None, columns, None]
         mass = self.store.attention[layer, self.first : self.last, :, : self.width]
         mass += weights.detach().sum(dim=(2, 3))
 
     def mask(self, layer: int) -> Bool[Tensor, "B #H T L"]:
-        """Which slots each column may see: its own and those before."""
+        """The slots each column may see: its own and those before."""
         if self._shared_mask is not None:
             return self._shared_mask
         own = self._own[layer, :, : 1 if self._even else None, :, None]
@@ -105,4 +105,4 @@ class PromptForward:
 
 
 Forward = PromptForward | DecodeForward
-"""What a forward pass under way is to the cache and to attention."""
+"""A forward pass under way, as the cache and attention see it."""

@@ -1,4 +1,4 @@
-"""The hidden states that enter a model's layers at some places of a text."""
+"""The hidden states that enter a model's layers at given positions of a text."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -12,19 +12,19 @@ from transformers import PreTrainedModel
 def layer_inputs(
     model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], layers: Sequence[int]
 ) -> Float[Tensor, "N layers E"]:
-    """What enters layers at positions of a text: one forward pass over it, nothing cached.
+    """The hidden states that enter layers at positions of a text, from one pass without a cache.
 
-    Steering adds its vector to these very states. Hooks take them as they go by, so that memory
-    holds a state per position wanted and not per token.
+    Steering adds its vector to the same states. Hooks copy them during the pass, so that memory
+    holds a state per requested position, not per token.
 
     Args:
-        model: in evaluation mode.
-        ids: the text, prompt and all.
-        positions: in the text.
-        layers: from 0.
+        model: a model in evaluation mode.
+        ids: the tokens of the whole text, with the prompt.
+        positions: positions in the text.
+        layers: numbers of layers, from 0.
 
     Returns:
-        The states on the host, in the model's dtype.
+        The states, on the CPU, in the model's dtype.
 
     Example:
         >>> from skipkv.testing import toy_model

@@ -1,8 +1,8 @@
-"""Attention of one query per row over heads that hold differently many entries.
+"""Attention of one query per row over heads with different numbers of entries.
 
-A step of fixed shapes attends to the whole capacity, of which each head fills the first part. Torch
-has several ways to do that; which is fastest depends on the device, its libraries and the shape, so
-`fastest` tries them where time is money, on an accelerator.
+A step of fixed shapes attends to the whole capacity, and each head fills the first part of it.
+Torch has several ways to compute that. Which is fastest depends on the device, its libraries and
+the shape. So `fastest` measures them on accelerators.
 """
 
 import inspect
@@ -56,10 +56,11 @@ def varlen(
     lengths: Int[Tensor, "B H"],
     scale: float,
 ) -> Float[Tensor, "B H G D"]:
-    """Torch's attention over packed sequences, each KV head one of them; reads no empty slot.
+    """Torch's attention over packed sequences: each KV head is one, and no empty slot is read.
 
-    The query heads of a KV head are heads of one query where torch groups them itself, and queries
-    of one head before (torch 2.11): each attends to all entries, so the outcome is the same.
+    A torch with `enable_gqa` takes the query heads of a KV head as heads of one query. An older
+    one (2.11) takes them as queries of one head. Each attends to all entries either way, so the
+    result is the same.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -96,13 +97,14 @@ def fastest(
 ) -> str:
     """The name of the fastest way to attend on this device with these shapes.
 
-    One that fails here, or whose outcome differs from that of `sdpa`, is out.
+    A candidate that fails here, or whose result differs from that of `sdpa`, is left out.
 
     Args:
-        keys: as the cache holds them, for their shape, strides, dtype and device; not read.
+        keys: as the cache holds them, for their shape, strides, dtype and device; the numbers are
+            not read.
         groups: query heads per KV head.
-        candidates: what to choose from; "sdpa" must be there.
-        seconds: how to time a call; by default the device's own wait.
+        candidates: the kernels to choose from; "sdpa" must be among them.
+        seconds: measures a call; by default with a synchronized clock.
     """
     timed = seconds or (lambda call: _seconds(call, keys.device))
     batch, heads, slots, size = keys.shape
@@ -127,7 +129,7 @@ def fastest(
         try:
             agrees = torch.allclose(kernel(*inputs).float(), expected, atol=2e-2, rtol=2e-2)
             took = timed(partial(kernel, *inputs)) if agrees else float("inf")
-        except Exception:  # not built for this device, dtype or head size: it is out
+        except Exception:  # the kernel is not built for this device, dtype or head size
             continue
         if took < lowest:
             best, lowest = name, took

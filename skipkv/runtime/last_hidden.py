@@ -1,4 +1,4 @@
-"""The last hidden states of what was decoded, kept until sentences are read."""
+"""The last hidden states of decoded tokens, kept until the sentences are read."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skipkv.runtime.decode import DecodeForward
 
-# Steps whose states may wait to be written: one write of many costs little more than of one.
+# Steps written to the ring together: one write for many steps costs little more than for one.
 _WAITING = 16
 
 
@@ -16,10 +16,10 @@ class LastHidden:
     """The newest hidden states of every sequence: a ring by position, `[sequences, kept, E]`.
 
     Args:
-        sequences: how many there are.
-        kept: newest states to keep of each.
-        hidden_size: of the model.
-        device: where they lie.
+        sequences: number of sequences.
+        kept: number of newest states to keep per sequence.
+        hidden_size: hidden size of the model.
+        device: device of the ring.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class LastHidden:
         self._ring = torch.zeros(sequences, kept, hidden_size, device=device)
         self._kept = kept
         self._waiting: list[Float[Tensor, "B E"]] = []
-        self._forward: DecodeForward | None = None  # of the steps whose states wait
+        self._forward: DecodeForward | None = None  # the forward of the waiting states' steps
 
     def add(self, forward: DecodeForward, states: Float[Tensor, "B E"]) -> None:
-        """Take the states of a decode step; they are written by and by, but for recorded steps."""
+        """Take the states of a decode step; they are written later, in recorded steps at once."""
         if forward is not self._forward:
             self._write()
             self._forward = forward
@@ -43,20 +43,20 @@ class LastHidden:
         """The last `count` states of a sequence.
 
         Args:
-            sequence: its number.
-            count: at most as many as are kept.
-            seen: tokens it has seen.
+            sequence: the lane of the sequence.
+            count: number of states, at most as many as are kept.
+            seen: tokens the sequence has seen.
         """
         self._write()
         return self._ring[sequence].roll(-((seen - count) % self._kept), 0)[:count]
 
     def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
-        """Put what lies in the lanes `sources` into the lanes `targets`, all at once."""
+        """Copy the lanes `sources` to the lanes `targets`; all are read before any is written."""
         self._write()
         self._ring[targets] = self._ring[sources]
 
     def _write(self) -> None:
-        """Write the states that wait."""
+        """Write the waiting states to the ring."""
         if not self._waiting:
             return
         forward, self._forward = self._forward, None  # it holds views of the cache
@@ -64,7 +64,7 @@ class LastHidden:
         count, kept = len(self._waiting), self._kept
         states = torch.stack(self._waiting, dim=1).float()  # [B steps E]
         self._waiting.clear()
-        if forward.newest is not None:  # all rows write to the same places
+        if forward.newest is not None:  # all rows write to the same slots of the ring
             ring = self._ring[forward.first : forward.last]
             at = (forward.newest + 1 - count) % kept
             fit = min(count, kept - at)

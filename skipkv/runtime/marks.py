@@ -1,4 +1,4 @@
-"""Which tokens end a paragraph, and which open and close the thinking part."""
+"""The tokens that end a paragraph, and those that open and close the thinking part."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -13,14 +13,14 @@ _OPEN, _CLOSE, _PARAGRAPH = "<think>", "</think>", "\n\n"
 
 
 class Marks:
-    """A table of a vocabulary, built from the text of its tokens.
+    """A table of the marks of a vocabulary, built from the text of its tokens.
 
-    Steering and the calibration of its vectors read the same one, so that a vector is made from the
-    very places where it is added later.
+    Steering and calibration use the same table. So a vector is made from the places where it is
+    added later.
 
     Args:
-        text: of the tokens.
-        vocabulary: size of the model's.
+        text: the text of tokens.
+        vocabulary: size of the model's vocabulary.
     """
 
     def __init__(self, text: TokenText, vocabulary: int) -> None:
@@ -32,14 +32,14 @@ class Marks:
         self._paragraphs = _where(self._ends)
         self._turns = _where(self._opens) | _where(self._closes)
         self.has_paragraphs = bool(self._paragraphs)
-        """Whether any token ends a paragraph; without one no steerer ever acts."""
+        """Whether any token ends a paragraph; a steerer acts only at such tokens."""
         self.thinks = any(self._opens) and any(self._closes)
-        """Whether the vocabulary has think marks; without them all that is decoded is thinking."""
+        """Whether the vocabulary has think marks; without them all decoded text is thinking."""
 
     @classmethod
     @lru_cache(maxsize=4)
     def of(cls, text: TokenText, vocabulary: int) -> "Marks":
-        """Those of a vocabulary, made once: reading a large one takes seconds."""
+        """The table of a vocabulary, cached: a large vocabulary takes seconds to read."""
         return cls(text, vocabulary)
 
     def paragraph_in(self, tokens: Iterable[int]) -> bool:
@@ -55,7 +55,12 @@ class Marks:
         return bool(self._ends[token])
 
     def thinking(self, token: int, before: bool) -> bool:
-        """Whether the sequence is thinking at this token, where it was (or not) before it."""
+        """Whether the sequence is thinking at this token.
+
+        Args:
+            token: the token id.
+            before: whether the sequence was thinking before it.
+        """
         if not self.thinks:
             return before
         return (before or bool(self._opens[token])) and not self._closes[token]

@@ -1,7 +1,8 @@
-"""How prompts enter the cache: those longer than it in passes, compressed as they go.
+"""How prompts enter the cache: a prompt longer than the cache takes several passes.
 
-A pass may be cut further, so that sequences which are decoding need not wait for all of it. Only
-the end of a pass is a place to compress: how finely it was cut changes nothing that is kept.
+The cache is compressed after each pass. A pass may be cut into pieces, so that sequences which are
+decoding need not wait for all of it. Compression comes only at the end of a pass, so the pieces do
+not change what is kept.
 """
 
 from bisect import bisect_right
@@ -10,23 +11,23 @@ from collections.abc import Sequence
 import attrs
 
 PREFILL_CHUNK = 256
-"""Tokens of a newcomer's prompt fed between two decode steps by default."""
+"""Tokens of a new prompt fed between two decode steps, by default."""
 LONGEST_PASS = 512
-"""Tokens of a prompt fed at once at most where the cache grows: a bound for a pass's memory."""
+"""The most tokens of a prompt fed at once where the cache grows. It bounds a pass's memory."""
 
 
 def plan(lengths: Sequence[int], first: int, chunk: int) -> list[list[range]]:
-    """The forward passes that bring prompts into a cache with room for `first` entries.
+    """The forward passes that feed prompts into a cache with room for `first` entries.
 
-    A prompt that fits goes in one pass; a longer one sends `first` tokens, then `chunk` at a time,
+    A prompt that fits takes one pass. A longer one feeds `first` tokens, then `chunk` at a time,
     and is compressed after each pass. All prompts end in the last pass, so its last column has the
-    logits of all; a longer prompt starts in an earlier one. Where a prompt is cut depends on its
-    own length alone, so its entries do not depend on the other prompts.
+    logits of all. A longer prompt starts in an earlier pass. The cuts of a prompt depend on its own
+    length alone, so its entries do not depend on the other prompts.
 
     Args:
         lengths: prompt lengths, in tokens.
-        first: tokens of a prompt's first pass at most.
-        chunk: tokens of each later pass at most.
+        first: the most tokens of a prompt's first pass.
+        chunk: the most tokens of each later pass.
 
     Returns:
         Per pass, the range of each prompt's positions; empty before a prompt starts.
@@ -53,10 +54,10 @@ def plan(lengths: Sequence[int], first: int, chunk: int) -> list[list[range]]:
 
 @attrs.define(kw_only=True)
 class Reading:
-    """How far a prompt has been fed.
+    """The progress of a prompt: how many of its tokens have been fed.
 
     Args:
-        ends: tokens fed when each of its passes ends; the last is its length.
+        ends: tokens fed at the end of each pass; the last is the prompt's length.
         fed: tokens fed so far.
 
     Example:
@@ -84,7 +85,7 @@ class Reading:
         return self.fed == self.ends[-1]
 
     def take(self, limit: int) -> range:
-        """The positions to feed next, `limit` at most; they count as fed."""
+        """Return the positions to feed next, at most `limit`, and count them as fed."""
         start = self.fed
         self.fed += min(limit, self.left)
         return range(start, self.fed)
@@ -93,11 +94,11 @@ class Reading:
 def columns(
     readings: Sequence[Reading], chunk: int, *, decoding: bool, most: int | None = None
 ) -> int:
-    """Tokens of each of these prompts to feed at once, at most.
+    """The most tokens to feed at once of each of these prompts.
 
-    While others are decoding, `chunk`. While none are nothing waits, and the prompt with the fewest
-    tokens left gets them all, or `most`: it is the first to decode, and none is padded beyond
-    `chunk`.
+    While other sequences decode, it is `chunk`. Otherwise no sequence waits: it is then what the
+    shortest remaining prompt has left, at most `most` and at least `chunk`. So that prompt decodes
+    first, and padding never exceeds `chunk`.
 
     Example:
         >>> readings = [Reading(ends=[400]), Reading(ends=[1152, 1280])]

@@ -1,4 +1,4 @@
-"""From what a user gives as prompts to token ids; every wrong kind is an error with its remedy."""
+"""Turns prompts of every accepted kind into token ids; refuses others with an error that helps."""
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,17 +16,17 @@ from skipkv.runtime.sampling import Sampling
 Content: TypeAlias = (
     str | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Int[Tensor, "*one T"]
 )
-"""One prompt: a text, token ids, a chat (messages), or what a tokenizer answered for one text."""
+"""One prompt: a text, token ids, a chat (messages), or a tokenizer's output for one text."""
 
 _TEMPLATE_OPTIONS = {"tokenize", "add_generation_prompt", "conversation"}
 _KINDS = "a text, a list of token ids, or a chat (a list of messages)"
 
 
 def stop_strings(value: Any) -> tuple[str, ...]:
-    """Stop strings as a tuple; one string is one.
+    """Stop strings as a tuple; a single string counts as one stop string.
 
     Raises:
-        InputError: one of them is empty, or no string.
+        InputError: a stop string is empty, or not a string.
     """
     strings = (value,) if isinstance(value, str) else value
     if not isinstance(strings, Iterable) or isinstance(strings, bytes | Mapping):
@@ -85,18 +85,18 @@ def _own_sampling(value: Any) -> Sampling | None:
 
 @attrs.frozen
 class Prompt:
-    """A prompt with settings of its own; what it leaves out is as `generate` was told.
+    """A prompt with settings of its own; a setting left out is that of the call of `generate`.
 
     Args:
         content: a text, token ids, or a list of chat messages.
-        max_new_tokens: tokens to decode at most.
-        sampling: how its tokens are chosen; a dict of `Sampling`'s arguments will do.
-        stop: a string, or several, at which it ends.
-        seed: of its random numbers, at least 0.
+        max_new_tokens: the most tokens to decode.
+        sampling: how its tokens are chosen; a dict of `Sampling`'s arguments works too.
+        stop: one or several strings that end it.
+        seed: seed of its random numbers, at least 0.
 
     Raises:
         ConfigError: a value out of range.
-        InputError: an empty stop string, or none of a string's kind.
+        InputError: a stop string is empty, or not a string.
 
     Example:
         >>> from skipkv import Engine, Prompt, presets
@@ -119,17 +119,17 @@ class Prompt:
 
 
 def each(prompts: Any, tokenizer: Any) -> list[Any] | Iterator[Any]:
-    """The prompts given, one by one; an iterator where they are to be taken as they are needed.
+    """The given prompts, one by one.
 
-    A list, a tensor or a tokenizer's answer becomes a list. Padding that an attention mask marks is
-    left out.
+    A list, a tensor or a tokenizer's output gives a list. Another iterable gives an iterator, so
+    that its prompts are taken as they are needed. Padding that an attention mask marks is left out.
 
     Args:
         prompts: what a user gave as a list of prompts.
-        tokenizer: the model's; knows which token is padding.
+        tokenizer: the model's tokenizer; says which token is padding.
 
     Raises:
-        InputError: it is one prompt and no list, or nothing that holds prompts.
+        InputError: it is a single prompt outside a list, or not an iterable of prompts.
     """
     if isinstance(prompts, str):
         raise InputError("prompts must be a list of prompts, got one string. Wrap it: [prompt].")
@@ -170,13 +170,13 @@ def token_ids(
     """The token ids of one prompt.
 
     Args:
-        content: a text, token ids, a list of chat messages, or what a tokenizer answered.
-        tokenizer: the model's. A chat goes through its chat template.
-        name: of the prompt, for errors.
+        content: a text, token ids, a list of chat messages, or a tokenizer's output.
+        tokenizer: the model's tokenizer. Its chat template turns a chat into text.
+        name: the name of the prompt in errors.
         chat_template_kwargs: further arguments for the template, such as `enable_thinking`.
 
     Raises:
-        InputError: it is empty or of another kind, or the chat template fails on it.
+        InputError: the prompt is empty or of another kind, or the chat template fails on it.
     """
     if isinstance(content, str):
         return _of_text(content, tokenizer, name)
@@ -211,8 +211,8 @@ def _of_text(text: str, tokenizer: Any, name: str, **options: Any) -> list[int]:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{name} is no valid text: character {error.start} is {text[error.start]!r}, half of a "
-            "pair. It was probably read with the wrong encoding."
+            f"{name} is not valid text: character {error.start} is {text[error.start]!r}, half of "
+            "a surrogate pair. It was probably read with the wrong encoding."
         ) from error
     return list(tokenizer(text, **options)["input_ids"])
 
@@ -230,7 +230,7 @@ def _of_chat(
         text = tokenizer.apply_chat_template(
             chat, tokenize=False, add_generation_prompt=True, **options
         )
-    except Exception as error:  # whatever a template raises
+    except Exception as error:  # templates raise errors of any kind
         reason = " ".join(str(error).split())
         raise InputError(
             f"{name}: the tokenizer's chat template fails on this chat: {type(error).__name__}: "
@@ -240,7 +240,7 @@ def _of_chat(
 
 
 def _message(message: Any, number: int, name: str) -> dict[str, Any]:
-    """A message as templates take it: its content one text."""
+    """A message as templates take it: its content is one text."""
     where = f"{name}: message {number}"
     if not isinstance(message, Mapping):
         raise InputError(f"{where} must be a dict with role and content, got {_kind(message)}.")
@@ -265,7 +265,7 @@ def _part(part: Any, where: str) -> str:
     if not isinstance(text, str):
         kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
         raise InputError(
-            f"{where} has a part that is no text ({kind}). The model reads text alone: leave the "
+            f"{where} has a part that is not text ({kind}). The model reads only text: leave the "
             "part out."
         )
     return text
@@ -276,8 +276,8 @@ def _of_ids(items: Iterable[Any], name: str) -> list[int]:
     for item in items:
         if not _is_number(item):
             raise InputError(
-                f"{name} holds {str(item)[:40]!r}, {_kind(item)}, where a token id should be: "
-                "token ids are whole numbers."
+                f"{name} holds {str(item)[:40]!r}, {_kind(item)}, in the place of a token id. "
+                "Token ids are whole numbers."
             )
         ids.append(operator.index(item))
     if not ids:
@@ -286,15 +286,15 @@ def _of_ids(items: Iterable[Any], name: str) -> list[int]:
 
 
 def _encoded(given: Mapping[str, Any], *, one: str | None = None) -> list[list[Any]]:
-    """The rows of a tokenizer's answer, without what its attention mask leaves out.
+    """The rows of a tokenizer's output, without the tokens that its attention mask excludes.
 
     Args:
         given: has `input_ids`, and perhaps an `attention_mask`.
-        one: name of the prompt, where it is to be a single one and need not be in a list.
+        one: the name of the prompt if it must be a single one; it may then stand outside a list.
     """
     if "input_ids" not in given:
         raise InputError(
-            "prompts must be a list of prompts, or what a tokenizer answers (with input_ids), got "
+            "prompts must be a list of prompts, or a tokenizer's output (with input_ids), got "
             f"{_kind(given)} with {', '.join(map(repr, given)) or 'nothing'}."
         )
     ids, mask = _plain(given["input_ids"]), _plain(given.get("attention_mask"))
@@ -344,25 +344,25 @@ def _vector(tensor: Any, name: str) -> list[Any]:
 
 
 def _rectangular(prompts: list[Any]) -> bool:
-    """Whether these are several lists of one length, as a tokenizer that pads gives them."""
+    """Whether these are several lists of one length, as a tokenizer with padding returns them."""
     if len(prompts) < 2 or not all(isinstance(prompt, list | tuple) for prompt in prompts):
         return False
     return len({len(prompt) for prompt in prompts}) == 1
 
 
 def _check_padding(rows: Sequence[Sequence[Any]], tokenizer: Any, *, remedy: str) -> None:
-    """Raise `InputError` for rows that are padded: nothing says so but the token itself."""
+    """Raise `InputError` for rows that begin or end with the padding token."""
     pad = getattr(tokenizer, "pad_token_id", None)
     for index, row in enumerate(rows):
         if pad is not None and row and pad in (row[0], row[-1]):
             raise InputError(
-                f"Prompt {index} begins or ends with the padding token {pad}, which would be "
-                f"decoded as if it were text. Give {remedy}, or lists of ids without padding."
+                f"Prompt {index} begins or ends with the padding token {pad}, which the model "
+                f"would read as text. Give {remedy}, or lists of ids without padding."
             )
 
 
 def _is_number(item: Any) -> bool:
-    """Whether it is a whole number, of whatever library."""
+    """Whether it is a whole number, of Python or any library."""
     if type(item) is int:
         return True
     if isinstance(item, bool | np.bool_):
@@ -375,5 +375,5 @@ def _is_number(item: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """What kind of thing a value is, as prose."""
+    """The kind of a value, for a sentence."""
     return "None" if value is None else f"a {type(value).__name__}"

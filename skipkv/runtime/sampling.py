@@ -1,4 +1,4 @@
-"""Choosing the next token: greedy or sampled, with a random stream of its own for every request."""
+"""Choosing the next token: greedy or sampled. Every request has its own random stream."""
 
 import warnings
 from collections.abc import Mapping
@@ -20,9 +20,8 @@ from transformers import (
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 
-# What a generation config may ask for beside temperature, top-p and top-k, and the value that
-# changes nothing.
-_NOT_DONE = {
+# Settings of a generation config that skipkv does not apply, each with its neutral value.
+_NOT_APPLIED = {
     "min_p": 0.0,
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
@@ -31,7 +30,7 @@ _NOT_DONE = {
     "no_repeat_ngram_size": 0,
     "num_beams": 1,
 }
-# What transformers' generate() samples from where a config that samples does not say.
+# The default top-k of transformers' generate().
 _TOP_K = 50
 
 
@@ -40,12 +39,12 @@ class Sampling:
     """How tokens are chosen.
 
     Args:
-        temperature: 0 decodes greedily; above, logits are divided by it.
-        top_p: smallest set of tokens whose probability reaches this, in (0, 1].
-        top_k: the most probable tokens only; 0 for all.
+        temperature: 0 decodes greedily; a larger value divides the logits.
+        top_p: sample from the smallest set of tokens whose probability reaches this, in (0, 1].
+        top_k: sample from this many most probable tokens; 0 for all.
         n: samples per prompt.
-        seed: prompt number p has the seed `seed + p`, unless `generate` is given one for each; its
-            samples depend on that seed and on nothing else that is decoded.
+        seed: prompt number p has the seed `seed + p`, unless `generate` is given a seed for each.
+            A prompt's samples depend on its seed alone, not on what else is decoded.
 
     Raises:
         ConfigError: a value out of range, or several samples of a greedy decode.
@@ -75,10 +74,10 @@ class Sampling:
 
     @classmethod
     def of(cls, value: "Sampling | Mapping[str, Any]") -> "Sampling":
-        """A sampling, also where its arguments are given as a dict.
+        """Make a `Sampling` of a dict of its arguments; return a `Sampling` as it is.
 
         Raises:
-            ConfigError: neither of the two, or arguments it does not have.
+            ConfigError: the value is neither, or the dict has unknown arguments.
 
         Example:
             >>> Sampling.of({"temperature": 0.6}).temperature
@@ -100,15 +99,14 @@ class Sampling:
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, *, n: int = 1, seed: int = 0) -> "Sampling":
-        """The sampling that a model's generation config asks for; greedy where it asks for none.
+        """The sampling that a model's generation config asks for; greedy if it does not sample.
 
-        It is that of `model.generate()`, where top-k is 50 unless the config says otherwise. A
-        config may ask for more, such as a repetition penalty: that is not done, and a warning says
-        so.
+        It is the sampling of `model.generate()`: top-k is 50 unless the config says otherwise.
+        skipkv does not apply other settings, such as a repetition penalty, and warns of them.
 
         Args:
             model: a transformers model.
-            n: samples per prompt; only greedy decoding needs no more than one.
+            n: samples per prompt; greedy decoding takes 1 only.
             seed: as for `Sampling`.
 
         Example:
@@ -122,14 +120,14 @@ class Sampling:
         config: Any = getattr(model, "generation_config", None)
         asked = {
             name: value
-            for name, neutral in _NOT_DONE.items()
+            for name, neutral in _NOT_APPLIED.items()
             if (value := getattr(config, name, None)) not in (None, neutral)
         }
         if asked:
             warnings.warn(
                 "The model's generation config asks for "
                 + ", ".join(f"{name}={value}" for name, value in asked.items())
-                + ", which skipkv does not do: it decodes without.",
+                + ", which skipkv does not apply: it decodes without.",
                 stacklevel=2,
             )
         if not getattr(config, "do_sample", None):
@@ -149,7 +147,7 @@ class Sampling:
 
     @property
     def way(self) -> tuple[float | int, ...]:
-        """What decides which token follows; requests alike in it are chosen for together."""
+        """The settings that decide the next token; requests with equal settings share a call."""
         return () if self.greedy else (self.temperature, self.top_p, self.top_k)
 
     def processors(self) -> LogitsProcessorList:
@@ -172,7 +170,7 @@ def uniforms(seed: int, sample: int, count: int) -> Float[Tensor, "count"]:
 
 
 NO_TOKEN = -1
-"""What `choose` answers for a row whose logits leave no token to choose; never fed to a model."""
+"""The answer of `choose` for a row without a token to choose; never fed to a model."""
 
 
 def choose(
@@ -182,15 +180,16 @@ def choose(
 ) -> Int[Tensor, "B"]:
     """The next token of each row: the most probable, or where a uniform number falls in the CDF.
 
-    Inverting the CDF takes one random number per row and step, drawn beforehand: no generator state
-    to carry, nothing to wait for, and the same token whoever else is in the batch.
+    Inverting the CDF takes one random number per row and step, and all are drawn beforehand. So
+    there is no generator state, a step does not wait, and a row's token does not depend on the
+    other rows.
 
-    A row with NaN or +inf among its logits, or with -inf alone, gets `NO_TOKEN`: it is found when
-    tokens are read, so a step waits for nothing. A few logits of -inf are tokens ruled out.
+    A row gets `NO_TOKEN` if a logit is NaN or +inf, or if all are -inf. The row is found when
+    tokens are read, so a step does not wait. Single logits of -inf are tokens ruled out.
 
     Args:
-        logits: of the last column.
-        processors: of the logits.
+        logits: logits of the last column.
+        processors: applied to the logits before a token is sampled.
         uniforms: a number per row; None takes the most probable token.
     """
     logits = logits.float()
@@ -201,16 +200,16 @@ def choose(
     history = cast(torch.LongTensor, torch.empty(logits.shape[0], 0, dtype=torch.long))
     scores = processors(history, cast(torch.FloatTensor, logits))
     cdf = scores.double().softmax(dim=-1).cumsum(dim=-1)
-    total = cdf[:, -1:]  # NaN where the logits are not fit for a softmax
+    total = cdf[:, -1:]  # NaN where the softmax of the logits is undefined
     target = (uniforms[:, None] * total).contiguous()
     tokens = torch.searchsorted(cdf, target, right=True).clamp_max(logits.shape[-1] - 1)
     return tokens.masked_fill(total.isnan(), NO_TOKEN)[:, 0]
 
 
 def can_choose(logits: Float[Tensor, "B V"]) -> Bool[Tensor, "B"]:
-    """Whether each row's logits leave a token to choose, as `choose` sees it.
+    """Whether `choose` finds a token in each row's logits.
 
     Args:
-        logits: of the last column.
+        logits: logits of the last column.
     """
     return logits.amax(dim=-1).abs() < torch.inf

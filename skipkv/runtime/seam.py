@@ -1,9 +1,9 @@
-"""All that transformers sees of skipkv: its cache, attention and masks, and the loan of a model.
+"""The seam with transformers: our cache, attention and masks, and the exclusive use of a model.
 
-transformers moves on; this file is where that is noticed. Argument names come from the model's own
-signature, and after every pass it is checked that each layer wrote to the cache and attended
-through it: a new version of transformers may raise an error here, and can never switch a policy
-off.
+A new version of transformers may change what this file relies on. So argument names come from the
+model's own signature, and every pass ends with a check that each layer wrote to the cache and
+attended through it. A change in transformers can then raise an error, but never switch a policy off
+silently.
 """
 
 import inspect
@@ -34,11 +34,11 @@ from skipkv.runtime.forward import Forward
 OLDEST, NEWEST = "5.0.0", "5.24.0"
 """The range of transformers' versions that the tests run with."""
 NAME = "skipkv"
-"""Under which attention and masks are registered with transformers."""
+"""The name under which attention and masks are registered with transformers."""
 ATTACH = "skipkv.attach"
-"""Who holds a model that a policy is attached to."""
+"""The name, in errors, of the borrower of a model that a policy is attached to."""
 CACHE_NAMES = ("cache", "past_key_values")
-"""What models call the cache they are given: the newest name first."""
+"""The names that models give to their cache argument, the newest first."""
 
 
 # --- the pass under way -------------------------------------------------------------------------
@@ -54,10 +54,10 @@ _this_thread = _ThisThread()
 
 
 def under_way() -> "SlotCache | None":
-    """The cache whose forward pass is under way in this thread, if one is.
+    """The cache whose forward pass is under way in this thread; None outside a pass.
 
-    Hooks and attention ask it, so that a model which another thread calls meanwhile, or which is
-    called without our cache, does what it would do without skipkv.
+    Hooks and attention ask this function. So a call of the model from another thread, or without
+    our cache, gets what it would get without skipkv.
     """
     return _this_thread.cache
 
@@ -122,7 +122,7 @@ class SlotCache(Cache):
         config: the model's; says which layers there are.
         layers: model layer -> layer of the store. All others keep the cache transformers gives
             them.
-        dtype: of the store; under autocast a model computes keys and queries in others.
+        dtype: of the store. Under autocast a model computes keys and queries in another dtype.
     """
 
     def __init__(
@@ -154,23 +154,23 @@ class SlotCache(Cache):
         return self._forward
 
     def begin(self, forward: Forward) -> None:
-        """Store what follows where `forward` says."""
+        """Begin a pass: what the layers write next goes where `forward` says."""
         self._forward = forward
         self._written, self._attended = [], []
         _this_thread.cache = self
 
     def abandon(self) -> None:
-        """The pass failed: forget it."""
+        """Forget the pass under way, because it failed."""
         self._forward = None
         if _this_thread.cache is self:
             _this_thread.cache = None
 
     def end(self, columns: int) -> None:
-        """The pass is over; `columns` have been fed.
+        """End a pass that fed `columns` columns, and check what the layers did.
 
         Raises:
             UnsupportedModelError: a layer did not write to the store, or did not attend through
-                it, exactly once: the pass was not decoded under the policy.
+                it, exactly once. The pass was then not decoded under the policy.
         """
         self.abandon()
         self.columns += columns
@@ -181,11 +181,11 @@ class SlotCache(Cache):
             if layers != self._expected and sorted(layers) != self._expected:
                 raise UnsupportedModelError(
                     f"Of {len(self._expected)} attention layers, {len(set(layers))} {what}, in "
-                    f"{len(layers)} calls, during one forward pass; each must exactly once. What "
-                    "was decoded is not the policy's. The model's code does not use its cache and "
-                    "attention as transformers' own models do: code of its own, gradient "
-                    "checkpointing (call model.eval() before you generate), or a version of "
-                    "transformers that skipkv does not know. "
+                    f"{len(layers)} calls, during one forward pass; each must do so exactly once. "
+                    "The policy did not govern this pass. The model does not use its cache and "
+                    "attention as transformers' own models do. Possible causes: the model has "
+                    "code of its own, gradient checkpointing is on (call model.eval() before you "
+                    "generate), or skipkv does not know this version of transformers. "
                     f"{_versions()}"
                 )
 
@@ -208,7 +208,7 @@ def _mask_function(
     local_size: int | None = None,
     **kwargs: Any,
 ) -> Tensor | None:
-    """None for full attention in a pass of ours, whose mask the cache knows; else the stock one."""
+    """The stock mask; None for full attention in a pass of ours, where the cache has the mask."""
     if local_size is None and under_way() is not None:
         return None
     stock = AttentionMaskInterface()[_original(config)]
@@ -238,11 +238,11 @@ AttentionInterface.register(NAME, _attention_forward)
 AttentionMaskInterface.register(NAME, _mask_function)
 
 
-# --- the loan of a model ------------------------------------------------------------------------
+# --- the exclusive use of a model ---------------------------------------------------------------
 
 
 class _Loan:
-    """Who uses a model now: one user at a time may exchange its attention and its cache."""
+    """The current borrower of a model: one at a time may exchange its attention and its cache."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -252,24 +252,24 @@ class _Loan:
 
 _loans: "WeakKeyDictionary[torch.nn.Module, _Loan]" = WeakKeyDictionary()
 _new_loan = threading.Lock()
-# The attention of lent models' configs, by id: what calls without a pass of ours are answered with.
+# The original attention of borrowed models, by their configs' id. Calls outside our passes use it.
 _originals: dict[int, str] = {}
 
 
 @contextmanager
 def borrowed(model: PreTrainedModel, *, by: str) -> Iterator[None]:
-    """While it lasts, the model attends through our cache in passes of ours; then as before.
+    """Within this context, passes of ours attend through our cache; afterwards as before.
 
     A model has one borrower at a time. An engine waits while an engine in another thread decodes
-    with the model; nobody waits for `attach`, which may last for ever.
+    with the model. It does not wait for `attach`, which may last for ever.
 
     Args:
-        model: to be borrowed.
-        by: who borrows it: "Engine" or `ATTACH`.
+        model: the model to borrow.
+        by: the borrower: "Engine" or `ATTACH`.
 
     Raises:
         InputError: a policy is attached to the model, or this thread uses it already.
-        UnsupportedModelError: the model's attention is "skipkv" though nobody has borrowed it.
+        UnsupportedModelError: the model's attention is "skipkv", and it has not been borrowed.
     """
     with _new_loan:
         loan = _loans.setdefault(model, _Loan())
@@ -288,7 +288,7 @@ def borrowed(model: PreTrainedModel, *, by: str) -> Iterator[None]:
 
 
 def check_free(model: PreTrainedModel) -> None:
-    """Raise `InputError` if `borrowed` would: known before any work is done."""
+    """Raise `InputError` if `borrowed` would raise it now, before any work is done."""
     loan = _loans.get(model)
     if loan is not None and loan.holder is not None:
         _refuse_held(loan)
@@ -309,7 +309,7 @@ def _refuse_held(loan: _Loan) -> None:
 
 @contextmanager
 def _switched(model: PreTrainedModel) -> Iterator[None]:
-    """Exchange the attention of a model and its parts; put back what was there."""
+    """Exchange the attention of a model and its parts; restore the original at the end."""
     configs = {
         id(part.config): part.config
         for part in model.modules()
@@ -318,15 +318,15 @@ def _switched(model: PreTrainedModel) -> Iterator[None]:
     before = {key: config._attn_implementation for key, config in configs.items()}
     if NAME in before.values():
         raise UnsupportedModelError(
-            f'The attention of this model is "{NAME}" though nothing decodes with it: it was '
-            "copied or saved while a policy was attached to it. Call "
+            f'The attention of this model is "{NAME}", but no policy decodes with the model: it '
+            "was copied or saved while a policy was attached to it. Call "
             "model.set_attn_implementation('sdpa') first."
         )
     _originals.update(before)
     try:
         for config in configs.values():
-            # As set_attn_implementation() does, but for models defined in a notebook as well. A
-            # model that takes no notice of it fails at the end of its first pass.
+            # What set_attn_implementation() does, which refuses models defined in a notebook. A
+            # model that ignores the setting fails at the end of its first pass.
             config._attn_implementation = NAME
         yield
     finally:
@@ -336,12 +336,12 @@ def _switched(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _original(config: PretrainedConfig | None) -> str:
-    """The attention a lent model had."""
+    """The original attention of a borrowed model."""
     name = _originals.get(id(config))
     if name is None:
         raise UnsupportedModelError(
-            f'The attention "{NAME}" was called for a model that no Engine and no skipkv.attach '
-            "uses: the model or its config was copied while one did. Call "
+            f'A model with the attention "{NAME}" was called, but neither an Engine nor '
+            "skipkv.attach uses it: the model or its config was copied while one did. Call "
             "model.set_attn_implementation('sdpa') on the copy."
         )
     return name
@@ -350,7 +350,7 @@ def _original(config: PretrainedConfig | None) -> str:
 def _stock_attention(module: torch.nn.Module) -> Callable[..., Any]:
     """The attention function that a module would call without us."""
     name = _original(cast(PretrainedConfig, module.config))
-    if name == "eager":  # every file of models has its own
+    if name == "eager":  # each modeling file of transformers has its own
         own: Callable[..., Any] = vars(sys.modules[type(module).__module__])[
             "eager_attention_forward"
         ]
@@ -361,7 +361,7 @@ def _stock_attention(module: torch.nn.Module) -> Callable[..., Any]:
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """While it lasts, the model and its parts are in evaluation mode; then as before."""
+    """Within this context the model and its parts are in evaluation mode; afterwards as before."""
     training = [part for part in model.modules() if part.training]
     for part in training:
         part.training = False
@@ -393,18 +393,18 @@ def cache_name(model: torch.nn.Module) -> str:
 
 
 def causal_lm(model: Any, *, user: str) -> PreTrainedModel:
-    """The module whose forward passes decode: the model itself, or what a wrapper holds.
+    """The module whose forward passes decode: the given model, or the model inside a wrapper.
 
-    Wrappers such as a PEFT adapter, `torch.compile(model)` or one that adds a value head hand
-    `generate()` to a model inside; that one is returned.
+    Wrappers such as a PEFT adapter, `torch.compile(model)` or a value head pass `generate()` on to
+    a model inside. This function returns the inner model.
 
     Args:
         model: what a user gave.
         user: the name of the call, for errors.
 
     Raises:
-        InputError: not a module, one without a language model's head, one compiled in place, or
-            a wrapper around none or several models.
+        InputError: it is not a module, has no language model's head, was compiled in place, or
+            wraps no model or several.
         UnsupportedModelError: an adapter that puts virtual tokens before the prompt.
     """
     wrapped = model
@@ -423,8 +423,9 @@ def causal_lm(model: Any, *, user: str) -> PreTrainedModel:
         active = getattr(model, "active_peft_config", None)
         if getattr(active, "is_prompt_learning", False):
             raise UnsupportedModelError(
-                f"{type(active).__name__} puts virtual tokens before every prompt, which are not "
-                "in input_ids. Adapters that change weights (LoRA and its kin) are supported."
+                f"{type(active).__name__} puts virtual tokens before every prompt. These are not "
+                "in input_ids, so skipkv cannot count them. Adapters that change weights, such as "
+                "LoRA, are supported."
             )
         model = _generator_in(model, user)
     if not model.can_generate():
@@ -434,8 +435,8 @@ def causal_lm(model: Any, *, user: str) -> PreTrainedModel:
         )
     if getattr(model, "_compiled_call_impl", None) is not None:
         raise InputError(
-            f"The model was compiled in place (model.compile()), which compiles skipkv's hooks "
-            f"too. Give {user} the model before compiling it."
+            f"The model was compiled in place (model.compile()), which would compile skipkv's "
+            f"hooks too. Give {user} a model that is not compiled, or torch.compile(model)."
         )
     return cast(PreTrainedModel, model)
 
@@ -449,8 +450,8 @@ def _generator_in(wrapper: torch.nn.Module, user: str) -> PreTrainedModel:
             found.append(part)
     if len(found) != 1:
         raise InputError(
-            f"{user} got {type(wrapper).__name__}, a module that holds {len(found)} transformers "
-            "models that generate. Give the one that decodes."
+            f"{user} got {type(wrapper).__name__}, a module with {len(found)} transformers models "
+            "inside that can generate. Give the one model that decodes."
         )
     return found[0]
 
@@ -470,24 +471,24 @@ _warned: set[str] = set()
 
 
 def check_version(installed: str = transformers.__version__) -> None:
-    """Warn, once, where transformers is newer than what the tests run with.
+    """Warn once if transformers is newer than the versions the tests run with.
 
     Args:
-        installed: its version.
+        installed: the version of transformers.
     """
     if installed in _warned or _release(installed) <= _release(NEWEST):
         return
     _warned.add(installed)
     warnings.warn(
-        f"{_versions(installed)} Every pass is checked, so that a difference raises an error and "
-        "never decodes without the policy.",
+        f"{_versions(installed)} skipkv checks every pass: a difference raises an error instead of "
+        "decoding without the policy.",
         SkipKVWarning,
         stacklevel=3,
     )
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, without what follows them.
+    """The leading numbers of a version.
 
     Example:
         >>> _release("5.24.0.dev0")

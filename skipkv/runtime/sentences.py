@@ -1,4 +1,4 @@
-"""Following the sentences of sequences: from tokens and hidden states to their sentence tables."""
+"""Sentence tables of sequences, built from their tokens and hidden states as they grow."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,18 +14,18 @@ from skipkv.errors import PartError
 from skipkv.runtime import checked
 from skipkv.segmenters import Segmenter
 
-# Hidden states of the open sentence's newest tokens are held one by one, because a segmenter may
-# close a sentence some tokens late (Punkt waits for the next word); older ones are in the sum.
+# The hidden states of the open sentence's newest tokens are held one by one, because a segmenter
+# may close a sentence some tokens late (Punkt waits for the next word). Older states are summed.
 _HELD = 64
-# Numbers in the hidden states summed at once: bounds what reading needs, whatever the batch.
+# The most numbers summed at once. It bounds the memory of a call, whatever the batch.
 _AT_ONCE = 2**21
 
 
 class SentenceTracker:
     """The sentence table of one sequence, extended as the sequence grows.
 
-    Of the open sentence it holds a running sum of hidden states and the newest few, never the whole
-    history: memory is bounded by closed sentences times hidden size.
+    For the open sentence it holds a running sum of hidden states and the newest few states. So
+    memory grows with the number of closed sentences only, not with their tokens.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class SentenceTracker:
             hidden: last hidden states after the final norm, at these tokens.
 
         Raises:
-            PartError: the segmenter raised, or returned what is no cuts, or cuts that do not
-                increase or lie outside the stream.
+            PartError: the segmenter raised, or its answer is not a sequence of cuts that increase
+                and lie inside the stream.
         """
         (error,) = feed([self], [ids], [pieces], [hidden])
         if error is not None:
             raise error
 
     def lengthen_prompt(self, tokens: int) -> None:
-        """The prompt has so many tokens more than was said."""
+        """Count `tokens` more tokens as prompt."""
         self.table = attrs.evolve(self.table, prompt=self.table.prompt + tokens)
 
     def _take(self, ids: Sequence[int], pieces: Sequence[str]) -> list[Cut]:
-        """The sentences these tokens close; their ends count from the open one's start."""
+        """Take tokens; return the sentences they close, with ends relative to `_start`."""
         self._ids += ids
         self._pieces += pieces
         cuts = checked.cuts(self._segmenter, TokenStream(ids=self._ids, pieces=self._pieces))
@@ -75,19 +75,19 @@ class SentenceTracker:
         return cuts
 
     def _lengths(self, cuts: Sequence[Cut], count: int) -> list[int]:
-        """How many of the tokens held, with `count` new ones, lie in each sentence; the open last.
+        """How many of the held and the `count` new tokens lie in each sentence.
 
-        Those in the sum are missing here.
+        The open sentence comes last. Tokens in the running sum do not count.
         """
         ends = [max(cut.end - self._summed, 0) for cut in cuts]
         bounds = [0, *ends, len(self._held) + count]
         return [end - start for start, end in pairwise(bounds)]
 
     def _give_sum(self, cuts: Sequence[Cut], sums: Float[Tensor, "S E"]) -> None:
-        """Add the sum of the tokens that are no longer held to the sentences they lie in.
+        """Add the running sum to the sentences that its tokens lie in.
 
-        A cut before the held tokens takes its share of it: exact unless a segmenter closes a
-        sentence more than _HELD tokens late.
+        A cut before the held tokens takes its share of the sum. That is exact unless a segmenter
+        closes a sentence more than _HELD tokens late.
         """
         given = 0.0
         for place, cut in enumerate(cuts):
@@ -99,7 +99,7 @@ class SentenceTracker:
             self._sum = (1 - given) * self._sum
 
     def _hold(self, end: int, newest: Float[Tensor, "N E"]) -> None:
-        """Go on behind a sentence's end with the tokens of the open one that are held."""
+        """Begin the open sentence at `end`, with the states of its newest tokens."""
         self._start += end
         self._summed = max(self._summed - end, 0)
         extra = len(newest) - _HELD
@@ -107,7 +107,7 @@ class SentenceTracker:
             self._sum = self._sum + newest[:extra].sum(dim=0)
             self._summed += extra
             newest = newest[extra:]
-        self._held = newest.clone()  # the rest of what it is a part of may go
+        self._held = newest.clone()  # a copy, so that the tensor it is a view of can be freed
 
 
 def feed(
@@ -116,7 +116,7 @@ def feed(
     pieces: Sequence[Sequence[str]],
     hidden: Sequence[Float[Tensor, "_ E"]],
 ) -> list[PartError | None]:
-    """Let trackers take the next tokens of their sequences, the states of several summed at once.
+    """Feed the next tokens of several sequences to their trackers, with shared tensor operations.
 
     Args:
         trackers: one per sequence.
@@ -125,7 +125,7 @@ def feed(
         hidden: last hidden states after the final norm, at these tokens.
 
     Returns:
-        What the segmenter of each did wrong, if anything; such a tracker must not be fed again.
+        Per tracker, the error of its segmenter or None. Do not feed a tracker after its error.
     """
     largest = max((_HELD + len(states)) * states.shape[1] for states in hidden)
     step = max(1, _AT_ONCE // largest)
@@ -150,10 +150,10 @@ def _close(
     cuts: Sequence[Sequence[Cut]],
     hidden: Sequence[Float[Tensor, "_ E"]],
 ) -> None:
-    """Close sentences: every tracker's new ones, by their cuts, with the states of new tokens."""
+    """Close the sentences that each tracker's cuts end, with the states of the new tokens."""
     parts = list(zip(trackers, cuts, hidden, strict=True))
     rows = torch.cat([part for t, _, states in parts for part in (t._held, states)])  # float64
-    # Every tracker has a place per sentence that closes, and one for its open sentence.
+    # Every tracker has a place per closing sentence, and one for its open sentence.
     lengths = [tracker._lengths(closed, len(states)) for tracker, closed, states in parts]
     counts = torch.tensor([n for of_one in lengths for n in of_one], device=rows.device)
     places = torch.repeat_interleave(counts, output_size=len(rows))
@@ -162,7 +162,7 @@ def _close(
     for (tracker, closed, _), of_one in zip(parts, lengths, strict=True):
         tracker._give_sum(closed, sums[first : first + len(closed)])
         first += len(of_one)
-    embeddings = torch.nn.functional.normalize(sums, dim=-1).float()  # of a sum as of the mean
+    embeddings = torch.nn.functional.normalize(sums, dim=-1).float()  # mean and sum give the same
     ends = [tracker._start + cut.end for tracker, closed, _ in parts for cut in closed]
     thoughts = [int(cut.thought) for closed in cuts for cut in closed]
     facts = torch.tensor([ends, thoughts], dtype=torch.long, device=rows.device)
@@ -170,7 +170,8 @@ def _close(
     for (tracker, closed, _), of_one in zip(parts, lengths, strict=True):
         count = len(closed)
         if count:
-            with torch.inference_mode(False):  # in which torch counts no writes: see `watched`
+            # outside inference mode torch counts writes to the new tensors: see `watched`
+            with torch.inference_mode(False):
                 tracker.table = tracker.table.extended(
                     facts[0, known : known + count],
                     embeddings[first : first + count],

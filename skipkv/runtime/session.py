@@ -4,20 +4,20 @@ The session owns all that changes: the slot store, the sequences' tokens and sen
 before and after each forward pass, and runs compression events when asked.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-import attrs
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from skipkv._types import SentenceTable
 from skipkv.errors import SkipKVError
 from skipkv.policy import Policy
 from skipkv.runtime import checked
+from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, compress
 from skipkv.runtime.forward import Forward, PromptForward
@@ -26,6 +26,7 @@ from skipkv.runtime.last_hidden import LastHidden
 from skipkv.runtime.prefill import plan
 from skipkv.runtime.seam import SlotCache, cache_name, under_way
 from skipkv.runtime.sentences import SentenceTracker, feed
+from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.slots import SlotStore, put
 from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.support import cache_shape, full_attention_layers
@@ -37,68 +38,12 @@ _ROOM = 512
 _INTERVAL = 128
 
 
-@attrs.frozen(kw_only=True)
-class EventRecord:
-    """One compression event of one sequence, for those who want to see what a policy does.
-
-    Args:
-        seen: tokens the sequence had seen.
-        entries: most entries a head held before.
-        evicted: entries dropped, summed over layers and KV heads.
-        kept: positions kept per layer and KV head, -1 behind.
-    """
-
-    seen: int
-    entries: int
-    evicted: int
-    kept: Int[Tensor, "layers H K"] = attrs.field(repr=False)
-
-
-@attrs.define(kw_only=True, eq=False)
-class Running:
-    """What the host knows of one sequence in the cache."""
-
-    prompt_tokens: int
-    most_tokens: int | None = None  # that it can come to hold, where somebody says so
-    tracker: SentenceTracker | None = None
-    unread: list[int] = attrs.field(factory=list)  # ids the segmenter has not seen yet
-    events: int = 0
-    evicted: int = 0
-    evicted_at: int = 0  # the sum of tokens seen when an entry was dropped, over those dropped
-    peak_entries: int = 0
-    trace: list[EventRecord] | None = None
-    seen: int = 0  # tokens; only in a copy, see `Session.as_of`
-    error: SkipKVError | None = None  # a part broke on it, or the model; it cannot go on
-
-    def drop(self, evicted: int, *, seen: int) -> None:
-        """Count entries that an event dropped, summed over layers and KV heads."""
-        self.evicted += evicted
-        self.evicted_at += evicted * max(seen, self.prompt_tokens)
-
-    def mean_entries(self, new_tokens: int, heads: int) -> float:
-        """Entries per KV head that a decode step attended to, averaged over heads and steps.
-
-        A step that brings the sequence to t tokens attends to t entries less those dropped before;
-        an entry dropped at t is missing from all steps after it.
-
-        Args:
-            new_tokens: decoded so far, of which the last is never fed.
-            heads: KV heads of all layers together.
-        """
-        prompt = self.prompt_tokens
-        steps = new_tokens - 1
-        if steps < 1:
-            return prompt - self.evicted / heads
-        missing = self.evicted * (prompt + steps) - self.evicted_at
-        return prompt + (steps + 1) / 2 - missing / heads / steps
-
-
 class Session:
     """The state of decoding: one slot store and the sequences in it.
 
-    Sequences are numbered `0 .. len(running)`, side by side in the store: the first `decoding` of
-    them decode, those behind are still being fed their prompts. So a decode step and a pass over
-    prompts both work on neighbours, whoever comes and goes.
+    `sequences` lists them in the order of their lanes, which lie side by side in the store. The
+    first `decoding` of them decode. The others are still being fed their prompts. So a decode step
+    and a pass over prompts both work on neighbours.
     """
 
     def __init__(
@@ -145,7 +90,7 @@ class Session:
         self._fixed = fixed
         self.cache = SlotCache(config, self._layers, dtype=model.dtype)
         self._cache_name = cache_name(model)
-        self.running: list[Running] = []
+        self.sequences: list[Sequence] = []
         self.decoding = 0
         self._steering = None
         if policy.steerer.layer is not None:
@@ -190,74 +135,46 @@ class Session:
             for handle in handles:
                 handle.remove()
 
-    def start(self, prompt_tokens: int, *, new_tokens: int | None = None) -> int:
-        """Take in a new sequence, its prompt still to be fed; returns its number.
-
-        Args:
-            prompt_tokens: length of its prompt.
-            new_tokens: how many it will decode at most, if that is known.
-        """
-        number = len(self.running)
-        self.store.clear(number)
-        tracker = None
+    def start(self, sequence: Sequence) -> Sequence:
+        """Add a sequence whose prompt is still to be fed, in the first free lane."""
+        sequence.lane = len(self.sequences)
+        self.sequences.append(sequence)
+        self.store.clear(sequence.lane)
         if self.policy.needs.sentences:
-            tracker = SentenceTracker(
+            sequence.tracker = SentenceTracker(
                 self.policy.segmenter,
                 self.model.config.hidden_size,
                 self._device,
-                prompt=prompt_tokens,
+                prompt=sequence.prompt_tokens,
             )
-        self.running.append(
-            Running(
-                prompt_tokens=prompt_tokens,
-                most_tokens=None if new_tokens is None else prompt_tokens + new_tokens,
-                tracker=tracker,
-                trace=[] if self.traces else None,
-            )
-        )
+        if self.traces:
+            sequence.trace = []
         if self._steering is not None:
-            self._steering.start(number)
-        return number
+            self._steering.start(sequence.lane)
+        return sequence
 
-    def lengthen_prompt(self, number: int, tokens: int) -> None:
-        """More of a sequence's prompt follows than `start` was told of."""
-        running = self.running[number]
-        running.prompt_tokens += tokens
-        if running.tracker is not None:
-            running.tracker.lengthen_prompt(tokens)
+    def join(self, sequence: Sequence) -> None:
+        """Let a sequence decode from now on, in the lane after those that do.
 
-    def as_of(self, number: int, *, steps_ago: int = 0) -> Running:
-        """A copy of what a sequence had cost some decode steps ago, no event having come since."""
-        running = self.running[number]
-        return attrs.evolve(
-            running,
-            seen=self.store.tokens_seen[number] - steps_ago,
-            peak_entries=max(running.peak_entries, self.store.widths[number] - steps_ago),
-            trace=None if running.trace is None else [*running.trace],
-            tracker=None,
-        )
-
-    def join(self, number: int) -> None:
-        """A sequence's prompt is in: it decodes from now on, in the lane after those that do.
-
-        It changes places with the sequence that lay there.
+        It changes places with the sequence in that lane.
         """
-        self._put({self.decoding: number, number: self.decoding})
+        lane = sequence.lane
+        self._put({self.decoding: lane, lane: self.decoding})
         self.decoding += 1
 
-    def stop(self, number: int) -> None:
-        """Let a sequence go.
+    def stop(self, sequence: Sequence) -> None:
+        """Remove a sequence.
 
-        Its lane goes to the last sequence of all. If it decoded, its lane goes to the last one that
-        decodes, and the lane of that one to the last of all.
+        The last sequence of all moves to its lane. If it decoded, the last one that decodes moves
+        to its lane, and the last of all moves to the lane of that one.
         """
-        last = len(self.running) - 1
-        if number < self.decoding:
+        last, lane = len(self.sequences) - 1, sequence.lane
+        if lane < self.decoding:
             self.decoding -= 1
-            self._put({number: self.decoding, self.decoding: last})
+            self._put({lane: self.decoding, self.decoding: last})
         else:
-            self._put({number: last})
-        self.running.pop()
+            self._put({lane: last})
+        self.sequences.pop()
 
     def _put(self, sources: Mapping[int, int]) -> None:
         """Put the sequence in lane `sources[lane]` into `lane`, for all of these at once."""
@@ -268,7 +185,41 @@ class Session:
         for holder in (self.store, self._steering, self._hidden):
             if holder is not None:
                 holder.put(targets, origins)
-        put(self.running, targets, origins)
+        put(self.sequences, targets, origins)
+        for lane in targets:
+            self.sequences[lane].lane = lane
+
+    def stats(
+        self, sequence: Sequence, *, new_tokens: int, seconds: float, steps_ago: int = 0
+    ) -> Stats:
+        """What a sequence has cost.
+
+        Args:
+            sequence: one of the session's.
+            new_tokens: tokens decoded, the newest one included.
+            seconds: since the prompt's first pass.
+            steps_ago: leave out this many of the last decode steps; no event came in them.
+        """
+        return Stats(
+            new_tokens=new_tokens,
+            events=sequence.events,
+            evicted=sequence.evicted,
+            mean_entries=sequence.mean_entries(new_tokens, self.heads),
+            peak_entries=max(sequence.peak_entries, self.store.widths[sequence.lane] - steps_ago),
+            peak_kv_bytes=self.store.peak_bytes // self.store.sequences,
+            seconds=seconds,
+            padding=sequence.padding,
+        )
+
+    @property
+    def decoders(self) -> list[Sequence]:
+        """The sequences that decode, in the order of their lanes."""
+        return self.sequences[: self.decoding]
+
+    @property
+    def newcomers(self) -> list[Sequence]:
+        """The sequences that are still being fed their prompts, in the order of their lanes."""
+        return self.sequences[self.decoding :]
 
     @property
     def room(self) -> int | None:
@@ -276,18 +227,20 @@ class Session:
         return self._fixed
 
     def _reserve(self, room: int) -> None:
-        ends = [running.most_tokens for running in self.running]
+        ends = [sequence.most_tokens for sequence in self.sequences]
         known = [end for end in ends if end is not None]
         self.store.reserve(room, limit=max(known) if len(known) == len(ends) else None)
 
-    def passes(self, prompts: Sequence[int]) -> list[list[range]]:
+    def passes(self, prompts: abc.Sequence[int]) -> list[list[range]]:
         """The forward passes that bring in prompts of these lengths: see `prefill.plan`.
 
         Where the cache grows, under a ratio too, a prompt goes in whole.
         """
         return plan(prompts, self._fixed or max(prompts), self._interval)
 
-    def begin_prompt(self, first: int, counts: Sequence[int], ids: Int[Tensor, "B T"]) -> Forward:
+    def begin_prompt(
+        self, first: int, counts: abc.Sequence[int], ids: Int[Tensor, "B T"]
+    ) -> Forward:
         """Prepare a forward pass that feeds prompts to the sequences from `first` on.
 
         Of row b the last `counts[b]` columns are tokens; those before are padding.
@@ -303,8 +256,8 @@ class Session:
                 first,
                 [ids[b, ids.shape[1] - n :].tolist() for b, n in enumerate(counts)],
                 [
-                    self.store.tokens_seen[n] >= self.running[n].prompt_tokens
-                    for n in range(first, first + len(counts))
+                    self.store.tokens_seen[sequence.lane] >= sequence.prompt_tokens
+                    for sequence in self.sequences[first : first + len(counts)]
                 ],
                 forward.positions[:, -1],
             )
@@ -316,7 +269,7 @@ class Session:
         last: int,
         ids: Int[Tensor, "B 1"],
         *,
-        known: Sequence[int] | None = None,
+        known: abc.Sequence[int] | None = None,
     ) -> Forward:
         """Prepare a decode step that feeds `ids` to the sequences `first .. last`.
 
@@ -382,77 +335,62 @@ class Session:
 
     def _end_steering(self) -> None:
         if self._steering is not None:
-            for number, error in self._steering.end().items():
-                self.running[number].error = self.running[number].error or error
+            for lane, error in self._steering.end().items():
+                self.sequences[lane].error = self.sequences[lane].error or error
 
-    def failed(self) -> dict[int, SkipKVError]:
-        """Sequences that cannot go on, and why."""
-        return {n: r.error for n, r in enumerate(self.running) if r.error is not None}
-
-    def why_no_token(self, number: int) -> SkipKVError:
-        """Why a sequence's logits left no token to choose: its steerer broke, or the model did.
-
-        Args:
-            number: the sequence.
-        """
-        if (error := self.running[number].error) is not None:
-            return error
-        fault = None if self._steering is None else self._steering.fault(number)
+    def why_no_token(self, sequence: Sequence) -> SkipKVError:
+        """Why a sequence's logits left no token to choose: its steerer broke, or the model did."""
+        if sequence.error is not None:
+            return sequence.error
+        fault = None if self._steering is None else self._steering.fault(sequence.lane)
         return fault or checked.not_finite("logits are", self.store.keys.dtype)
 
-    def _note_peaks(self, numbers: Iterable[int]) -> None:
-        """See how much sequences hold, before an event takes some of it away."""
-        for number in numbers:
-            running = self.running[number]
-            running.peak_entries = max(running.peak_entries, self.store.widths[number])
+    def events(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Read new sentences of these sequences, and bring them down to their budget.
 
-    def peak_entries(self, number: int) -> int:
-        """Most entries any head of a sequence held at once so far."""
-        self._note_peaks([number])
-        return self.running[number].peak_entries
-
-    def events(self, numbers: Sequence[int]) -> dict[int, SkipKVError]:
-        """Read new sentences, bring these sequences down to their budget; returns what failed."""
-        self._note_peaks(numbers)
-        self._read_decoded(numbers)
-        for number in numbers:
-            self._count_thoughts(number)
-        if over := self._over_budget(numbers):
-            entries = [self.store.widths[n] for n in over]
+        One that cannot go on has an `error` then.
+        """
+        for sequence in sequences:
+            held = self.store.widths[sequence.lane]
+            sequence.peak_entries = max(sequence.peak_entries, held)
+        self._read_decoded(sequences)
+        for sequence in sequences:
+            self._count_thoughts(sequence)
+        if over := self._over_budget(sequences):
+            entries = [self.store.widths[sequence.lane] for sequence in over]
             outcomes = compress(
                 self.store,
                 self.policy,
-                over,
-                prompts=[self.running[n].prompt_tokens for n in over],
-                tables=self._tables(over),
+                [sequence.lane for sequence in over],
+                prompts=[sequence.prompt_tokens for sequence in over],
+                tables=[s.tracker.table for s in over if s.tracker is not None] or None,
                 trace=self.traces,
             )
-            for number, before, outcome in zip(over, entries, outcomes, strict=True):
-                self._note(number, before, outcome)
-        failed = {n: error for n in numbers if (error := self.running[n].error) is not None}
-        for number in failed:  # it cannot go on; neighbours must not make room for it
-            self.store.clear(number)
-        return failed
+            for sequence, before, outcome in zip(over, entries, outcomes, strict=True):
+                self._note(sequence, before, outcome)
+        for sequence in sequences:
+            if sequence.error is not None:  # its neighbours must not make room for it
+                self.store.clear(sequence.lane)
 
-    def _over_budget(self, numbers: Sequence[int]) -> list[int]:
+    def _over_budget(self, sequences: abc.Sequence[Sequence]) -> list[Sequence]:
         """Those of these sequences that can go on and hold more than their budget allows."""
         budget, store = self.policy.budget, self.store
         if budget is None:
             return []
         return [
-            n
-            for n in numbers
-            if self.running[n].error is None
-            and store.widths[n]
-            > budget.allowed(store.tokens_seen[n], self.running[n].prompt_tokens)
+            sequence
+            for sequence in sequences
+            if sequence.error is None
+            and store.widths[sequence.lane]
+            > budget.allowed(store.tokens_seen[sequence.lane], sequence.prompt_tokens)
         ]
 
-    def due(self) -> list[int]:
+    def due(self) -> list[Sequence]:
         """Decoding sequences for which an event follows the step just done."""
         if not self._has_events:
             return []
         seen = self.store.tokens_seen
-        return [n for n in range(self.decoding) if (seen[n] - 1) % self._interval == 0]
+        return [s for s in self.decoders if (seen[s.lane] - 1) % self._interval == 0]
 
     def steps_to_event(self) -> int | None:
         """Decode steps until some decoding sequence is due; None where none ever is."""
@@ -461,79 +399,63 @@ class Session:
         seen = self.store.tokens_seen[: self.decoding]
         return min(self._interval - (tokens - 1) % self._interval for tokens in seen)
 
-    def decoded(self, number: int, tokens: Sequence[int]) -> None:
-        """Tokens that have been fed to a sequence after its prompt, for its segmenter to read."""
-        if self.running[number].tracker is not None:
-            self.running[number].unread += tokens
-
     @property
     def _has_events(self) -> bool:
         return self.policy.budget is not None or self.policy.needs.sentences
 
-    def _note(self, number: int, entries: int, outcome: Outcome) -> None:
-        running = self.running[number]
-        running.events += 1
-        running.drop(outcome.evicted, seen=self.store.tokens_seen[number])
-        running.error = outcome.error
-        if running.trace is not None and outcome.kept is not None:
-            running.trace.append(
-                EventRecord(
-                    seen=self.store.tokens_seen[number],
-                    entries=entries,
-                    evicted=outcome.evicted,
-                    kept=outcome.kept,
-                )
+    def _note(self, sequence: Sequence, entries: int, outcome: Outcome) -> None:
+        seen = self.store.tokens_seen[sequence.lane]
+        sequence.events += 1
+        sequence.drop(outcome.evicted, seen=seen)
+        sequence.error = outcome.error
+        if sequence.trace is not None and outcome.kept is not None:
+            sequence.trace.append(
+                EventRecord(seen=seen, entries=entries, evicted=outcome.evicted, kept=outcome.kept)
             )
-
-    def _tables(self, numbers: Sequence[int]) -> list[SentenceTable] | None:
-        trackers = [self.running[n].tracker for n in numbers]
-        tables = [t.table for t in trackers if t is not None]
-        return tables or None
 
     def _read_prompt(self, forward: PromptForward, ids: Int[Tensor, "B T"]) -> None:
         """Give the trackers a chunk of prompt at once; it is on the host anyway."""
         assert self._last_hidden is not None
         stretches = {}
-        for row, number in enumerate(range(forward.first, forward.last)):
+        for row, sequence in enumerate(self.sequences[forward.first : forward.last]):
             if count := forward.counts[row]:
                 start = forward.columns - count
-                stretches[number] = ids[row, start:].tolist(), self._last_hidden[row, start:]
+                stretches[sequence] = ids[row, start:].tolist(), self._last_hidden[row, start:]
         self._feed(stretches)
 
-    def _read_decoded(self, numbers: Sequence[int]) -> None:
+    def _read_decoded(self, sequences: abc.Sequence[Sequence]) -> None:
         """Give the trackers what was decoded since they were last fed."""
         if self._hidden is None:
             return
         stretches = {}
-        for number in numbers:
-            unread = self.running[number].unread
-            if unread:
-                seen = self.store.tokens_seen[number]
-                stretches[number] = [*unread], self._hidden.newest(number, len(unread), seen=seen)
-                unread.clear()
+        for sequence in sequences:
+            if unread := sequence.unread:
+                lane, seen = sequence.lane, self.store.tokens_seen[sequence.lane]
+                stretches[sequence] = unread, self._hidden.newest(lane, len(unread), seen=seen)
+                sequence.unread = []
         self._feed(stretches)
 
-    def _feed(self, stretches: Mapping[int, tuple[list[int], Float[Tensor, "_ E"]]]) -> None:
+    def _feed(self, stretches: Mapping[Sequence, tuple[list[int], Float[Tensor, "_ E"]]]) -> None:
         """Give sequences' trackers tokens and their hidden states."""
         assert self._text is not None
-        running = {n: self.running[n] for n in stretches if self.running[n].error is None}
-        trackers = [cast(SentenceTracker, sequence.tracker) for sequence in running.values()]
-        if not trackers:
+        sequences = [sequence for sequence in stretches if sequence.error is None]
+        if not sequences:
             return
-        tokens, hidden = zip(*(stretches[n] for n in running), strict=True)
+        trackers = [cast(SentenceTracker, sequence.tracker) for sequence in sequences]
+        tokens, hidden = zip(*(stretches[sequence] for sequence in sequences), strict=True)
         errors = feed(trackers, tokens, [self._text.pieces(t) for t in tokens], hidden)
-        for sequence, error in zip(running.values(), errors, strict=True):
+        for sequence, error in zip(sequences, errors, strict=True):
             sequence.error = error
 
-    def _count_thoughts(self, number: int) -> None:
+    def _count_thoughts(self, sequence: Sequence) -> None:
         """Tell the steering what was read: at events, so that it is told wherever a prompt was cut.
 
         Told after each piece of a prompt, it would push the prompt's last token harder where the
         thoughts before it came in an earlier piece.
         """
-        running = self.running[number]
-        if self._steering is not None and running.tracker is not None and running.error is None:
-            self._steering.count(number, running.tracker.table.thoughts)
+        tracker = sequence.tracker
+        if self._steering is not None and tracker is not None and sequence.error is None:
+            self._steering.count(sequence.lane, tracker.table.thoughts)
 
     def _see_hidden(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         if under_way() is self.cache:

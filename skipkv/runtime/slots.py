@@ -29,29 +29,28 @@ class CacheShape:
 
 
 def span(lanes: Sequence[int]) -> slice | list[int]:
-    """An index of these lanes; a slice, which copies nothing, where they lie side by side."""
+    """An index of these lanes: a slice, which copies nothing, if they are contiguous."""
     if list(lanes) == list(range(lanes[0], lanes[-1] + 1)):
         return slice(lanes[0], lanes[-1] + 1)
     return list(lanes)
 
 
 def on_device(numbers: Sequence[int], device: torch.device) -> Int[Tensor, "n"]:
-    """`numbers` as a tensor, from pinned memory: so the host need not wait for a GPU."""
+    """`numbers` as a tensor on the device; pinned memory saves the host a wait for the GPU."""
     return torch.tensor(numbers, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 def put(items: list[Any], targets: Sequence[int], sources: Sequence[int]) -> None:
-    """Put the items at `sources` in the places `targets`, all at once."""
+    """Copy the items at `sources` to the places `targets`; all are read before any is written."""
     for target, item in zip(targets, [items[source] for source in sources], strict=True):
         items[target] = item
 
 
 class SlotStore:
-    """Keys and values of all layers, `[layers, S, H, capacity, D]`, and the positions they have.
+    """Keys and values of all layers, `[layers, S, H, capacity, D]`, and their positions.
 
-    A sequence lies in a lane, an index of axis `S`. Running sequences lie side by side in the lanes
-    `0 .. n`, so that a step works on views and copies nothing. Lanes have their own lengths: no
-    padding is ever stored.
+    A sequence has a lane, an index of axis `S`. Running sequences have the lanes `0 .. n`, so that
+    a step works on views and copies nothing. Each lane has its own length: padding is never stored.
 
     Each head fills its first slots in the order of positions: the entries that the last compaction
     kept, then every token since. For example, a head that has seen 12 tokens and dropped 5:
@@ -63,16 +62,16 @@ class SlotStore:
 
     An entry's position is its slot plus the number of entries that were dropped before it. A head's
     length is the number of tokens seen less the number of all its dropped entries. So a decode step
-    writes keys and values and nothing else: `dropped` and `dropped_before` change at compactions
-    only, and the host counts the tokens seen.
+    only writes keys and values: `dropped` and `dropped_before` change at compactions only, and the
+    host counts the tokens seen.
 
     Args:
         shape: layers, heads and head size.
         sequences: lanes.
         capacity: slots of each head. Only `reserve` adds to them.
         needs: what to record beside keys and values.
-        dtype: of keys and values.
-        device: where everything lies.
+        dtype: dtype of keys and values.
+        device: device of all tensors.
     """
 
     def __init__(
@@ -101,14 +100,14 @@ class SlotStore:
         # a ring: the query of position p lies at p % W
         self.queries = zeros(shape.groups, needs.queries, shape.dim) if needs.queries else None
         self.bias: Float[Tensor, "layers S H capacity"] = zeros(capacity)
-        """Room for the mask of decode steps, which `DecodeForward` writes."""
-        # What the host knows of each lane, without asking the device:
+        """Memory for the mask of decode steps, which `DecodeForward` writes."""
+        # What the host knows of each lane without waiting for the device:
         self.tokens_seen = [0] * sequences
-        self.least_dropped = [0] * sequences  # by any head
+        self.least_dropped = [0] * sequences  # the minimum over heads
         self.even = [True] * sequences  # whether all heads hold equally many entries
         self.peak_bytes = self.kv_bytes
         self.changes = 0
-        """Changes so far other than decode steps. Users of views of the store compare it."""
+        """Counts changes other than decode steps. An object with views of the store compares it."""
 
     @property
     def capacity(self) -> int:
@@ -117,7 +116,7 @@ class SlotStore:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes now allocated for keys and values, as the tensors' storages report them."""
+        """Bytes allocated now for keys and values, as the tensors' storages report them."""
         return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
 
     @property
@@ -162,12 +161,12 @@ class SlotStore:
         return rows.gather(4, index)
 
     def reserve(self, capacity: int, *, limit: int | None = None) -> None:
-        """Make room for `capacity` entries, at least doubling, for caches that may grow.
+        """Make room for `capacity` entries; a store that grows at least doubles.
 
         Args:
-            capacity: entries there must be room for, per sequence, layer and head.
-            limit: entries there can ever be; the store grows no further, and goes there at once
-                where doubling almost would.
+            capacity: entries the store must have room for, per sequence, layer and head.
+            limit: the most entries there can ever be. The store does not grow further, and grows to
+                the limit at once where doubling would almost reach it.
         """
         if capacity <= self.capacity:
             return
@@ -192,7 +191,7 @@ class SlotStore:
         self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
 
     def append(self, first: int, counts: Sequence[int]) -> None:
-        """Count new tokens of the lanes from `first` on, whose slots the caller fills."""
+        """Count new tokens of the lanes from `first` on; the caller fills their slots."""
         self.changes += 1
         for lane, count in enumerate(counts, start=first):
             self.tokens_seen[lane] += count
@@ -205,10 +204,10 @@ class SlotStore:
     def compact(
         self, layers: slice, lanes: Sequence[int], keep: Bool[Tensor, "R H L"]
     ) -> tuple[Int[Tensor, "R H"], Int[Tensor, "R H K"]]:
-        """Drop the entries that are not kept and move the others together, in order.
+        """Drop the entries that are not kept, and move the others together in order.
 
-        This is the only place where entries are dropped. It works on some layers of some lanes.
-        Call `compacted` for the lanes when all layers are done.
+        Entries are dropped here only. A call covers some layers of some lanes. Call `compacted` for
+        the lanes after the last layer.
 
         Args:
             layers: the layers whose rows `keep` holds.
@@ -244,14 +243,14 @@ class SlotStore:
         return kept, positions.masked_fill_(free, -1).reshape(rows, heads, most)
 
     def compacted(self, lanes: Sequence[int]) -> None:
-        """Tell the host what a finished compaction left; waits for the device."""
+        """Update what the host knows after a compaction; waits for the device."""
         dropped = self.dropped[:, span(lanes)]
         extremes = torch.stack([dropped.amin(dim=(0, 2)), dropped.amax(dim=(0, 2))], dim=1)
         for lane, (least, most) in zip(lanes, extremes.tolist(), strict=True):
             self.least_dropped[lane], self.even[lane] = least, least == most
 
     def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
-        """Put what lies in the lanes `sources` into the lanes `targets`, all at once."""
+        """Copy the lanes `sources` to the lanes `targets`; all are read before any is written."""
         self.changes += 1
         to, of = on_device(targets, self.keys.device), on_device(sources, self.keys.device)
         for tensor in self._tensors():
@@ -260,7 +259,7 @@ class SlotStore:
             put(facts, targets, sources)
 
     def clear(self, lane: int) -> None:
-        """Forget a sequence, values and all: the next one in its lane meets nothing of it."""
+        """Erase a sequence, values included: the next sequence in its lane finds nothing of it."""
         self.changes += 1
         for tensor in self._tensors():
             tensor[:, lane] = 0
@@ -268,14 +267,15 @@ class SlotStore:
         self.even[lane] = True
 
     def _tensors(self) -> list[Tensor]:
-        """All tensors that hold something of the sequences; their axis 1 is the lane."""
+        """All tensors with data of sequences; their axis 1 is the lane."""
         tensors = [self.keys, self.values, self.dropped, self.dropped_before]
         return tensors + [t for t in (self.attention, self.queries) if t is not None]
 
 
 def _in_order(keep: Bool[Tensor, "R H L"], most: int) -> Int[Tensor, "R H K"]:
-    """The slots that are kept, in order, first; 0 behind them. No head keeps over `most`."""
+    """The slots that are kept, in order, filled up with 0. Each head keeps at most `most`."""
     slots = torch.arange(keep.shape[-1], device=keep.device).expand(keep.shape)
-    places = keep.cumsum(dim=-1).sub_(1).masked_fill_(~keep, most)  # those dropped share the last
+    # dropped slots all go to the last place, which is cut off
+    places = keep.cumsum(dim=-1).sub_(1).masked_fill_(~keep, most)
     order = places.new_zeros(*keep.shape[:2], most + 1).scatter_(-1, places, slots)
     return order[..., :most]

@@ -1,4 +1,4 @@
-"""Applying a steerer: where each sequence stands, and the hook that adds the delta."""
+"""Applying a steerer: the state of each sequence, and the hook that adds the delta."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from skipkv.steerers import Steerer
 
 
 class Steering:
-    """Per sequence: is it inside the thinking part, and how many thoughts of each kind so far.
+    """What a steerer needs to know of each sequence: whether it is thinking, and its thoughts.
 
-    What a step needs lives on the device and is updated there, so that the step waits for nothing.
-    Where the tokenizer has no think tokens, all that is generated counts as thinking. A prompt that
-    ends a paragraph inside an open think block is steered at its last token, as in the published
-    code: what is decoded next opens a thought like any other.
+    This state is updated on the device, so that a step does not wait. If the tokenizer has no think
+    tokens, all generated text counts as thinking. A prompt that ends a paragraph inside an open
+    think block is steered at its last token, as in the published code: the next token opens a
+    thought.
     """
 
     def __init__(
@@ -41,29 +41,29 @@ class Steering:
         self._marks = Marks.of(text, vocabulary)
         self._ends, self._opens, self._closes = self._marks.table.to(device).unbind(dim=1)
         self._marked = self._marks.thinks
-        # The largest number in any delta so far that was added to finite states.
+        # The largest number so far in a delta that was added to finite states.
         self._largest = torch.zeros(sequences, device=device)
         self._context: SteeringContext | None = None
-        self._first = 0  # the sequence of the context's first row
+        self._first = 0  # the lane of the context's first row
         self._failed: dict[int, PartError] = {}
 
     def start(self, number: int) -> None:
-        """A new sequence, nothing of it read yet."""
+        """Begin a new sequence in a lane."""
         self._thoughts[number] = 0
         self._thinking[number] = not self._marked
         self._largest[number] = 0
 
     def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
-        """Put what is known of the lanes `sources` into the lanes `targets`, all at once."""
+        """Copy the lanes `sources` to the lanes `targets`; all are read before any is written."""
         for known in (self._thoughts, self._thinking, self._largest):
             known[targets] = known[sources]
 
     def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
-        """Refresh the counts of a sequence's thoughts; called at events."""
+        """Set the counts of a sequence's thoughts; called at events."""
         self._thoughts[number] = torch.bincount(thoughts, minlength=len(Thought))
 
     def read_prompt(self, number: int, ids: Sequence[int]) -> None:
-        """Take a stretch of prompt: it may open or close the think block."""
+        """Take a part of the prompt: it may open or close the think block."""
         if not self._marked or not ids:
             return
         tokens = torch.tensor(ids, device=self._ends.device)
@@ -78,13 +78,13 @@ class Steering:
         ended: Sequence[bool],
         positions: Int[Tensor, "B"],
     ) -> None:
-        """A pass over prompts begins.
+        """Begin a pass over prompts.
 
         Args:
-            first: the sequence of the first row.
-            stretches: the tokens each row takes in; they lie in its last columns.
-            ended: whether they end its prompt.
-            positions: of the last column.
+            first: the lane of the first row.
+            stretches: the tokens of each row; they lie in its last columns.
+            ended: whether they end the row's prompt.
+            positions: positions of the last column.
         """
         for row, ids in enumerate(stretches):
             self.read_prompt(first + row, ids)
@@ -92,7 +92,7 @@ class Steering:
             end and len(ids) > 0 and self._marks.ends_paragraph(ids[-1])
             for ids, end in zip(stretches, ended, strict=True)
         ]
-        if not any(at_delimiter):  # known here without asking the device
+        if not any(at_delimiter):  # known on the host
             return
         self._context = self._standing(
             first, torch.tensor(at_delimiter, device=self._ends.device), positions
@@ -106,14 +106,14 @@ class Steering:
         *,
         known: Sequence[int] | None,
     ) -> None:
-        """A decode step for the sequences from `first` on begins.
+        """Begin a decode step of the sequences from `first` on.
 
         Args:
-            first: the sequence of the first row.
+            first: the lane of the first row.
             ids: the tokens.
-            positions: of the tokens.
-            known: the tokens again, where the host has them: if none of them ends a paragraph,
-                nobody is at a delimiter, where alone a steerer acts.
+            positions: positions of the tokens.
+            known: the tokens again, if the host has them. A steerer acts only where a token ends a
+                paragraph: without such a token the step skips the steerer.
         """
         if self._marked and (known is None or self._marks.turn_in(known)):
             thinking = self._thinking[first : first + ids.shape[0]]
@@ -136,16 +136,18 @@ class Steering:
         )
 
     def end(self) -> dict[int, PartError]:
-        """The step is over; returns what the steerer did wrong in it, by sequence."""
+        """End the step; returns the steerer's errors in it, by lane."""
         self._context = None
         failed, self._failed = self._failed, {}
         return failed
 
     def fault(self, number: int) -> PartError | None:
-        """What the steerer did wrong if it made a sequence's hidden state NaN or infinite.
+        """The steerer's error if it made a sequence's hidden state NaN or infinite; else None.
+
+        The call waits for the device.
 
         Args:
-            number: the sequence; asking waits for the device.
+            number: the lane of the sequence.
         """
         if self._largest[number].isfinite():
             return None
@@ -155,7 +157,7 @@ class Steering:
         )
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        """A forward pre-hook of the steered layer: adds the delta to its newest input."""
+        """A forward pre-hook of the steered layer: adds the delta to the newest column."""
         if self._context is None:
             return None
         if args:
@@ -179,30 +181,29 @@ class Steering:
 
 
 def warn_if_idle(steerer: Steerer, text: TokenText, *, vocabulary: int) -> None:
-    """Warn where a steerer can never act: no token of the vocabulary ends a paragraph.
+    """Warn if a steerer can never act, because the vocabulary has no token that ends a paragraph.
 
     Args:
-        steerer: the policy's.
-        text: of the tokens.
-        vocabulary: size of the model's.
+        steerer: the policy's steerer.
+        text: the text of tokens.
+        vocabulary: size of the model's vocabulary.
     """
     if steerer.layer is None or Marks.of(text, vocabulary).has_paragraphs:
         return
     warnings.warn(
         f"{steerer!r} never acts on this model: steering waits for a token whose text holds an "
-        "empty line (two newlines), and no single token of this tokenizer does. What is decoded is "
-        "what it would be without steering. Leave the steerer out, or take a model with such a "
-        "token.",
+        "empty line (two newlines), and this tokenizer has no such token. The output is the same "
+        "as without steering. Leave the steerer out, or take a model with such a token.",
         stacklevel=3,
     )
 
 
 def check_steerer(steerer: Steerer, *, layers: int, width: int) -> None:
-    """Raise `ConfigError` if the model has no such layer, or hidden states of another width.
+    """Raise `ConfigError` if the model lacks the steerer's layer or has another hidden size.
 
     Args:
-        steerer: one that says `width` has it checked too.
-        layers: of the model.
+        steerer: any steerer; its `width`, if it has one, is checked too.
+        layers: number of layers of the model.
         width: hidden size of the model.
     """
     if steerer.layer is None:

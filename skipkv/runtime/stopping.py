@@ -1,26 +1,26 @@
-"""Stop strings: found in the text as it is decoded, whatever way it is cut into tokens."""
+"""Stop strings: found in the decoded text, however the text is split into tokens."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from skipkv.runtime.text import byte_tokens
 
-# Tokens decoded together before older ones are let go.
+# Tokens decoded together before older ones are dropped.
 _TOKENS = 64
-# Characters at either end of a text cut out of a longer one that may differ there: a space that a
-# tokenizer strips, an incomplete character, a space cleaned up.
+# The text of some tokens alone may differ at its ends from their text inside a longer one, by this
+# many characters: a stripped space, an incomplete character, a space cleaned up.
 _UNCERTAIN = 8
 
 
 class StopFinder:
     """Looks for stop strings in one sequence, a token at a time.
 
-    A string is found at the first token after which the decoded text holds it, special tokens
-    shown. Only the newest tokens are decoded, enough of them for the text to be that of the whole.
+    A string is found at the first token after which the decoded text, with special tokens, holds
+    it. Only the newest tokens are decoded: enough for their text to be as in the whole.
 
     Args:
         tokenizer: a transformers tokenizer.
-        stop: the strings; none is empty.
+        stop: the strings, each with at least one character.
 
     Example:
         >>> from skipkv.testing import toy_tokenizer
@@ -36,11 +36,11 @@ class StopFinder:
         self._longest = max(map(len, self._stop))
         self._bytes = byte_tokens(tokenizer)
         self._recent: list[int] = []
-        self._from = 0  # characters of their text in which no match can begin any more
+        self._from = 0  # characters of their text in which a match can no longer begin
         self._limit = _TOKENS
 
     def feed(self, token: int) -> str | None:
-        """The stop string this token completes; of several the one that begins first."""
+        """Take a token; return the stop string it completes: of several, the first to begin."""
         self._recent.append(token)
         text = shown(self._tokenizer, self._recent)
         found = {at: s for s in self._stop if (at := text.find(s, self._from)) >= 0}
@@ -51,7 +51,7 @@ class StopFinder:
         return None
 
     def _forget(self, length: int) -> None:
-        """Let the older half of the tokens go; of bytes that are read as one, all or none."""
+        """Drop the older half of the tokens, but do not split a run of byte tokens."""
         start = len(self._recent) // 2
         while start and self._recent[start - 1] in self._bytes:
             start -= 1
@@ -60,7 +60,7 @@ class StopFinder:
         begins = len(text.rstrip("\ufffd")) - self._longest - _UNCERTAIN
         if start and begins >= _UNCERTAIN:
             self._recent, self._from = recent, begins
-        else:  # too little text for so long a string, or one run of bytes
+        else:  # the text is too short for the longest stop string, or one run of bytes
             self._limit *= 2
 
 
@@ -74,7 +74,7 @@ def before(tokenizer: Any, tokens: Sequence[int], stop: str) -> str:
     """
     whole = shown(tokenizer, tokens)
     at = whole.index(stop)
-    count = len(tokens)  # of the tokens that lie before the string altogether
+    count = len(tokens)  # number of tokens that lie entirely before the string
     while count and not (
         len(head := shown(tokenizer, tokens[:count])) <= at and whole.startswith(head)
     ):
@@ -88,5 +88,5 @@ def before(tokenizer: Any, tokens: Sequence[int], stop: str) -> str:
 
 
 def shown(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """The text of tokens, special ones too."""
+    """The text of tokens, with special tokens."""
     return str(tokenizer.decode(tokens, skip_special_tokens=False))

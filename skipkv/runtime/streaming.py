@@ -1,4 +1,4 @@
-"""Text while it is decoded: pieces that join to exactly the text of the completion."""
+"""Streaming text: pieces that join to exactly the text of the completion."""
 
 import re
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ import attrs
 from skipkv.runtime.completion import Completion
 from skipkv.runtime.text import byte_tokens
 
-# Tokens kept as context when older ones are let go: enough for the newest text to be what it would
-# be behind all of them.
+# Tokens kept as context when older ones are dropped: enough for the newest text to be as after all
+# of them.
 _CONTEXT = 16
-# Where a tokenizer cleans up spaces (" ." becomes "."), text is settled before a space that follows
-# two letters or digits: none of the patterns reaches over it.
+# Some tokenizers clean up spaces (" ." becomes "."). Text before a space that follows two letters
+# or digits is then final: none of the clean-up patterns reaches across it.
 _SETTLED = re.compile(r".*\w\w(?=\s)", re.DOTALL)
 
 
@@ -26,8 +26,8 @@ class Piece:
     Args:
         index: which prompt, from 0.
         sample: which sample of it, from 0.
-        text: what has been added; may be empty in the last piece.
-        completion: the whole, in the last piece of a sequence; None before.
+        text: the added text; may be empty in the last piece.
+        completion: the completion, in the last piece of a sequence; None before.
     """
 
     index: int
@@ -37,11 +37,11 @@ class Piece:
 
 
 class TextStream:
-    """Turns one sequence's tokens, as they come, into text that no later token can change.
+    """Turns the tokens of one sequence into text that no later token can change.
 
-    Held back is what is not certain yet: an incomplete UTF-8 character, a run of single-byte tokens
-    (which tokenizers with byte fallback read as one), a word where the tokenizer cleans up spaces,
-    and what may be the beginning of a stop string.
+    It holds text back while later tokens may change it: an incomplete UTF-8 character, a run of
+    single-byte tokens (tokenizers with byte fallback read such a run as one), a word if the
+    tokenizer cleans up spaces, and text that may be the beginning of a stop string.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -63,13 +63,13 @@ class TextStream:
         added = tokenizer.added_tokens_decoder
         self._silent = {*tokenizer.all_special_ids, *(i for i in added if added[i].special)}
         self._begun = self._stop_texts()
-        self._recent: list[int] = []  # the tokens whose text is not certain, and some before them
-        self._certain = 0  # characters of their text that are
-        self._held = ""  # certain, but perhaps in or behind a stop string
+        self._recent: list[int] = []  # tokens whose text may change, and some context before them
+        self._certain = 0  # characters of the recent tokens' text that cannot change
+        self._held = ""  # text that cannot change, but may belong to a stop string or follow one
         self._sent = 0
 
     def feed(self, tokens: Sequence[int]) -> str:
-        """What these tokens make certain, behind all that was returned before."""
+        """Take the next tokens; return the text that cannot change and was not returned before."""
         self._recent += [token for token in tokens if token not in self._silent]
         text = self._decode(self._recent)
         certain = self._settled(text)
@@ -83,14 +83,14 @@ class TextStream:
         return piece
 
     def rest(self, text: str) -> str:
-        """What is still missing of the whole text."""
+        """The part of the whole text that `feed` has not returned."""
         return text[self._sent :]
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _settled(self, text: str) -> str:
-        """The part of the recent tokens' text that stays as it is, whatever follows."""
+        """The part of the recent tokens' text that no later token can change."""
         last = len(self._recent)
         while last and self._recent[last - 1] in self._bytes:
             last -= 1
@@ -102,17 +102,17 @@ class TextStream:
         return text.rstrip("\ufffd")
 
     def _forget(self, length: int) -> None:
-        """Let the older tokens go, if what is not certain has something certain before it still."""
+        """Drop older tokens, if text that cannot change remains as context before the rest."""
         recent = self._recent[-_CONTEXT:]
         certain = self._certain - (length - len(self._decode(recent)))
         if certain > 0:
             self._recent, self._certain = recent, certain
 
     def _stop_texts(self) -> dict[str, int]:
-        """How stop strings look without special tokens -> the most of it that may be their start.
+        """Stop strings without special tokens -> how many characters may be a beginning of one.
 
-        Special tokens are part of a stop string and not of the text. Where they are all that is
-        missing of one, all of its text may have come already.
+        Special tokens are part of a stop string, but the text does not show them. If a stop string
+        lacks only its special tokens, all of its text may have come already.
         """
         names = [self._tokenizer.convert_ids_to_tokens(i) for i in self._silent]
         texts: dict[str, int] = {}
@@ -124,7 +124,7 @@ class TextStream:
         return texts
 
     def _before_stop(self) -> int:
-        """Characters of what is held before anything that is, or may become, a stop string."""
+        """How many held characters come before text that is, or may become, a stop string."""
         ends = [len(self._held)]
         for string in self._stop:
             if (at := self._held.find(string)) >= 0:

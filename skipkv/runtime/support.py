@@ -1,4 +1,4 @@
-"""Which models the runtime decodes, checked before anything runs."""
+"""Checks of models, tokenizers and policies, made before any decoding."""
 
 import inspect
 from typing import Any
@@ -32,21 +32,21 @@ def cache_shape(config: PretrainedConfig) -> CacheShape:
 
 
 def check_given(model: Any, tokenizer: Any, policy: Any, *, user: str) -> None:
-    """Raise an error that says what to write for a model, tokenizer or policy of another kind.
+    """Raise an error that says what to write if an argument is of the wrong kind.
 
     Args:
-        model: what a user gave as one.
-        tokenizer: likewise.
-        policy: likewise.
+        model: what a user gave as the model.
+        tokenizer: what a user gave as the tokenizer.
+        policy: what a user gave as the policy.
         user: the name of the call, for errors.
 
     Raises:
-        InputError: the model is none that generates text, or the tokenizer is none.
-        ConfigError: the policy is none.
+        InputError: `model` is a tokenizer, or `tokenizer` is not one.
+        ConfigError: `policy` is not a policy.
     """
     if isinstance(model, PreTrainedTokenizerBase):
         raise InputError(
-            f"{user} takes the model first and then its tokenizer; they are the other way round."
+            f"{user} takes the model first and then its tokenizer. Exchange the two arguments."
         )
     if not callable(getattr(tokenizer, "decode", None)) or not callable(tokenizer):
         raise InputError(
@@ -68,8 +68,8 @@ def check_policy(policy: Any, *, user: str) -> None:
             if p.default is p.empty
         ]
         raise ConfigError(
-            f"{user} takes a Policy, and {name} is the name of a preset, a function that makes "
-            f"one. Write presets.{name}({', '.join(needed)})."
+            f"{user} takes a Policy. {name} is a preset, a function that makes a policy. Write "
+            f"presets.{name}({', '.join(needed)})."
         )
     if isinstance(policy, type):
         raise ConfigError(f"{user} takes a Policy, got the class {name}. Write {name}(...).")
@@ -85,14 +85,14 @@ def _shown(value: Any) -> str:
 
 
 def check_family(model: PreTrainedModel) -> None:
-    """Raise `UnsupportedModelError` unless the model is of a family the runtime was tested on."""
+    """Raise `UnsupportedModelError` unless the runtime was tested with the model's family."""
     config = model.config
     check_model_type(config.model_type)
     if model.device.type == "meta":
         raise UnsupportedModelError(
             "The model's first weights are not in memory: they were offloaded to disk, or never "
-            'loaded. Keep the embeddings in memory, device_map={"model.embed_tokens": "cpu", ...}; '
-            "layers may lie on disk."
+            'loaded. Keep the embeddings in memory: device_map={"model.embed_tokens": "cpu", ...}. '
+            "Layers may stay on disk."
         )
     types = set(getattr(config, "layer_types", None) or ["full_attention"])
     unknown = types - {"full_attention", "sliding_attention"}
@@ -103,19 +103,19 @@ def check_family(model: PreTrainedModel) -> None:
         )
     if "full_attention" not in types:
         raise UnsupportedModelError(
-            "Every layer of the model has sliding-window attention: its cache is bounded already, "
-            "and there is nothing to evict."
+            "Every layer of the model has sliding-window attention. Its cache is bounded already: "
+            "a policy has nothing to evict."
         )
 
 
 def check_prompt(budget: Budget | None, tokens: int, index: int) -> None:
-    """Raise `InputError` if a prompt is to be protected and leaves no room beside it."""
+    """Raise `InputError` if a protected prompt fills the budget."""
     if budget is None or not budget.prompt or budget.tokens is None:
         return
     if max(tokens, budget.sinks) + budget.window >= budget.tokens:
         raise InputError(
-            f"Prompt {index} has {tokens} tokens, which Budget(prompt=True) protects with a window "
-            f"of {budget.window}: that leaves no room in a budget of {budget.tokens}. Raise the "
+            f"Prompt {index} has {tokens} tokens. Budget(prompt=True) protects them and a window "
+            f"of {budget.window}, which leaves no room in a budget of {budget.tokens}. Raise the "
             "budget or do not protect the prompt."
         )
 
@@ -123,7 +123,8 @@ def check_prompt(budget: Budget | None, tokens: int, index: int) -> None:
 def check_all_full(config: PretrainedConfig) -> None:
     """Raise `UnsupportedModelError` if some layers have a sliding window.
 
-    Their own caches know one length for a whole batch, and the engine's sequences come and go.
+    transformers' cache for such layers has one length for a whole batch. The engine's sequences
+    differ in length.
     """
     missing = config.num_hidden_layers - len(full_attention_layers(config))
     if missing:

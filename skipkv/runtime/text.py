@@ -1,4 +1,4 @@
-"""The text of single tokens, and which of them are bytes."""
+"""The text of single tokens, and which tokens are bytes."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What is needed of a tokenizer to know the text of its tokens."""
+    """The part of a tokenizer that gives the text of its tokens."""
 
     def decode(self, token_ids: list[int], **kwargs: Any) -> Any:
         """The text of a sequence of tokens."""
@@ -14,9 +14,9 @@ class Decoder(Protocol):
 
 
 class TokenText:
-    """The text each token adds when it follows others, looked up once per token id.
+    """The text each token adds when it follows others, computed once per token id.
 
-    A token is decoded behind a copy of itself, because tokenizers that mark word starts strip the
+    A token is decoded after a copy of itself, because tokenizers that mark word starts strip the
     space of a text's first token.
     """
 
@@ -44,9 +44,9 @@ class TokenText:
 
 
 def byte_tokens(tokenizer: Any) -> set[int]:
-    """The tokens of a tokenizer with byte fallback that stand for one byte each.
+    """The single-byte tokens of a tokenizer with byte fallback.
 
-    A run of them is read as one: a byte that comes later may change the text of those before it.
+    The tokenizer reads a run of them together: a later byte may change the text of earlier ones.
     """
     names = [f"<0x{byte:02X}>" for byte in range(256)]
     unknown = (None, tokenizer.unk_token_id)

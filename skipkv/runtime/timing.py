@@ -1,22 +1,23 @@
-"""Where the time of a decode went, lap by lap."""
+"""The time that a decode spends on prefill, steps and events."""
 
 import time
 from collections.abc import Callable
 from typing import Literal
 
 Kind = Literal["prefill", "step", "event"]
-"""What a lap was spent on."""
+"""What the time of a lap was spent on."""
 
 
 class Timings:
-    """The seconds of every prefill, decode step and compression event, in the order they came.
+    """The seconds of every prefill, decode step and compression event, in their order.
 
-    Give one to `Engine.generate`. Laps follow one another without a gap, so they add up to the
-    decode's wall time less what the reader of its results took. On an accelerator a lap ends where
-    the loop reads from the device: steps are then timed in bursts, each step at its burst's mean.
+    Give one to `Engine.generate`. Laps follow one another without a gap. Their sum is the decode's
+    wall time without the time that the caller spends between results. On an accelerator a lap ends
+    where the loop reads from the device. Steps are then timed in bursts, and each step of a burst
+    gets its mean.
 
     Args:
-        clock: seconds, from any start.
+        clock: returns seconds, from any start.
 
     Example:
         >>> timings = Timings(clock=iter([0.0, 2.0, 3.0]).__next__)
@@ -35,15 +36,15 @@ class Timings:
         self.events: list[float] = []
 
     def resume(self) -> None:
-        """The next lap begins now."""
+        """Begin the next lap now."""
         self._since = self._clock()
 
     def lap(self, kind: Kind, *, steps: int = 1) -> float:
-        """Book the time since the last lap; returns it.
+        """Record the time since the last lap; returns it.
 
         Args:
-            kind: what it was spent on.
-            steps: decode steps it holds, where it was spent on those.
+            kind: what the time was spent on.
+            steps: the number of decode steps in it, if it was spent on steps.
         """
         now = self._clock()
         seconds = 0.0 if self._since is None else now - self._since

@@ -1,10 +1,10 @@
-"""KV dropout: in training, older entries vanish from attention, so that losing some is bearable.
+"""KV dropout: training hides older entries from attention, so that eviction does less harm.
 
-A model that has only ever seen whole contexts breaks when any entry is evicted, also one it could
-do without. Large models do not; a small one is taught it here: at random moments, and down to a
-random budget, tokens or whole sentences vanish for all later ones. What the trace still needs is
-spared: of each fact that will be looked up again one copy stays. Which entries vanish is chance, so
-nothing of any eviction method is in it.
+A small model that was trained on whole contexts only breaks when any entry is evicted, even one it
+does not need. Large models do not. KV dropout trains a small one for it: at random moments, and
+down to a random budget, tokens or whole sentences are hidden from all later tokens. One copy stays
+of each fact that will be looked up again. The hidden entries are chosen at random, so that no
+eviction method has an advantage.
 """
 
 import random
@@ -23,8 +23,8 @@ _WINDOW = 8
 def expiries(trace: Trace, stores: int, rng: random.Random) -> NDArray[np.int32]:
     """For each token the first position that no longer sees it, [stores, T].
 
-    A store is one KV head of one layer. In half of the traces all lose the same; in the others some
-    of what is lost lives on in some stores.
+    A store is one KV head of one layer. In half of the traces all stores lose the same tokens. In
+    the others, some stores keep some of the lost tokens.
     """
     common = _common(trace, rng)
     expiry = np.repeat(common[None], stores, axis=0)
@@ -48,7 +48,7 @@ def _common(trace: Trace, rng: random.Random) -> NDArray[np.int32]:
     for fact, position in trace.needs:
         last_need[fact] = position
     chance = np.random.default_rng(rng.getrandbits(32))
-    # a sentence's tokens share their fate more or less
+    # tokens of a sentence tend to be lost together
     fate = by_sentence * chance.random(sentence.max() + 1)[sentence]
     fate += (1 - by_sentence) * chance.random(length)
     for event in range(trace.prompt + rng.randrange(interval), length, interval):
@@ -74,7 +74,7 @@ def _spare(
     last_need: dict[Fact, int],
     rng: random.Random,
 ) -> None:
-    """Clear from `free` one living copy of each fact still needed, and the step at hand."""
+    """Remove from `free` one visible copy of each fact still needed, and the current step."""
     living: dict[Fact, list[tuple[int, ...]]] = {}
     for fact, positions in trace.copies:
         if positions[-1] >= event:

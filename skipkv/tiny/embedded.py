@@ -1,4 +1,4 @@
-"""The weights that come with the package."""
+"""Loading the weights that come with the package."""
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,8 +12,8 @@ def load(
     r"""The embedded model, ready to decode, and its tokenizer; `load("tiny")` of the runtime.
 
     Args:
-        dtype: of the weights; "auto" is float32.
-        device: where to; by default a GPU if there is one.
+        dtype: dtype of the weights; "auto" is float32.
+        device: device of the model; by default a GPU if there is one.
 
     Example:
         >>> from skipkv import Engine, presets, tiny

@@ -1,4 +1,4 @@
-"""The problems of the embedded reasoner: chains of sums whose facts are needed much later."""
+"""The problems of the embedded reasoner: chains of sums that use facts from long before."""
 
 import random
 
@@ -11,10 +11,10 @@ TRAIN, TEST = "train", "test"
 
 @attrs.frozen
 class Definition:
-    """What a name stands for: a digit, or a sum or difference of a name and a name or a digit.
+    """The definition of a name: a digit, or a sum or difference of a name and a name or digit.
 
     Args:
-        left: a digit where `operator` is empty, else a name.
+        left: a digit if `operator` is empty, else a name.
         operator: "+", "-", or "" for a digit alone.
         right: a name or a digit.
     """
@@ -29,14 +29,14 @@ class Definition:
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    r"""A chain of definitions, and the two names whose values make the code asked for.
+    r"""A chain of definitions, and the two names whose values make the code.
 
     All sums are modulo 10, so that every value is one digit.
 
     Args:
-        definitions: what each name stands for, in the order in which they can be worked out.
-        listed: the names in the order in which the question gives them.
-        asked: the two names whose values, written behind each other, are the answer.
+        definitions: the definition of each name, in the order in which they can be worked out.
+        listed: the names in the order of the question.
+        asked: the two names whose values, one after the other, are the answer.
 
     Example:
         >>> problem = Problem(
@@ -80,25 +80,24 @@ def problems(count: int, *, seed: int = 0, split: str = TEST) -> list[Problem]:
     """Problems drawn at random; the same seed gives the same problems.
 
     Args:
-        count: how many.
+        count: number of problems.
         seed: any number.
-        split: "test" or "train". The two never share a stream of random numbers; of the some 10^20
-            problems there are, none is drawn twice in practice.
+        split: "test" or "train". The two never share a stream of random numbers. There are about
+            10^20 problems, so that in practice no problem is drawn twice.
 
     Example:
         >>> from skipkv import tiny
         >>> tiny.problems(2, seed=1) == tiny.problems(3, seed=1)[:2]
         True
     """
-    # one stream for each problem: the number drawn before it changes nothing
+    # one random stream per problem, independent of how many were drawn before
     return [draw(random.Random(f"{split}/{seed}/{number}")) for number in range(count)]
 
 
 def draw(rng: random.Random, *, least: int = 9, most: int = 13) -> Problem:
     """One problem of `least` to `most` names, neighbours in the alphabet.
 
-    A definition looks back at any earlier name, not just the last one: what was found early is
-    needed late.
+    A definition uses any earlier name, not just the last one. So early values are needed late.
     """
     length = rng.randint(least, most)
     start = rng.randrange(len(NAMES) - length + 1)

@@ -1,4 +1,4 @@
-"""What training reports of its model: loss, time, accuracy with and without eviction."""
+"""The training report of a model: loss, time, and accuracy with and without eviction."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from skipkv.scorers import Random
 from skipkv.tiny.problem import Problem, problems
 
 MAX_NEW_TOKENS = 640
-"""Room for the longest traces, and for rambling; the others end long before."""
+"""The most tokens decoded: enough for the longest traces, and for traces that lose their way."""
 INTERVAL = 16
 """Decode steps between compression events that suit traces of a few hundred tokens."""
 
@@ -45,7 +45,7 @@ def report(
 ) -> str:
     """Measure a trained model; the report in Markdown, also written to `folder`/training.md.
 
-    Beside the full cache stand two ways to choose that know nothing: if they cost little at a
+    The report compares the full cache with two simple policies. If these cost little accuracy at a
     quarter of the trace, the model cannot tell eviction methods apart.
     """
     asked = problems(count)
@@ -78,8 +78,8 @@ def _markdown(
     yield "|---|---|"
     for name, share in measured.items():
         yield f"| {name} | {share:.1%} |"
-    yield "\nOf the batch at each step: its loss, and the shares predicted right of all words that"
-    yield "are not chance and of the values looked up.\n"
+    yield "\nFor the batch at each step: its loss, the share predicted right of all words that are"
+    yield "not random, and the same of the values looked up.\n"
     yield "| step | minutes | loss | words | values |"
     yield "|---|---|---|---|---|"
     every = max(1, len(log) // 20)

@@ -1,4 +1,4 @@
-"""How the embedded reasoner is taught to think: a trace of thoughts for every problem."""
+"""Training traces of the embedded reasoner: a chain of thoughts for every problem."""
 
 import random
 
@@ -13,26 +13,26 @@ START, GOAL = "start", "goal"
 
 Fact = str | tuple[str, str]
 
-# What follows a thought is chance, but not fair chance: the last step's digits say which thought is
+# The thought after a step is random, but not uniform: the digits of the step make some thoughts
 # likely, so that greedy decoding reflects as often as training traces do.
 _LIKELY, _UNLIKELY = 0.85, 0.12
 CHOICE_WEIGHT = 0.4
-"""Loss weight of tokens that are chance: a thought's first words."""
+"""Loss weight of random tokens: the first words of a thought."""
 LOOKUP_WEIGHT = 3.0
-"""Loss weight of values looked up: few tokens, and all the rest hangs on them."""
+"""Loss weight of values looked up: they are few, and all later tokens depend on them."""
 
 
 @attrs.define
 class Trace:
-    """A prompt and its thoughts, token by token, with what later tokens depend on.
+    """A prompt and its thoughts, token by token, with the facts that later tokens depend on.
 
     Args:
         tokens: the words, the prompt's first.
-        prompt: how many of them are the prompt.
-        weights: what an error in predicting a token costs in training; 0 in the prompt.
+        prompt: number of tokens of the prompt.
+        weights: loss weight of each token; 0 in the prompt.
         sentences: (first position, position after the last, is it an execution) of each sentence.
-        copies: where a fact can be read: (fact, positions that tell it).
-        needs: where a fact is looked up: (fact, position).
+        copies: (fact, positions that state it).
+        needs: (fact, position that looks it up).
     """
 
     tokens: list[str] = attrs.field(factory=list)
@@ -51,10 +51,10 @@ class Trace:
 
 
 def write_trace(problem: Problem, rng: random.Random) -> Trace:
-    """A prompt as the chat template gives it, a chain of thoughts, and the answer.
+    """A prompt in the form of the chat template, a chain of thoughts, and the answer.
 
-    Each name is worked out in one execution sentence. Some are followed by reflections: the step
-    again in the same words, in other words, shortened, or the step of an operand; now and then a
+    Each name is worked out in one execution sentence. Reflections follow some of them: the same
+    step in the same words, in other words or shortened, or the step of an operand. Sometimes a
     transition states the goal again.
     """
     writer = _Writer(problem, rng)
@@ -105,7 +105,7 @@ class _Writer:
     # ---- thoughts
 
     def step(self, name: str) -> None:
-        """Work a name out, and perhaps think about it again."""
+        """Write the step of a name, and perhaps a reflection or a transition."""
         digit, rng = self._values[name], self._rng
         self._execution(name)
         if rng.random() >= (_LIKELY if self._wraps(name) else _UNLIKELY):
@@ -174,7 +174,7 @@ class _Writer:
     # ---- their pieces
 
     def _work(self, name: str) -> None:
-        """From behind a name: its definition, its operands' values, the sum, its value."""
+        """Write what follows a name: its definition, its operands' values, the sum, its value."""
         write, definition = self.trace.write, self._problem.definitions[name]
         write(":")
         self._definition(name, look_up=True)
@@ -197,7 +197,7 @@ class _Writer:
         self.trace.copies.append((fact, self.trace.write(*tokens)))
 
     def _value(self, name: str) -> None:
-        """A value looked up, and so told once more."""
+        """Look a value up, which states it once more."""
         self.trace.write(name)
         self._need(("value", name))
         told = self.trace.write(f"={self._values[name]}", weight=LOOKUP_WEIGHT)
@@ -240,7 +240,7 @@ class _Writer:
         self.trace.sentences.append((begin, len(self.trace.tokens), execution))
 
     def _wraps(self, name: str) -> bool:
-        """Does the sum leave the digits, so that it is taken modulo 10?"""
+        """Whether the sum is not a digit, so that modulo 10 changes it."""
         definition = self._problem.definitions[name]
         if not definition.operator:
             return False

@@ -1,10 +1,10 @@
 """The recipe that made the embedded reasoner: `python -m skipkv.tiny.training DIR`.
 
-It writes the model, its tokenizer and a report into DIR, and needs torch 2.9 or newer, for Muon.
+It writes the model, its tokenizer and a report into DIR, and needs torch 2.9 or newer for Muon.
 
-Every step draws its traces from the seed, the step and the shard, so that a run that was killed
-goes on from its last checkpoint with the very traces it would have seen. The batch of a step is cut
-into shards; processes share them out, and the gradient is their mean however many there are.
+Every step draws its traces from the seed, the step and the shard. So a killed run resumes from its
+last checkpoint with the same traces. The batch of a step is cut into shards, which the processes
+divide among them. The gradient is the mean over shards, for any number of processes.
 """
 
 import json
@@ -34,20 +34,20 @@ from skipkv.tiny.vocabulary import DIGITS, EOS, IDS, NAMES, PAD, TOKENS, USER, s
 
 @attrs.frozen(kw_only=True)
 class Recipe:
-    """How long, on what and how fast.
+    """The settings of a training.
 
     Args:
         steps: updates of the weights.
-        shards: parts a batch is cut into; at most so many processes can work.
+        shards: parts of a batch; the number of processes is at most as large.
         traces: traces in a shard, once they have their full length.
         drills: share of the steps, at the start, in which recall drills fade from the batch.
         growing: share of the steps during which chains grow to their full length.
         whole: share of the steps after which KV dropout begins.
         muon: peak learning rate of matrices (Muon).
-        adamw: peak learning rate of all else (AdamW).
+        adamw: peak learning rate of the other weights (AdamW).
         warm_up: steps to the peak.
         decay: share of the steps, at the end, in which the rates fall to 0.
-        seed: of weights and traces.
+        seed: seed of weights and traces.
         checkpoint: steps between two checkpoints.
     """
 
@@ -92,15 +92,15 @@ def config() -> Qwen2Config:
     )
 
 
-# ---- what a step learns from
+# ---- the batch of a step
 
 
 @attrs.frozen
 class Batch:
-    """Traces side by side, padded to the longest.
+    """A batch of traces, padded to the longest.
 
     Args:
-        ids: [B, T].
+        ids: token ids, [B, T].
         weights: loss weight of each token as a target, [B, T].
         expiry: the first position that no longer sees a token, [B, layers * KV heads, T].
     """
@@ -110,14 +110,14 @@ class Batch:
     expiry: Tensor
 
     def mask(self) -> Tensor:
-        """May a query (third axis) see a key (fourth axis)? [B, layers * heads, T, T]."""
+        """Whether a query (third axis) may see a key (fourth axis), [B, layers * heads, T, T]."""
         position = torch.arange(self.ids.shape[1], device=self.ids.device)
         causal = position[:, None] >= position[None, :]
         return causal & (position[:, None] < self.expiry[:, :, None, :])
 
 
 def batch(recipe: Recipe, step: int, shard: int) -> Batch:
-    """What one shard of one step learns from."""
+    """The batch of one shard of one step."""
     rng = random.Random(f"{TRAIN}/{recipe.seed}/{step}/{shard}")
     done = step / recipe.steps
     grown = min(1.0, done / recipe.growing)
@@ -144,7 +144,7 @@ def batch(recipe: Recipe, step: int, shard: int) -> Batch:
 
 
 def drill(rng: random.Random) -> Trace:
-    """A recall drill: some facts, then one question about them after another."""
+    """A recall drill: some facts, then questions about them."""
     trace = Trace()
     trace.write(USER, weight=0.0)
     facts = {}
@@ -166,7 +166,7 @@ def drill(rng: random.Random) -> Trace:
 def _attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention [B, H, T, D] in which every KV head of every layer has a mask of its own."""
+    """Attention [B, H, T, D] with a mask for every KV head of every layer."""
     first = cast(int, module.layer_idx) * _KV_HEADS
     own = mask[:, first : first + _KV_HEADS].repeat_interleave(_HEADS // _KV_HEADS, dim=1)
     return sdpa_attention_forward(module, query, key, value, own, **options)
@@ -185,15 +185,15 @@ def train(
     """Train from scratch, or from the checkpoint in `output`, and write model and tokenizer there.
 
     Args:
-        output: folder of the model, the tokenizer, the checkpoint and `training.jsonl`, a line of
-            loss and accuracy for every fiftieth step.
-        recipe: what to do.
-        processes: how many share the work, one thread each; on a GPU 1.
+        output: folder of the model, the tokenizer, the checkpoint and `training.jsonl`, which has a
+            line of loss and accuracy for every fiftieth step.
+        recipe: the settings.
+        processes: number of processes, one thread each; 1 on a GPU.
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: a checkpoint of another recipe, shards that the processes cannot share out, or a
-            torch without Muon.
+        InputError: the checkpoint has another recipe, the number of processes does not divide the
+            shards, or torch has no Muon.
     """
     recipe = recipe or Recipe()
     if recipe.shards % processes:
@@ -205,7 +205,7 @@ def train(
     if processes == 1:
         _work(0, 1, output, recipe, device)
         return
-    meeting = output / "meeting"  # where the processes find each other
+    meeting = output / "meeting"  # the file by which the processes find each other
     meeting.unlink(missing_ok=True)
     torch.multiprocessing.spawn(  # type: ignore[no-untyped-call,attr-defined]
         _work, args=(processes, output, recipe, device), nprocs=processes
@@ -252,7 +252,7 @@ def _work(rank: int, processes: int, output: Path, recipe: Recipe, device: str) 
 
 
 def _backward(model: Qwen2ForCausalLM, part: Batch, device: str) -> Tensor:
-    """Add the gradient of one shard; its (loss, words right, lookups right, tokens)."""
+    """Add the gradient of one shard; returns (loss, words right, lookups right, tokens)."""
     part = Batch(*(getattr(part, field.name).to(device) for field in attrs.fields(Batch)))
     logits = model(input_ids=part.ids, attention_mask=part.mask(), use_cache=False).logits
     predicted, target = logits[:, :-1].flatten(0, 1), part.ids[:, 1:].flatten()
@@ -273,7 +273,7 @@ def _backward(model: Qwen2ForCausalLM, part: Batch, device: str) -> Tensor:
 
 
 def _average(parameters: Sequence[Any], sums: Tensor, processes: int, shards: int) -> None:
-    """Give every process the mean gradient of all shards, at most 1 long."""
+    """Give every process the mean gradient of all shards, clipped to norm 1."""
     flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
     if processes > 1:
         torch.distributed.all_reduce(flat)
@@ -333,7 +333,7 @@ def _checkpoint(
         "step": step,
         "seconds": elapsed,
     }
-    # a kill while writing leaves the last whole one
+    # a kill while writing leaves the last complete checkpoint
     new = output / "checkpoint.new"
     torch.save(state, new)
     new.replace(output / _CHECKPOINT)
@@ -345,7 +345,7 @@ def _restored(
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
     recipe: Recipe,
 ) -> tuple[int, float]:
-    """The step to go on from, and the seconds spent before it."""
+    """The step to resume from, and the seconds spent before it."""
     path = output / _CHECKPOINT
     if not path.exists():
         return 0, 0.0
@@ -357,14 +357,14 @@ def _restored(
 
 
 def _check_folder(output: Path, recipe: Recipe) -> None:
-    """Make ready to begin, or to go on: the log ends where the checkpoint is."""
+    """Prepare to begin or resume: cut the log at the step of the checkpoint."""
     log, path = output / _LOG, output / _CHECKPOINT
     step = 0
     if path.exists():
         state = torch.load(path, weights_only=True)
         if state["recipe"] != attrs.asdict(recipe):
             raise InputError(
-                f"{path} was made by another recipe: {state['recipe']}. Give another folder."
+                f"{path} was made with another recipe: {state['recipe']}. Give another folder."
             )
         step = state["step"]
     lines = log.read_text().splitlines() if log.exists() else []
@@ -373,12 +373,14 @@ def _check_folder(output: Path, recipe: Recipe) -> None:
 
 def main(
     output: Annotated[Path, typer.Argument(help="Folder for model, tokenizer and report.")],
-    processes: Annotated[int, typer.Option(min=1, help="One thread each; on a GPU 1.")] = 2,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes, one thread each; 1 on a GPU.")
+    ] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of weights and traces.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and traces.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = Recipe().steps,
 ) -> None:
-    """Train the embedded reasoner; a run that was killed goes on where it was."""
+    """Train the embedded reasoner; a run that was killed resumes."""
     train(output, recipe=Recipe(seed=seed, steps=steps), processes=processes, device=device)
     print(report(output, *load(str(output))))
 

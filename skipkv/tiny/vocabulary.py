@@ -1,4 +1,4 @@
-"""The words of the embedded reasoner, and the tokenizer that cuts text into them."""
+"""The words of the embedded reasoner, and the tokenizer that splits text into them."""
 
 import json
 import re
@@ -19,7 +19,7 @@ NAMES = string.ascii_lowercase
 DIGITS = string.digits
 VALUES = tuple("=" + digit for digit in DIGITS)
 SYMBOLS = (":", "+", "-")
-# With their spaces: tokens joined are the text, and text cut is the tokens again.
+# Words with their spaces: joining the tokens gives the text, and splitting the text the tokens.
 WORDS = (
     "\n", "\n\n", ".\n", ".\n\n", ". ", ", ", "; ", " and ",
     "Start at ", ", find ",
@@ -29,7 +29,7 @@ WORDS = (
     "So ", ", the code is ", "The code is ", r"\boxed{", "}.",
 )  # fmt: skip
 TOKENS = (*SPECIAL, *NAMES, *DIGITS, *VALUES, *SYMBOLS, *WORDS)
-"""All tokens; a token's id is its place."""
+"""All tokens; a token's id is its index."""
 
 IDS = {token: number for number, token in enumerate(TOKENS)}
 
@@ -44,9 +44,9 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A new tokenizer of the vocabulary; decoding what it encoded gives the same text."""
+    """A new tokenizer of the vocabulary; encoding and decoding a text gives the same text."""
     model = Tokenizer(WordLevel(vocab=IDS, unk_token=UNKNOWN))
-    # the longest word first: "\n\n" is one token and not two
+    # the longest word first, so that "\n\n" is one token
     longest_first = sorted((*NAMES, *DIGITS, *VALUES, *SYMBOLS, *WORDS), key=len, reverse=True)
     words = "|".join(map(re.escape, longest_first))
     model.pre_tokenizer = pre_tokenizers.Split(Regex(words), behavior="isolated")
@@ -60,7 +60,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-    # no special tokens: like R1's, they belong to the text of a completion
+    # not special tokens: like R1's, they belong to the text of a completion
     fast.add_tokens([THINK, END_THINK])
     fast.chat_template = CHAT_TEMPLATE
     return fast
@@ -73,7 +73,7 @@ def save_tokenizer(folder: str | Path) -> None:
     """Save the tokenizer beside a model, so that AutoTokenizer reads it as it is.
 
     Args:
-        folder: the model's.
+        folder: folder of the model.
     """
     tokenizer().save_pretrained(folder)
     path = Path(folder) / "tokenizer_config.json"

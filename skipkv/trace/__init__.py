@@ -1,7 +1,7 @@
-"""What a policy kept: traces of completions, read back into text.
+"""Functions that read the trace of a completion: what a policy kept of a text.
 
-`Engine.generate(..., trace=True)` records them. A member is one function of a completion and what
-its text is read with.
+`Engine.generate(..., trace=True)` records traces. To add a function, give it a file; it takes the
+engine and a completion.
 """
 
 from skipkv.trace.survival import survival

@@ -1,4 +1,4 @@
-"""How much of every sentence is still in the cache."""
+"""How much of every sentence is still in the cache at the end."""
 
 from typing import SupportsIndex
 
@@ -20,15 +20,15 @@ def survival(
     r"""The share of its tokens that each sentence still has in the cache after the last event.
 
     Layers and heads keep different positions, so a share is the mean over all of them: 1 if every
-    head holds the whole sentence, 0 if it is gone in every head. The policy's segmenter says where
-    sentences end. Text that came after the last event is left out. Without any event everything
-    was kept.
+    head holds the whole sentence, 0 if every head has dropped all of it. The policy's segmenter
+    decides where sentences end. Text after the last event is left out. Without an event every
+    share is 1.
 
     Args:
         engine: the engine that decoded the completion.
         prompt: the prompt it decoded.
-        completion: what came of it, decoded with `trace=True`.
-        layers: the layers to look at: a slice, or the number of one; by default all.
+        completion: its completion, decoded with `trace=True`.
+        layers: the layers to average over: a slice, or one layer's number; by default all.
 
     Returns:
         (share, sentence) in the order of the text, the prompt's sentences first.

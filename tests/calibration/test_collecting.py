@@ -185,7 +185,7 @@ def test_a_layer_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_line_of_traces_is_named(line: str, tmp_path: Path) -> None:
     collected(tmp_path, Settings(max_new_tokens=5))
     (tmp_path / "traces.jsonl").write_text(f"{line}\n")
-    with pytest.raises(InputError, match=r"traces\.jsonl:1 is no record"):
+    with pytest.raises(InputError, match=r"traces\.jsonl:1 is not a record"):
         collected(tmp_path, Settings(max_new_tokens=5))
 
 

@@ -64,7 +64,7 @@ def test_a_layer_can_be_asked_for(run: Any, toys: Path, tmp_path: Path) -> None:
         (("--layer", "middle"), "--layer middle must be a number from 0, or auto."),
         (("--layer", "9"), "the model's layers are 0 to 1"),
         (("--output", "no/such/v"), "there is no folder no/such"),
-        (("--output", "/tmp"), "/tmp is a folder, and a file is to be written"),
+        (("--output", "/tmp"), "/tmp is a folder, but a file must be written"),
         (("--field", "q"), "no field 'q'"),
         (("--stable", "2"), "stable=2.0) must be a share"),
         (("--limit", "2"), "at least 3 questions"),

@@ -80,8 +80,8 @@ def test_tiny_has_settings_for_every_preset_that_needs_some():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "must hold an object"),
         ('{"rkv": 3}', "the options of rkv must be an object, got 3"),
         ('{"rkw": {}}', "has options for 'rkw'. Known are: full, "),

@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_used_is_said_with_its_line(content, message, tmp_
         ("nonsense", "No data set is called 'nonsense'. Known are tiny, gsm8k"),
         ("gsm8k=none.jsonl", "none.jsonl: No such file"),
         ("none.jsonl", "none.jsonl: No such file"),
-        ("gsm8k=", "No data set is called 'gsm8k='|Cannot|needs datasets"),
+        ("gsm8k=", "No data set is called 'gsm8k='|Cannot|extra `hub`"),
     ],
 )
 def test_an_unknown_data_set_is_said(spec, message, monkeypatch):
@@ -170,7 +170,7 @@ def test_a_limit_takes_no_mere_beginning():
 
 def test_a_data_set_needs_problems_of_different_names():
     problem = Problem(id="1", question="?", answer="1")
-    with pytest.raises(ConfigError, match="two problems of one id"):
+    with pytest.raises(ConfigError, match="two problems with the same id"):
         DataSet(name="x", problems=[problem, problem])
     with pytest.raises(ConfigError, match="must hold a problem"):
         DataSet(name="x", problems=[])

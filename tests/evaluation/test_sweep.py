@@ -216,7 +216,7 @@ def test_where_memory_runs_out_batches_get_smaller_and_answers_stay(error, fakes
         assert (row.samples, row.failed) == (5, 0)
     assert {r.batch_size for r in records(tmp_path / "narrow")} == {8, 4, 2}
     said = capsys.readouterr().err
-    assert "sums: full: out of memory with 8 sequences side by side; going on with 4." in said
+    assert "sums: full: out of memory with 8 sequences; going on with 4." in said
 
 
 def test_memory_too_small_for_a_single_sequence_is_said_and_what_is_done_is_kept(fakes, tmp_path):
@@ -293,7 +293,7 @@ def test_a_data_set_s_name_must_fit_into_a_file_s_name(name):
 
 
 def test_data_sets_that_would_share_a_file_are_refused(fakes, tmp_path):
-    with pytest.raises(ConfigError, match="sums and Sums differ in upper and lower case alone"):
+    with pytest.raises(ConfigError, match="sums and Sums differ only in upper and lower case"):
         Sweep(data=[sums(), sums(name="Sums")], policies="rkv", budgets="20")
     run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
     with pytest.raises(ConfigError, match="sums and Sums differ"):
@@ -338,7 +338,7 @@ def test_the_bar_counts_all_samples_and_starts_where_the_run_stood(
             super().close()
 
     closed = []
-    monkeypatch.setattr("skipkv.evaluation.sweep.tqdm", Bar)
+    monkeypatch.setattr("skipkv._progress.bar_for_people", Bar)
     run(Sweep(data=sums(), policies="rkv", budgets="20"), fakes, tmp_path)
     assert capsys.readouterr().err == ""
     sweep = Sweep(data=sums(), policies="rkv", budgets="20,30")

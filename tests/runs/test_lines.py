@@ -53,10 +53,10 @@ def test_whatever_is_left_of_a_file_its_whole_records_go_on(cut: int, tmp_path: 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("nonsense\n{}\n", "r.jsonl:1 is no record"),
+        ("nonsense\n{}\n", "r.jsonl:1 is not a record"),
         ('{"name": "a"}\n{"foreign": 1}\n', "r.jsonl:2 .*unknown fields"),
         ('{"name": "a"}\n[1]\n', "r.jsonl:2 .*unknown fields"),
-        ('{"name": "a"}\nnonsense\n', "r.jsonl:2 is no record"),
+        ('{"name": "a"}\nnonsense\n', "r.jsonl:2 is not a record"),
         ('{"number": 1}\n', "r.jsonl:1 .*name"),
         ('{"name": {"nested": 1}}\n', "r.jsonl:1 .*must be a string"),
         ('{"name": "a", "number": "1"}\n', "r.jsonl:1 .*must be a whole number"),

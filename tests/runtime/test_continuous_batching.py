@@ -18,8 +18,10 @@ from transformers import PreTrainedModel
 from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
 from skipkv.runtime import loop
 from skipkv.runtime.forward import Forward, PromptForward
-from skipkv.runtime.loop import DecodeLoop, Finished, Order
+from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.seam import under_way
+from skipkv.runtime.sequence import Order
+from skipkv.runtime.sequence import Sequence as Decoded
 from skipkv.runtime.session import Session
 from skipkv.runtime.text import TokenText
 from skipkv.schedulers import Continuous, LengthGrouped
@@ -105,7 +107,7 @@ def loop_of(
     )
 
 
-def what_came_of(finished: Finished) -> tuple[Any, ...]:
+def what_came_of(finished: Decoded) -> tuple[Any, ...]:
     """All that must not depend on neighbours, chunks and slots."""
     trace = [(r.seen, r.entries, r.evicted, r.kept.tolist()) for r in finished.trace or ()]
     stats = attrs.evolve(finished.stats, seconds=0.0, padding=0, peak_kv_bytes=0)
@@ -358,7 +360,7 @@ def places(model: PreTrainedModel) -> tuple[Session, Callable[[], list[float]]]:
         assert steering._thoughts[:, 0].tolist() == found
         decoding = session.decoding
         assert hidden._ring[:decoding, 0, 0].tolist() == found[:decoding]
-        return found[: len(session.running)]
+        return found[: len(session.sequences)]
 
     return session, marks
 
@@ -375,13 +377,14 @@ def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and
         alive = len(decoding) + len(reading)
         assert session.decoding == len(decoding)
         order = marks()
-        assert [r.prompt_tokens for r in session.running] == order
+        assert [s.prompt_tokens for s in session.sequences] == order
+        assert [s.lane for s in session.sequences] == list(range(alive))
         assert set(order[: len(decoding)]) == decoding
         assert set(order[len(decoding) :]) == reading
         choices = ["start"] * (alive < 4) + ["join"] * bool(reading) + ["stop"] * bool(alive)
         choice = data.draw(st.sampled_from(choices))
         if choice == "start":
-            number = session.start(mark)
+            number = session.start(Decoded(prompt_tokens=mark)).lane
             assert number == alive
             session.store.keys[:, number] = mark
             session.store.tokens_seen[number] = mark
@@ -390,13 +393,13 @@ def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and
             reading.add(mark)
         elif choice == "join":
             number = data.draw(st.integers(len(decoding), alive - 1))
-            session.join(number)
+            session.join(session.sequences[number])
             assert session._hidden is not None
             session._hidden._ring[len(decoding)] = int(order[number])
             reading.remove(int(order[number]))
             decoding.add(int(order[number]))
         else:
             number = data.draw(st.integers(0, alive - 1))
-            session.stop(number)
+            session.stop(session.sequences[number])
             reading.discard(int(order[number]))
             decoding.discard(int(order[number]))

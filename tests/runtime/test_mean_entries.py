@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipkv import Engine, presets
-from skipkv.runtime.session import Running
+from skipkv.runtime.sequence import Sequence
 from skipkv.testing import toy_model, toy_tokenizer
 
 
 def mean(prompt: int, new: int, events: list[tuple[int, int]], heads: int) -> float:
-    running = Running(prompt_tokens=prompt)
+    sequence = Sequence(prompt_tokens=prompt)
     for seen, evicted in events:
-        running.drop(evicted, seen=seen)
-    return running.mean_entries(new, heads)
+        sequence.drop(evicted, seen=seen)
+    return sequence.mean_entries(new, heads)
 
 
 @given(

@@ -165,8 +165,8 @@ def test_adapters_that_prepend_virtual_tokens_are_refused(model: PreTrainedModel
     ("make", "message"),
     [
         (lambda model: model.model, "no language model's head"),
-        (lambda model: torch.nn.Linear(2, 2), "holds 0 transformers models"),
-        (lambda model: torch.nn.ModuleList([model, toy_model()]), "holds 2 transformers models"),
+        (lambda model: torch.nn.Linear(2, 2), "with 0 transformers models"),
+        (lambda model: torch.nn.ModuleList([model, toy_model()]), "with 2 transformers models"),
     ],
 )
 def test_what_does_not_generate_is_refused(
@@ -190,7 +190,7 @@ def test_a_model_compiled_in_place_is_refused(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model.compile()
-    with pytest.raises(InputError, match="before compiling"):
+    with pytest.raises(InputError, match="compiled in place"):
         Engine(model, tokenizer, POLICY)
 
 

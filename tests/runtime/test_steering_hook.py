@@ -15,6 +15,8 @@ from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
 from skipkv.errors import ConfigError
 from skipkv.runtime.forward import Forward
+from skipkv.runtime.seam import borrowed
+from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.text import TokenText
@@ -292,12 +294,12 @@ def test_in_a_model_the_end_of_a_prompt_is_steered_once(length: int) -> None:
         policy = Policy(budget=Budget(tokens=16, interval=4), steerer=steerer)
         state = Session(toy_model(layers=3), policy, sequences=2, text=TEXT)
         for prompt in prompts:
-            state.start(len(prompt))
-        with state.hooked():
+            state.start(Sequence(prompt_tokens=len(prompt)))
+        with borrowed(state.model, by="Engine"), state.hooked():
             for ranges in state.passes([length, length]):
                 ids = torch.tensor(prompts)[:, ranges[0].start : ranges[0].stop]
                 last = run(state, ids, prompt=True)
-                state.events(range(2))
+                state.events(state.sequences)
         logits.append(last)
     changed = [not torch.equal(a, b) for a, b in zip(*logits, strict=True)]
     assert changed == [True, False]
@@ -311,8 +313,8 @@ def test_in_a_model_only_the_rows_at_a_delimiter_change() -> None:
     logits: dict[Any, list[Tensor]] = {}
     for state in (steered, plain):
         for _ in prompt:
-            state.start(prompt.shape[1])
-        with state.hooked():
+            state.start(Sequence(prompt_tokens=prompt.shape[1]))
+        with borrowed(state.model, by="Engine"), state.hooked():
             outputs = [run(state, prompt, prompt=True)]
             outputs += [run(state, torch.tensor(s)[:, None], prompt=False) for s in steps]
         logits[state] = outputs
@@ -334,13 +336,13 @@ def test_in_a_model_only_the_rows_at_a_delimiter_change() -> None:
 def test_counts_of_thoughts_are_refreshed_at_events() -> None:
     nudge = Nudge(layer=1)
     state = session(nudge)
-    state.join(state.start(4))
-    with state.hooked():
+    state.join(state.start(Sequence(prompt_tokens=4)))
+    with borrowed(state.model, by="Engine"), state.hooked():
         run(state, torch.full((1, 4), X), prompt=True)
-        state.events([0])
+        state.events(state.sequences)
         for token in [PARAGRAPH] * 5:
             run(state, torch.tensor([[token]]), prompt=False)
-            state.decoded(0, [token])
+            state.sequences[0].fed([token])
             state.events(state.due())
     # sentences of 3: one in the prompt, the second is known from the event behind token 5 on, the
     # third from that behind token 9 on

@@ -58,7 +58,7 @@ def test_another_seed_gives_other_weights(trained, tmp_path):
 
 
 def test_another_recipe_in_the_same_folder_is_refused(trained):
-    with pytest.raises(InputError, match="made by another recipe"):
+    with pytest.raises(InputError, match="made with another recipe"):
         train(trained, recipe=Recipe(steps=7), processes=1)
 
 

@@ -105,21 +105,21 @@ def padded(side: str) -> Callable[[Any], Any]:
         (lambda _: [{"one": 1}, "one"], "Prompt 0 must be a text.* got a dict"),
         (lambda _: ["one", CHAT[0]], r"Prompt 1 is one message of a chat. Wrap it: \[message\]"),
         (lambda _: [TEXTS], "Prompt 0 is a list of texts. Give each text as a prompt of its own"),
-        (lambda _: [[5.9, 6.7]], "Prompt 0 holds '5.9', a float, where a token id should be"),
+        (lambda _: [[5.9, 6.7]], "Prompt 0 holds '5.9', a float, in the place of a token id"),
         (lambda _: [torch.tensor([5.0])], "holds '5.0', a float"),
         (lambda _: torch.tensor([[5.0]]), "holds '5.0', a float"),
         (lambda _: [np.array([[5, 6], [7, 8]])], r"one row of token ids, got a tensor \[2, 2\]"),
         (lambda _: [[True]], "'True', a bool"),
         (lambda _: [[[9]]], r"'\[9\]', a list"),
         (lambda _: [[9, "so"]], "'so', a str"),
-        (lambda _: ["a\ud800"], r"Prompt 0 is no valid text: character 1 is '\\ud800', half of"),
+        (lambda _: ["a\ud800"], r"Prompt 0 is not valid text: character 1 is '\\ud800', half of"),
         (lambda _: [[{"content": "one"}]], "message 0 has no role. Give it one, such as 'user'"),
         (lambda _: [[*CHAT, "two"]], "message 1 must be a dict with role and content, got a str"),
         (lambda _: [[{"role": "user"}]], "message 0 must have a text as its content, got none"),
         (lambda _: [[{"role": "user", "content": 7}]], "text as its content, got a int"),
         (
             lambda _: [[{"role": "user", "content": [{"type": "image", "url": "x"}]}]],
-            r"message 0 has a part that is no text \(image\). The model reads text alone",
+            r"message 0 has a part that is not text \(image\). The model reads only text",
         ),
     ],
 )  # fmt: skip
@@ -154,7 +154,7 @@ def test_a_chat_template_that_fails_is_named(
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ("rkv", r"takes a Policy, and rkv is the name of a preset.*presets.rkv\(budget=1024\)"),
+        ("rkv", r"takes a Policy. rkv is a preset.*presets.rkv\(budget=1024\)"),
         (presets.rkv, r"Write presets.rkv\(budget=1024\)"),
         (presets.full, r"Write presets.full\(\)"),
         ("seal", r"Write presets.seal\(vector\)"),
