@@ -30,6 +30,7 @@ FILE = "skipkv.json"
 """The name of the file with a model's settings, in the model's folder."""
 STEERING = ("vector", "strength", "growth")
 """Options that every preset takes: a file with a steering vector, its strength and growth."""
+_OPTIONS = ("budget", "interval", *STEERING)  # each has an option of the command line
 _GROWTH = 0.02  # the paper's, under `skipkv`
 
 
@@ -251,7 +252,8 @@ def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "P
             raise ConfigError(f"Policy {name} has a fixed strength. Drop --growth.")
     for key in options:
         if not takes(factory, key):
-            raise ConfigError(f"Policy {name} takes no {key}. Drop --{key}.")
+            remedy = f"Drop --{key}." if key in _OPTIONS else f"It takes: {', '.join(named)}."
+            raise ConfigError(f"Policy {name} takes no {key}. {remedy}")
     missing = [
         p.name
         for p in inspect.signature(factory).parameters.values()

@@ -40,6 +40,7 @@ def test_a_preset_without_budget_stands_alone():
         ({"name": "nonsense"}, "Known are: full, .*rkv"),
         ({"name": "rkv"}, "needs a budget in tokens. Add --budget N"),
         ({"name": "full", "budget": 64}, "full takes no budget. Drop --budget"),
+        ({"name": "rkv:thresh=1"}, "takes no thresh. It takes: budget, "),
         ({"name": "full", "interval": 64}, "full takes no interval. Drop --interval"),
         ({"name": "rkv", "budget": 4}, r"Budget\(tokens=4\) must exceed"),
         ({"name": "rkv", "budget": 64, "interval": 0}, r"Budget\(interval=0\)"),

@@ -31,7 +31,7 @@ def objects(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Mapping[str
     """The JSON object of every line that is not blank, after its place `file:line`.
 
     Raises:
-        InputError: a line is not UTF-8, not JSON, or not an object.
+        InputError: a line is not UTF-8, not JSON, not an object, or holds half of a character.
     """
     for place, line in lines(file, name):
         try:
@@ -42,6 +42,13 @@ def objects(file: Iterable[bytes], name: str) -> Iterator[tuple[str, Mapping[str
             ) from error
         if not isinstance(record, Mapping):
             raise InputError(f"{place}: must be a JSON object, got {kind(record)}.")
+        try:
+            json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{place}: {error.object[error.start]!a} is half of a pair and no character. "
+                "The text was cut inside a character, or read with the wrong encoding."
+            ) from error
         yield place, record
 
 

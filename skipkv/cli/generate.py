@@ -156,6 +156,11 @@ def generate(
         asked = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
         asked = {name: value for name, value in asked.items() if value is not None}
         sampling = Sampling(**asked, n=samples, seed=seed) if asked else None  # type: ignore[arg-type]
+        if asked and temperature is None:
+            raise InputError(
+                f"--{next(iter(asked)).replace('_', '-')} needs --temperature: without one, "
+                "decoding would be greedy."
+            )
         check_placement(dtype, device)
         engine = Engine.from_pretrained(
             model,

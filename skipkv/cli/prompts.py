@@ -106,14 +106,18 @@ def _prompt(value: object, where: str) -> Prompt:
         raise InputError(f"{where} must be a text or a list of messages, got {kind(value)}.")
     if not value:
         raise InputError(f"{where} is an empty list of messages.")
-    for message in value:
-        if not (
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-        ):
-            raise InputError(
-                f"{where}: a message is an object with the texts 'role' and 'content', "
-                f"got {json.dumps(message)[:80]}."
-            )
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    return [_message(message, where) for message in value]
+
+
+def _message(message: object, where: str) -> dict[str, str]:
+    if isinstance(message, dict) and isinstance(message.get("role"), str):
+        content = message.get("content")
+        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            texts = [part.get("text") for part in content]
+            content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
+        if isinstance(content, str):
+            return {"role": message["role"], "content": content}
+    raise InputError(
+        f"{where}: a message is an object with the texts 'role' and 'content', "
+        f"got {json.dumps(message)[:80]}."
+    )

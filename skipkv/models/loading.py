@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.resources
 import json
+import os
 import pickle
 import sys
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ _NAMED = 3  # an error names at most this many of the wrong tensors
 
 
 def load(
-    name_or_path: str,
+    name_or_path: str | Path,
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
@@ -73,6 +74,7 @@ def load(
     """
     check_dtype(dtype)
     place = find_device(device)
+    name_or_path = _name(name_or_path)
     if name_or_path.startswith(RANDOM):
         return random_model(name_or_path.removeprefix(RANDOM), dtype=dtype, device=place)
     source, gguf = _source(name_or_path)
@@ -88,6 +90,10 @@ def load(
         with _named(name_or_path, "tokenizer"):
             tokenizer = _tokenizer(source, gguf, trust_remote_code)
             _check_template(tokenizer)
+        with _named(name_or_path, "generation config"):
+            settings = None if gguf else _file(source, "generation_config.json")
+            if settings is not None:  # transformers goes on without one that it cannot read
+                _json(settings)
         with _named(name_or_path, "model"):
             reader: Any = AutoModelForCausalLM
             model, report = reader.from_pretrained(
@@ -103,14 +109,33 @@ def load(
     return torch.nn.Module.train(model, False), tokenizer
 
 
-def folder_of(name_or_path: str) -> Path | None:
+def folder_of(name_or_path: str | Path) -> Path | None:
     """The folder of a model's files; None for a model on the hub."""
+    name_or_path = _name(name_or_path)
     if name_or_path == EMBEDDED:
         return Path(str(importlib.resources.files("skipkv"))) / "tiny" / "weights"
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # not path.is_file(), which raises for a name that is too long
         return path.parent
-    return path if path.is_dir() else None
+    return path if os.path.isdir(path) else None
+
+
+def _name(given: object) -> str:
+    """A model's name as a text.
+
+    Raises:
+        InputError: it is neither a text nor a path, or it is empty.
+    """
+    if isinstance(given, Path):
+        return str(given) if given.is_absolute() else f"./{given}"
+    if not isinstance(given, str):
+        raise InputError(
+            f"A model is named by a text or a path, got {given!r}. A model object goes to "
+            "Engine(model, tokenizer, policy)."
+        )
+    if not given.strip():
+        raise InputError("The model's name is empty. Name a folder, a hub id, or tiny.")
+    return given
 
 
 def _source(name_or_path: str) -> tuple[str, dict[str, str]]:
@@ -118,7 +143,7 @@ def _source(name_or_path: str) -> tuple[str, dict[str, str]]:
     if name_or_path == EMBEDDED:
         return str(folder_of(EMBEDDED)), {}
     path = Path(name_or_path)
-    if path.exists():
+    if os.path.exists(path):
         gguf = _gguf_file(path)
         return (name_or_path, {}) if gguf is None else (str(gguf.parent), {"gguf_file": gguf.name})
     if path.suffix == ".gguf" or path.is_absolute() or name_or_path.startswith("."):

@@ -7,7 +7,7 @@ from skipkv.errors import InputError
 
 def check_dtype(dtype: str | torch.dtype) -> None:
     """Raise `InputError` for a dtype that torch does not have, or that holds no weights."""
-    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype == "auto" or (isinstance(known, torch.dtype) and known.is_floating_point):
         return
     raise InputError(

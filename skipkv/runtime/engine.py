@@ -4,6 +4,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -19,7 +20,15 @@ from skipkv.policy import Policy
 from skipkv.runtime.completion import THINK, Completion, Stats, split_thinking
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.prefill import PREFILL_CHUNK
-from skipkv.runtime.prompts import Content, Prompt, each, stop_strings, token_ids
+from skipkv.runtime.prompts import (
+    Content,
+    Prompt,
+    check_template_options,
+    each,
+    stop_strings,
+    token_ids,
+    whole_numbers,
+)
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import causal_lm, check_free, check_version
 from skipkv.runtime.sequence import Order
@@ -107,7 +116,7 @@ class Engine:
         policy: Policy,
         *,
         batch_size: int = 8,
-        eos_token_ids: Sequence[int] | None = None,
+        eos_token_ids: int | Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
     ) -> None:
@@ -119,12 +128,15 @@ class Engine:
         check_steerer(
             policy.steerer, layers=model.config.num_hidden_layers, width=model.config.hidden_size
         )
-        if batch_size < 1:
-            raise ConfigError(f"Engine(batch_size={batch_size}) must be at least 1.")
-        if prefill_chunk < 1:
+        if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(
-                f"Engine(prefill_chunk={prefill_chunk}) must be at least 1: it is how many tokens "
-                "of a newcomer's prompt are fed between two decode steps of the others."
+                f"Engine(batch_size={batch_size!r}) must be a whole number, 1 or more."
+            )
+        if not isinstance(prefill_chunk, int) or prefill_chunk < 1:
+            raise ConfigError(
+                f"Engine(prefill_chunk={prefill_chunk!r}) must be a whole number, 1 or more: it is "
+                "how many tokens of a newcomer's prompt are fed between two decode steps of the "
+                "others."
             )
         self.model: PreTrainedModel = model
         self.tokenizer = tokenizer
@@ -132,20 +144,21 @@ class Engine:
         self.batch_size = batch_size
         self.prefill_chunk = prefill_chunk
         self._graphs = graphs
-        self._eos = _eos(model, tokenizer) if eos_token_ids is None else frozenset(eos_token_ids)
+        given = None if eos_token_ids is None else whole_numbers("eos_token_ids", eos_token_ids)
+        self._eos = _eos(model, tokenizer) if given is None else frozenset(given)
         self._text = TokenText(tokenizer)
         warn_if_idle(policy.steerer, self._text, vocabulary=model.config.vocab_size)
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | Path,
         *,
         policy: Policy,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         batch_size: int = 8,
-        eos_token_ids: Sequence[int] | None = None,
+        eos_token_ids: int | Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
         trust_remote_code: bool = False,
@@ -345,11 +358,12 @@ class Engine:
             )
         if invalid not in ("raise", "fail"):
             raise InputError(f"invalid must be 'raise' or 'fail', got {invalid!r}.")
+        check_template_options(chat_template_kwargs or {})
         return _Settings(
             max_new_tokens=max_new_tokens,
             sampling=Sampling.from_model(self.model) if sampling is None else Sampling.of(sampling),
             stop=stop_strings(stop),
-            seeds=None if seeds is None else list(seeds),
+            seeds=None if seeds is None else whole_numbers("seeds", seeds),
             chat_template_kwargs=chat_template_kwargs,
             invalid=invalid,
         )
@@ -358,13 +372,10 @@ class Engine:
         """What is to be decoded: a list, checked, or an iterator that checks as it goes."""
         given = each(prompts, self.tokenizer)
         seeds = settings.seeds
-        if seeds is not None and (
-            min(seeds, default=0) < 0 or (isinstance(given, list) and len(seeds) != len(given))
-        ):
-            wanted = (
-                f"each of the {len(given)} prompts" if isinstance(given, list) else "each prompt"
+        if seeds is not None and isinstance(given, list) and len(seeds) != len(given):
+            raise InputError(
+                f"seeds must hold a number for each of the {len(given)} prompts, got {seeds}."
             )
-            raise InputError(f"seeds must hold a number from 0 on for {wanted}, got {seeds}.")
         jobs = self._each_job(given, settings)
         return list(jobs) if isinstance(given, list) else jobs
 

@@ -18,6 +18,7 @@ Content: TypeAlias = (
 )
 """One prompt: a text, token ids, a chat (messages), or a tokenizer's output for one text."""
 
+_TEMPLATE_OPTIONS = {"tokenize", "add_generation_prompt", "conversation"}
 _KINDS = "a text, a list of token ids, or a chat (a list of messages)"
 
 
@@ -37,6 +38,41 @@ def stop_strings(value: Any) -> tuple[str, ...]:
         if not string:
             raise InputError("stop must not hold an empty string: it would end every sequence.")
     return strings
+
+
+def check_template_options(options: Any) -> None:
+    """Raise `InputError` for further arguments of a chat template that it cannot be given."""
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise InputError(
+            "chat_template_kwargs must be a dict of a template's arguments, such as "
+            f"{{'enable_thinking': False}}, got {options!r}."
+        )
+    if taken := _TEMPLATE_OPTIONS & options.keys():
+        raise InputError(
+            f"chat_template_kwargs must not hold {', '.join(sorted(taken))}: skipkv sets it. Leave "
+            "it out, or apply the template yourself and give the text."
+        )
+
+
+def whole_numbers(name: str, values: Any, *, least: int = 0) -> list[int]:
+    """Numbers that a user gave as a list, checked; one number is a list of one.
+
+    Args:
+        name: of the argument, for errors.
+        values: what was given.
+        least: that each may be.
+
+    Raises:
+        InputError: it is no list of whole numbers, or one of them is too small.
+    """
+    given = [values] if _is_number(values) else values
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise InputError(f"{name} must be a list of whole numbers, got {values!r}.")
+    numbers = list(given)
+    for number in numbers:
+        if not _is_number(number) or operator.index(number) < least:
+            raise InputError(f"{name} must hold whole numbers of at least {least}, got {number!r}.")
+    return [operator.index(number) for number in numbers]
 
 
 def _own_stop(value: Any) -> tuple[str, ...] | None:
@@ -188,6 +224,7 @@ def _of_chat(
         raise InputError(
             f"{name} is a chat, but the tokenizer has no chat template. Give the prompt as text."
         )
+    check_template_options(options)
     chat = [_message(message, number, name) for number, message in enumerate(messages)]
     try:
         text = tokenizer.apply_chat_template(

@@ -117,6 +117,13 @@ def test_prompts_are_piped_in_or_read_from_a_file(engine, run, tmp_path):
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
+def test_top_p_without_a_temperature_is_refused_and_not_unused(engine, run):
+    result = run(*COMMAND, "--top-p", 0.9, "hello")
+    assert result.exit_code == 2
+    assert "--top-p needs --temperature" in result.stderr
+    assert engine.loaded is None
+
+
 @pytest.mark.parametrize(
     ("template", "flags", "passed_on"),
     [

@@ -47,6 +47,14 @@ def test_a_field_may_hold_messages_of_which_role_and_content_are_passed_on(file)
     assert read_prompts([], source=source) == [[{"role": "user", "content": "hi"}]]
 
 
+def test_a_message_s_content_may_come_in_parts_of_text(file):
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    line = json.dumps({"prompt": [{"role": "user", "content": parts}]})
+    assert read_prompts([], source=file("a.jsonl", line)) == [
+        [{"role": "user", "content": "one two"}]
+    ]
+
+
 def test_the_way_to_read_a_file_can_be_said_against_its_name(file):
     assert read_prompts([], source=file("a.txt", '{"prompt": "one"}'), jsonl=True) == ["one"]
     assert read_prompts([], source=file("a.jsonl", "{x\n"), jsonl=False) == ["{x"]
@@ -95,6 +103,11 @@ def test_any_text_survives_jsonl(texts):
         ('{"prompt": []}', "is an empty list"),
         ('{"prompt": [{"role": "user"}]}', "a message is an object"),
         ('{"prompt": ["hi"]}', "a message is an object"),
+        ('{"prompt": "half \\ud83c"}', r"'\ud83c' is half of a pair and no character"),
+        (
+            '{"prompt": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}',
+            "a message is an object",
+        ),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(file, line, message):

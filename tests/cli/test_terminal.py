@@ -92,6 +92,11 @@ def test_a_full_disk_is_one_line():
     assert result.stderr.count(b"\n") == 1
 
 
+def test_a_stdout_that_was_closed_beforehand_is_no_crash():
+    closed = python(f"import sys; sys.stdout = sys.stderr = None\n{PRINTS}", stdout=None)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
 def test_a_character_that_the_output_cannot_hold_is_written_as_its_code(tmp_path):
     with open(tmp_path / "out", "wb") as out:
         result = python(

@@ -58,6 +58,32 @@ def test_a_path_that_leads_nowhere_is_not_looked_up_on_the_hub(name: str) -> Non
         load(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "name is empty"),
+        ("a" * 5000, "Cannot load the config"),
+        (Path("tiny"), r"No model at '\./tiny'"),
+    ],
+)
+def test_what_names_no_model_is_refused(name: str | Path, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(name, device="cpu")
+
+
+def test_a_path_names_a_model_too(saved: Path) -> None:
+    assert load(saved, device="cpu")[0].config.model_type == "qwen3"
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_generation_config_that_cannot_be_read_is_not_left_out(
+    content: str, copied: Path
+) -> None:
+    (copied / "generation_config.json").write_text(content)
+    with pytest.raises(InputError, match="Cannot load the generation config of"):
+        load(str(copied), device="cpu")
+
+
 def test_a_folder_without_a_model_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no config\.json and not exactly one \.gguf.*none"):
         load(str(tmp_path))
@@ -66,7 +92,7 @@ def test_a_folder_without_a_model_says_what_is_missing(tmp_path: Path) -> None:
 def test_of_several_gguf_files_one_must_be_named(tmp_path: Path) -> None:
     for name in ("b.gguf", "a.gguf"):
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r"has a\.gguf, b\.gguf\)\. Give the path"):
+    with pytest.raises(InputError, match=r"it has a\.gguf, b\.gguf\)\. Give the path"):
         load(str(tmp_path))
 
 

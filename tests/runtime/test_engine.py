@@ -477,6 +477,9 @@ def test_the_model_is_as_it_was_whenever_a_result_is_handed_out(
         (["one"], {"stop": 7}, "stop must be a string or a list of strings, got 7"),
         (["one"], {"invalid": "skip"}, "'raise' or 'fail', got 'skip'"),
         (["one"], {"seeds": [1, 2]}, "for each of the 1 prompts"),
+        (["one"], {"seeds": [1.5]}, "seeds must hold whole numbers of at least 0, got 1.5"),
+        (["one"], {"seeds": [-1]}, "seeds must hold whole numbers of at least 0, got -1"),
+        (["one"], {"chat_template_kwargs": {"tokenize": True}}, "must not hold tokenize"),
     ],
 )
 def test_bad_input_is_refused_at_the_call(
@@ -489,6 +492,27 @@ def test_bad_input_is_refused_at_the_call(
     engine = Engine(model, tokenizer, presets.full())
     with pytest.raises(InputError, match=message):
         engine.generate(prompts, **{"max_new_tokens": 8, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": "4"}, "batch_size='4'"),
+        ({"batch_size": 2.0}, "batch_size=2.0"),
+        ({"prefill_chunk": None}, "prefill_chunk=None"),
+        ({"eos_token_ids": ["</s>"]}, "eos_token_ids must hold whole numbers .*got '</s>'"),
+        ({"eos_token_ids": "</s>"}, "eos_token_ids must be a list of whole numbers, got '</s>'"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(
+    options: Any,
+    message: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    as_users_call: None,
+) -> None:
+    with pytest.raises((ConfigError, InputError), match=message):
+        Engine(model, tokenizer, presets.full(), **options)
 
 
 def test_a_prompt_too_long_to_be_protected_is_refused_at_the_call(
