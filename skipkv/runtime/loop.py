@@ -14,13 +14,12 @@ from transformers import LogitsProcessorList
 from skipkv._calls import without_frames
 from skipkv.errors import PartError
 from skipkv.runtime import checked
-from skipkv.runtime.forward import Forward
 from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
 from skipkv.runtime.seam import borrowed, evaluating
 from skipkv.runtime.sequence import Order, Sequence
-from skipkv.runtime.session import Session
+from skipkv.runtime.session import Pass, Session
 from skipkv.runtime.slots import on_device
 from skipkv.runtime.stopping import StopFinder
 from skipkv.runtime.text import TokenText
@@ -208,8 +207,7 @@ class DecodeLoop:
             ],
             device=self._device,
         )
-        forward = self._session.begin_prompt(first, [len(chunk) for chunk in chunks], ids)
-        logits = self._forward(forward, ids)
+        logits = self._logits(self._session.prompts(first, [len(chunk) for chunk in chunks], ids))
         self._compress([n for n in newcomers if n.reading.at_end])
         rows = [row for row, n in enumerate(newcomers) if n.reading.done and n.reason is None]
         if rows:
@@ -275,8 +273,7 @@ class DecodeLoop:
         if recorded is not None and not recorded.failed:
             return recorded.step(last, drawn)
         ids = last.clamp_min(0)[:, None]  # there may be rows without a token
-        forward = self._session.begin_step(0, len(ids), ids, known=known)
-        return _choose(self._forward(forward, ids), alike, drawn)
+        return _choose(self._logits(self._session.step(ids, known=known)), alike, drawn)
 
     def _recorded_steps(self, alike: abc.Sequence[_Alike]) -> RecordedSteps | None:
         """Steps recorded as a graph, where there are any for all sequences that decode now."""
@@ -293,10 +290,10 @@ class DecodeLoop:
             )
         return self._recorded if self._recorded_way == only.sampling.way else None
 
-    def _forward(self, forward: Forward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        """Logits of the last column."""
-        output = self._model(input_ids=ids, logits_to_keep=1, **self._session.arguments(forward))
-        self._session.end(forward, ids)
+    def _logits(self, pass_: Pass) -> Float[Tensor, "B V"]:
+        """Run a pass; returns the logits of its last column."""
+        with self._session.run(pass_) as arguments:
+            output = self._model(**arguments, logits_to_keep=1)
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
     def _drawn(self, sequences: abc.Sequence[Sequence], steps: int) -> Float[Tensor, "n K"] | None:
