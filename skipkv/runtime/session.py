@@ -171,6 +171,12 @@ class Session:
             self._steering.start(sequence.lane)
         return sequence
 
+    def start_copy(self, source: Sequence, sequence: Sequence) -> None:
+        """Add a sequence with the prompt of another one, which has just been fed."""
+        self.start(sequence)
+        self._copy_rows([sequence.lane], [source.lane])
+        sequence.share_prompt(source)
+
     def join(self, sequence: Sequence) -> None:
         """Let a sequence decode from now on, in the lane after those that do.
 
@@ -200,12 +206,15 @@ class Session:
         if not moving:
             return
         targets, origins = list(moving), list(moving.values())
-        for holder in (self.store, self._steering, self._hidden):
-            if holder is not None:
-                holder.put(targets, origins)
+        self._copy_rows(targets, origins)
         put(self.sequences, targets, origins)
         for lane in targets:
             self.sequences[lane].lane = lane
+
+    def _copy_rows(self, targets: list[int], sources: list[int]) -> None:
+        for holder in (self.store, self._steering, self._hidden):
+            if holder is not None:
+                holder.put(targets, sources)
 
     def stats(
         self, sequence: Sequence, *, new_tokens: int, seconds: float, steps_ago: int = 0
