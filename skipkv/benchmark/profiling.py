@@ -1,10 +1,10 @@
-"""A profile of a policy: clocks around the phases of a step and of an event.
+"""Where a policy's time goes: clocks around the model, its attention and the parts of the policy.
 
-A profile wraps the functions of the phases from outside; the runtime has no code for it. The time
-of a phase excludes the phases inside it.
+The clocks use what is public: hooks of the model, wrapped parts of the policy, and the `Timings` of
+the engine. A phase's time is its own: what it spends inside another phase counts
+there.
 """
 
-import importlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,79 +16,109 @@ import torch
 from skipkv.benchmark.bench import Bench
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.subjects import PolicySubject
+from skipkv.policy import Policy
 from skipkv.runtime import Engine, Sampling
+from skipkv.runtime.timing import Kind, Timings
 
-STEP, EVENT, OTHER = "step", "event", "other"
-
-PHASES = (
-    # name in the table, part, module, attribute
-    ("prefill", OTHER, "skipkv.runtime.loop", "DecodeLoop._feed_prompts"),
-    ("loop", STEP, "skipkv.runtime.loop", "DecodeLoop._steps"),
-    ("bookkeeping before the model", STEP, "skipkv.runtime.session", "Session.begin_step"),
-    ("model", STEP, "skipkv.runtime.loop", "DecodeLoop._forward"),
-    ("cache write", STEP, "skipkv.runtime.seam", "SlotCache.write"),
-    ("attention", STEP, "skipkv.runtime.seam", "SlotCache.attend"),
-    ("steering", STEP, "skipkv.runtime.steering", "Steering._steered"),
-    ("bookkeeping after the model", STEP, "skipkv.runtime.session", "Session.end"),
-    ("sampling", STEP, "skipkv.runtime.loop", "choose"),
-    ("reading tokens", STEP, "skipkv.runtime.loop", "DecodeLoop._read"),
-    ("sentences", EVENT, "skipkv.runtime.session", "Session._read_decoded"),
-    ("event, rest", EVENT, "skipkv.runtime.session", "Session.events"),
-    ("view", EVENT, "skipkv.runtime.event", "_view"),
-    ("checks", EVENT, "skipkv.runtime.event", "decide"),
-    ("scores", EVENT, "skipkv.runtime.checked", "scores_of"),
-    ("eviction", EVENT, "skipkv.runtime.checked", "_keep"),
-    ("compaction", EVENT, "skipkv.runtime.slots", "SlotStore.compact"),
-)
-"""The phases; an outer phase counts without its inner phases."""
+REST = "the rest"
+PHASES: dict[Kind, tuple[str, ...]] = {
+    "step": ("model", "attention", "steering", REST),
+    "event": ("sentences", "scores", "eviction", REST),
+}
+"""The phases of a step and of an event. Attention is with its projections and its cache."""
 
 
-class Clocks:
-    """Own seconds and calls of every phase."""
+class Clocks(Timings):
+    """Own seconds and calls of every phase, by what the engine was doing: see `Kind`.
+
+    Args:
+        device: whose work is waited for whenever the clock is read.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._inner: list[float] = [0.0]  # seconds spent in phases inside those now open
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.calls: dict[str, int] = defaultdict(int)
+        def now() -> float:
+            if device.type == "cuda":  # a phase's time is the device's too
+                torch.cuda.synchronize(device)
+            return time.perf_counter()
+
+        super().__init__(now)
+        self._open: list[tuple[str, float, float]] = []  # phase, its start, seconds inside others
+        self._since_lap: dict[str, float] = defaultdict(float)
+        self.seconds: dict[tuple[Kind, str], float] = defaultdict(float)
+
+    def begin(self, phase: str) -> None:
+        """A phase begins."""
+        self._open.append((phase, self._clock(), 0.0))
+
+    def end(self) -> None:
+        """The phase that began last ends."""
+        phase, started, inside = self._open.pop()
+        whole = self._clock() - started
+        self._since_lap[phase] += whole - inside
+        if self._open:
+            outer, began, others = self._open.pop()
+            self._open.append((outer, began, others + whole))
+
+    def lap(self, kind: Kind, *, steps: int = 1) -> float:
+        """Book a lap, and the phases in it; what is in no phase is the rest."""
+        seconds = super().lap(kind, steps=steps)
+        phases, self._since_lap = self._since_lap, defaultdict(float)
+        for phase, own in phases.items():
+            self.seconds[kind, phase] += own
+        self.seconds[kind, REST] += seconds - sum(phases.values())
+        return seconds
 
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function with a clock around it."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            started = self._now()
-            self._inner.append(0.0)
+            self.begin(phase)
             try:
                 return function(*args, **kwargs)
             finally:
-                whole = self._now() - started
-                self.seconds[phase] += whole - self._inner.pop()
-                self.calls[phase] += 1
-                self._inner[-1] += whole
+                self.end()
 
         return run
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":  # a phase's time is the device's too
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+    def policy(self, policy: Policy) -> Policy:
+        """The policy with a clock around each of its parts."""
+        steerer = policy.steerer
+        return policy.with_(
+            segmenter=_TimedPart(policy.segmenter, "cut", "sentences", self),
+            scorer=_TimedPart(policy.scorer, "score", "scores", self),
+            evictor=_TimedPart(policy.evictor, "keep", "eviction", self),
+            steerer=steerer
+            if steerer.layer is None
+            else _TimedPart(steerer, "delta", "steering", self),
+        )
+
+    @contextmanager
+    def hooked(self, model: Any) -> Iterator[None]:
+        """While it lasts, the model and its attention are timed."""
+        phases = {model: "model"}
+        phases |= {layer.self_attn: "attention" for layer in model.base_model.layers}
+        handles = []
+        for module, phase in phases.items():
+            handles += [
+                module.register_forward_pre_hook(lambda *_, phase=phase: self.begin(phase)),
+                module.register_forward_hook(lambda *_: self.end()),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
-@contextmanager
-def clocked(device: torch.device) -> Iterator[Clocks]:
-    """Within this context, all decoding in this process is timed by phase."""
-    clocks = Clocks(device)
-    undo: list[tuple[Any, str, Any]] = []
-    try:
-        for phase, _, module, path in PHASES:
-            holder, name = _holder(module, path)
-            function = getattr(holder, name)
-            undo.append((holder, name, function))
-            setattr(holder, name, clocks.timed(phase, function))
-        yield clocks
-    finally:
-        for holder, name, function in undo:
-            setattr(holder, name, function)
+class _TimedPart:
+    """A part of a policy, with a clock around one of its methods."""
+
+    def __init__(self, part: object, method: str, phase: str, clocks: Clocks) -> None:
+        self._part = part
+        setattr(self, method, clocks.timed(phase, getattr(part, method)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
 
 
 def profile_table(
@@ -121,7 +151,7 @@ def profile_table(
             }
             tables.append(
                 f"Batch {batch_size}, budget {budget}, {bench.new_tokens} new tokens; ms per step, "
-                f"and for an event's phases ms per event.\n\n{_table(profiles, bench)}"
+                f"and for an event's phases ms per event.\n\n{_table(profiles)}"
             )
     return "\n\n".join(tables)
 
@@ -136,52 +166,44 @@ def _profile(
     bench: Bench,
 ) -> Clocks:
     policy = subject.policy(budget=budget, interval=bench.interval)
-    engine = Engine(model, tokenizer, policy, batch_size=len(rows), eos_token_ids=[])
-    list(
-        engine.generate(
-            rows, max_new_tokens=bench.interval + 2, sampling=Sampling(), progress=False
+
+    def decode(policy: Policy, new_tokens: int, timings: Timings | None) -> None:
+        # A replayed graph runs no hooks.
+        engine = Engine(
+            model, tokenizer, policy, batch_size=len(rows), eos_token_ids=[], graphs=False
         )
-    )
-    with clocked(model.device) as clocks:
         list(
             engine.generate(
-                rows, max_new_tokens=bench.new_tokens, sampling=Sampling(), progress=False
+                rows,
+                max_new_tokens=new_tokens,
+                sampling=Sampling(),
+                progress=False,
+                timings=timings,
             )
         )
+
+    decode(policy, bench.interval + 2, None)  # a warm-up
+    clocks = Clocks(model.device)
+    with clocks.hooked(model):
+        decode(clocks.policy(policy), bench.new_tokens, clocks)
     return clocks
 
 
-def _table(profiles: dict[str, Clocks], bench: Bench) -> str:
+def _table(profiles: dict[str, Clocks]) -> str:
     names = list(profiles)
     lines = [f"| phase | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
-    steps = bench.new_tokens - 1
-    for part in (STEP, EVENT):
+    for kind, phases in PHASES.items():
         totals = dict.fromkeys(names, 0.0)
-        for phase, of, _, _ in PHASES:
-            if of != part:
-                continue
+        for phase in phases:
             cells = []
-            for name in names:
-                clocks = profiles[name]
-                times = steps if part == STEP else clocks.calls["compaction"] and _events(clocks)
-                per = 1e3 * clocks.seconds[phase] / times if times else 0.0
+            for name, clocks in profiles.items():
+                times = len(clocks.steps if kind == "step" else clocks.events)
+                spent = clocks.seconds.get((kind, phase))
+                per = 1e3 * (spent or 0.0) / max(times, 1)
                 totals[name] += per
-                cells.append(f"{per:.3f}" if clocks.calls[phase] else "-")
-            lines.append(f"| {phase} | {' | '.join(cells)} |")
+                cells.append("-" if spent is None else f"{per:.3f}")
+            of = f"{phase} of {'a step' if kind == 'step' else 'an event'}"
+            lines.append(f"| {of if phase == REST else phase} | {' | '.join(cells)} |")
         summed = " | ".join(f"{totals[name]:.3f}" for name in names)
-        lines.append(f"| **{'a step' if part == STEP else 'an event'}** | {summed} |")
+        lines.append(f"| **{'a step' if kind == 'step' else 'an event'}** | {summed} |")
     return "\n".join(lines)
-
-
-def _events(clocks: Clocks) -> int:
-    """The number of events, those of the prompt's passes included."""
-    return clocks.calls["event, rest"]
-
-
-def _holder(module: str, path: str) -> tuple[Any, str]:
-    """The object that has an attribute, and the attribute's name."""
-    *outer, name = path.split(".")
-    holder: Any = importlib.import_module(module)
-    for part in outer:
-        holder = getattr(holder, part)
-    return holder, name

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
-from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.forward import PromptForward
 from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.seam import (
     ATTACH,
@@ -28,7 +28,7 @@ from skipkv.runtime.seam import (
     check_version,
 )
 from skipkv.runtime.sequence import Sequence as Row
-from skipkv.runtime.session import Session
+from skipkv.runtime.session import Pass, Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.support import check_family, check_policy, check_prompt, full_attention_layers
 from skipkv.runtime.text import TokenText
@@ -168,7 +168,7 @@ class Attachment:
         self._fillers = self._eos | _as_ids(getattr(model.generation_config, "pad_token_id", None))
         self._session: Session | None = None
         self._hooks = ExitStack()
-        self._pass: tuple[Forward, Int[Tensor, "B T"]] | None = None
+        self._pass: Pass | None = None  # the one that the caller asked for
         self._passing = threading.Lock()  # held while a forward pass is under way
         self._thread = 0  # that of the pass
         self._called = False  # whether the model's forward was ever called
@@ -318,61 +318,57 @@ class Attachment:
             for chunk, sizes in earlier:
                 self._run(session, chunk, sizes)
         if prompt:
-            forward: Forward = session.begin_prompt(0, counts, ids)
+            # What generate() counts on is what it fed, not how that was cut.
+            self._pass = session.prompts(0, counts, ids, columns=columns)
         else:
             self._prompting = False
             known = ids[:, 0].tolist() if ids.device.type == "cpu" else None
-            forward = session.begin_step(0, len(ids), ids, known=known)
-        self._pass = (forward, ids)
-        arguments = {**kwargs, **session.arguments(forward), "input_ids": ids}
+            self._pass = session.step(ids, known=known)
+        arguments = {**kwargs, **session.begin(self._pass)}
         arguments.pop("cache_position", None)  # transformers < 5.4 works it out from the cache
         if self._hybrid:  # the stock mask of the sliding layers must know the padding
             arguments["attention_mask"] = kwargs.get("attention_mask")
-        # What generate() counts on is what it fed, not how that was cut.
-        session.cache.columns += columns - ids.shape[1]
         return arguments
 
     def _run(self, session: Session, ids: Int[Tensor, "B T"], counts: list[int]) -> None:
         """One forward pass of our own, before the one the caller asked for."""
-        forward = session.begin_prompt(0, counts, ids)
         self._nested = True
         try:
-            self._model(input_ids=ids, logits_to_keep=1, **session.arguments(forward))
+            with session.run(session.prompts(0, counts, ids, columns=0)) as arguments:
+                self._model(**arguments, logits_to_keep=1)
         finally:
             self._nested = False
-        session.end(forward, ids)
-        session.cache.columns -= ids.shape[1]
         self._events(session, session.sequences[: len(counts)])
 
     def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A forward hook of the model, called after an error too: run the events that are due."""
         if self._nested or self._thread != threading.get_ident():
             return
-        step, self._pass = self._pass, None
+        pass_, self._pass = self._pass, None
         try:
-            if output is None or step is None:  # it failed
+            if output is None or pass_ is None:  # it failed
                 if self._session is not None:
                     self._session.cache.abandon()
                 return
-            self._end(*step, output)
+            self._end(pass_, output)
         finally:
             self._thread = 0
             self._passing.release()
 
-    def _end(self, forward: Forward, ids: Int[Tensor, "B T"], output: Any) -> None:
+    def _end(self, pass_: Pass, output: Any) -> None:
         session = self._last
         self._passed = time.perf_counter()
-        session.end(forward, ids)
+        session.end(pass_)
         self._raise(session.sequences)  # before anything is made of these logits
         logits = getattr(output, "logits", None)
         if logits is not None:
             self._finite.append(can_choose(logits[:, -1]))
             if logits.device.type == "cpu" or len(self._finite) == _UNSEEN:
                 self._check_logits()
-        if isinstance(forward, PromptForward):
-            self._events(session, session.sequences[: len(forward.counts)])
+        if isinstance(pass_.forward, PromptForward):
+            self._events(session, session.sequences[: len(pass_.ids)])
             return
-        self._decoded.append(ids)
+        self._decoded.append(pass_.ids)
         if due := session.due():
             self._read()
             self._events(session, due)

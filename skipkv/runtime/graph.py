@@ -7,6 +7,7 @@ tensors every time, so that it can be recorded once per number of sequences and 
 
 import warnings
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +15,12 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from skipkv.runtime import kernels
+from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.sampling import choose
 from skipkv.runtime.session import Session
 
 Record = Callable[[Callable[[], None]], Callable[[], object]]
-"""Takes what to do; returns what does it again. Recording may do it or not do it."""
+"""Records what a function does; returns a function that replays it. It may run it meanwhile."""
 
 # Steps done one by one before the recording: libraries set themselves up in the first.
 _WARM = 2
@@ -119,8 +121,9 @@ class _Shape:
     def __init__(self, session: Session, kernel: kernels.Kernel, count: int, sampled: bool) -> None:
         device = session.store.keys.device
         self._session = session
-        self._forward = session.fixed_forward(count, kernel)
         self._ids = torch.zeros(count, 1, dtype=torch.long, device=device)
+        self._pass = session.fixed_step(self._ids, kernel)
+        self._forward = cast(DecodeForward, self._pass.forward)
         self._uniforms = torch.zeros(count, dtype=torch.float64, device=device) if sampled else None
         self.chosen: Int[Tensor, "n"] = torch.zeros(count, dtype=torch.long, device=device)
         self.steps = 0
@@ -137,16 +140,11 @@ class _Shape:
 
     def run(self, processors: LogitsProcessorList) -> None:
         """What the device does; nothing here depends on what only the host knows."""
-        session = self._session
-        session.place_fixed(self._forward, self._ids)
-        output = session.model(
-            input_ids=self._ids, logits_to_keep=1, **session.arguments(self._forward)
-        )
-        session.end_fixed(self._forward)
+        with self._session.run(self._pass) as arguments:
+            output = self._session.model(**arguments, logits_to_keep=1)
         self.chosen.copy_(choose(output.logits[:, -1], processors, self._uniforms))
 
     def count(self) -> None:
         """What the host does."""
         self.steps += 1
         self._forward.count()
-        self._session.cache.columns += 1

@@ -14,13 +14,12 @@ from transformers import LogitsProcessorList
 from skipkv._calls import without_frames
 from skipkv.errors import PartError
 from skipkv.runtime import checked
-from skipkv.runtime.forward import Forward
 from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
 from skipkv.runtime.seam import borrowed, evaluating
 from skipkv.runtime.sequence import Order, Sequence
-from skipkv.runtime.session import Session
+from skipkv.runtime.session import Pass, Session
 from skipkv.runtime.slots import on_device
 from skipkv.runtime.stopping import StopFinder
 from skipkv.runtime.text import TokenText
@@ -64,7 +63,8 @@ class DecodeLoop:
     A newcomer's prompt is fed in chunks, with a decode step of the others between any two of them.
     The newcomer decodes with the others from the step after its last chunk on. Every newcomer is
     fed its own next chunk in the same pass, so a short prompt does not wait for a long one.
-    A lane that becomes free meanwhile is filled at once.
+    A lane that becomes free meanwhile is filled at once. Samples of one prompt that start together
+    are fed it once: the others get a copy of what the first one has then.
 
     Call `run` once.
     """
@@ -94,6 +94,8 @@ class DecodeLoop:
         self._recorded: RecordedSteps | None = None
         self._recorded_way: tuple[float | int, ...] = ()
         self._asks = _can_ask(self._device)
+        # Further samples of a newcomer's prompt; each has a lane for itself from the beginning.
+        self._samples: dict[Sequence, list[Sequence]] = {}
 
     def run(self, requests: Iterable[Order], timings: Timings | None = None) -> Iterator[Sequence]:
         """Decode all requests; each sequence comes out when it is done, and has a `reason` then.
@@ -107,12 +109,11 @@ class DecodeLoop:
         """
         coming = iter(requests)
         waiting = list(coming) if isinstance(requests, abc.Sequence) else []
-        running = self._session.sequences
         news: list[Sequence] = []
         while True:
             # The caller's own code, so it runs while the model is not hooked.
-            waiting += islice(coming, max(self._lanes - len(running) - len(waiting), 0))
-            if not (waiting or running):
+            waiting += islice(coming, max(self._lanes - self._running - len(waiting), 0))
+            if not (waiting or self._running):
                 return
             # Between results the model is the caller's: it is borrowed only here.
             with (
@@ -123,8 +124,8 @@ class DecodeLoop:
             ):
                 if timings is not None:
                     timings.resume()
-                while not news and (waiting or running):
-                    if waiting and len(running) < self._lanes:
+                while not news and (waiting or self._running):
+                    if waiting and self._running < self._lanes:
                         news += self._admit(waiting)
                     if self._session.newcomers:
                         self._feed_prompts()
@@ -143,13 +144,18 @@ class DecodeLoop:
             yield from dict.fromkeys(news)  # one that grew twice comes once
             news = []
 
+    @property
+    def _running(self) -> int:
+        """Lanes taken."""
+        return len(self._session.sequences) + sum(map(len, self._samples.values()))
+
     def _admit(self, waiting: list[Order]) -> list[Sequence]:
         """Start the requests that the scheduler chooses; returns sequences that can never start.
 
         Once a scheduler breaks, it is unknown which request should start next. So all that wait end
         with its error, and those that have started go on.
         """
-        running = len(self._session.sequences)
+        running = self._running
         try:
             chosen = checked.admitted(
                 self._scheduler, waiting, free=self._lanes - running, running=running
@@ -165,10 +171,16 @@ class DecodeLoop:
         for index in sorted(chosen, reverse=True):
             del waiting[index]
         longest = max((sequence.prompt_tokens for sequence in newcomers), default=0)
+        firsts: dict[object, Sequence] = {}
         # Shortest first: who joins first lies in front, and need not change places to join.
         for sequence in sorted(newcomers, key=lambda s: s.prompt_tokens):
             sequence.padding = longest - sequence.prompt_tokens
-            self._session.start(sequence)
+            request = sequence.request
+            first = firsts.setdefault((request.prompt_index, request.prompt), sequence)
+            if request.sample == 0 or first is sequence:
+                self._session.start(sequence)
+            else:
+                self._samples.setdefault(first, []).append(sequence)
         return []
 
     def _sequence(self, request: Order) -> Sequence:
@@ -192,11 +204,11 @@ class DecodeLoop:
 
         All chunks end in the last column, so that it has the logits of every prompt that is in.
         """
-        first, newcomers = self._session.decoding, self._session.newcomers
+        lane, newcomers = self._session.decoding, self._session.newcomers
         limit = columns(
             [n.reading for n in newcomers],
             self._chunk,
-            decoding=first > 0,
+            decoding=lane > 0,
             most=LONGEST_PASS if self._session.room is None else None,
         )
         chunks = [n.reading.take(limit) for n in newcomers]
@@ -208,12 +220,20 @@ class DecodeLoop:
             ],
             device=self._device,
         )
-        forward = self._session.begin_prompt(first, [len(chunk) for chunk in chunks], ids)
-        logits = self._forward(forward, ids)
+        logits = self._logits(self._session.prompts(lane, [len(chunk) for chunk in chunks], ids))
         self._compress([n for n in newcomers if n.reading.at_end])
-        rows = [row for row, n in enumerate(newcomers) if n.reading.done and n.reason is None]
+        joining, rows = [], []
+        for row, first in enumerate(newcomers):
+            if not first.reading.done and first.reason is None:
+                continue
+            samples = self._samples.pop(first, [])
+            for sequence in samples:
+                self._session.start_copy(first, sequence)
+            if first.reason is None:
+                joining += [first, *samples]
+                rows += [row] * (1 + len(samples))
         if rows:
-            self._join([newcomers[row] for row in rows], logits[rows])
+            self._join(joining, logits[rows])
 
     def _join(self, joining: abc.Sequence[Sequence], logits: Float[Tensor, "n V"]) -> None:
         """Let newcomers decode with the others; these are their logits."""
@@ -275,8 +295,7 @@ class DecodeLoop:
         if recorded is not None and not recorded.failed:
             return recorded.step(last, drawn)
         ids = last.clamp_min(0)[:, None]  # there may be rows without a token
-        forward = self._session.begin_step(0, len(ids), ids, known=known)
-        return _choose(self._forward(forward, ids), alike, drawn)
+        return _choose(self._logits(self._session.step(ids, known=known)), alike, drawn)
 
     def _recorded_steps(self, alike: abc.Sequence[_Alike]) -> RecordedSteps | None:
         """Steps recorded as a graph, where there are any for all sequences that decode now."""
@@ -293,10 +312,10 @@ class DecodeLoop:
             )
         return self._recorded if self._recorded_way == only.sampling.way else None
 
-    def _forward(self, forward: Forward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        """Logits of the last column."""
-        output = self._model(input_ids=ids, logits_to_keep=1, **self._session.arguments(forward))
-        self._session.end(forward, ids)
+    def _logits(self, pass_: Pass) -> Float[Tensor, "B V"]:
+        """Run a pass; returns the logits of its last column."""
+        with self._session.run(pass_) as arguments:
+            output = self._model(**arguments, logits_to_keep=1)
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
     def _drawn(self, sequences: abc.Sequence[Sequence], steps: int) -> Float[Tensor, "n K"] | None:

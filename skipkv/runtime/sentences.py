@@ -1,5 +1,6 @@
 """Sentence tables of sequences, built from their tokens and hidden states as they grow."""
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -60,6 +61,12 @@ class SentenceTracker:
         (error,) = feed([self], [ids], [pieces], [hidden])
         if error is not None:
             raise error
+
+    def copy(self) -> "SentenceTracker":
+        """A tracker that goes on from here, independent of this one."""
+        twin = copy.copy(self)
+        twin._ids, twin._pieces = [*self._ids], [*self._pieces]
+        return twin
 
     def lengthen_prompt(self, tokens: int) -> None:
         """Count `tokens` more tokens as prompt."""

@@ -81,6 +81,19 @@ class Sequence:
         assert self._request is not None
         return self._request
 
+    def share_prompt(self, source: "Sequence") -> None:
+        """Take over what another sequence has from the same prompt, which has just been fed."""
+        self.reading = source.reading
+        self.tracker = None if source.tracker is None else source.tracker.copy()
+        self.reason, self.error = source.reason, source.error
+        self.events, self.evicted, self.evicted_at = (
+            source.events,
+            source.evicted,
+            source.evicted_at,
+        )
+        self.peak_entries = source.peak_entries
+        self.trace = None if source.trace is None else [*source.trace]
+
     def fresh(self) -> list[int]:
         """The tokens that have come since the last call."""
         start, self.streamed = self.streamed, len(self.tokens)

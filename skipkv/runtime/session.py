@@ -1,7 +1,7 @@
 """A model, a policy and the sequences now being decoded: what `Engine` and `attach` both drive.
 
-The session owns all that changes: the slot store, the sequences' tokens and sentences. It is told
-before and after each forward pass, and runs compression events when asked.
+The session owns all that changes: the slot store, the sequences' tokens and sentences. Every
+forward pass goes through its `run`, and it runs compression events when asked.
 """
 
 from collections import abc
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
+import attrs
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -36,6 +37,23 @@ from skipkv.runtime.text import TokenText
 # in tokens says.
 _ROOM = 512
 _INTERVAL = 128
+
+
+@attrs.frozen(kw_only=True)
+class Pass:
+    """A forward pass that a session has prepared.
+
+    Args:
+        forward: what cache and attention need to know of it.
+        ids: the tokens it feeds.
+        known: the tokens of a decode step again, where the host has them.
+        columns: columns that it adds to the length of the cache, as transformers counts it.
+    """
+
+    forward: Forward
+    ids: Int[Tensor, "B T"]
+    known: abc.Sequence[int] | None = None
+    columns: int
 
 
 class Session:
@@ -153,6 +171,12 @@ class Session:
             self._steering.start(sequence.lane)
         return sequence
 
+    def start_copy(self, source: Sequence, sequence: Sequence) -> None:
+        """Add a sequence with the prompt of another one, which has just been fed."""
+        self.start(sequence)
+        self._copy_rows([sequence.lane], [source.lane])
+        sequence.share_prompt(source)
+
     def join(self, sequence: Sequence) -> None:
         """Let a sequence decode from now on, in the lane after those that do.
 
@@ -182,12 +206,15 @@ class Session:
         if not moving:
             return
         targets, origins = list(moving), list(moving.values())
-        for holder in (self.store, self._steering, self._hidden):
-            if holder is not None:
-                holder.put(targets, origins)
+        self._copy_rows(targets, origins)
         put(self.sequences, targets, origins)
         for lane in targets:
             self.sequences[lane].lane = lane
+
+    def _copy_rows(self, targets: list[int], sources: list[int]) -> None:
+        for holder in (self.store, self._steering, self._hidden):
+            if holder is not None:
+                holder.put(targets, sources)
 
     def stats(
         self, sequence: Sequence, *, new_tokens: int, seconds: float, steps_ago: int = 0
@@ -238,105 +265,105 @@ class Session:
         """
         return plan(prompts, self._fixed or max(prompts), self._interval)
 
-    def begin_prompt(
-        self, first: int, counts: abc.Sequence[int], ids: Int[Tensor, "B T"]
-    ) -> Forward:
-        """Prepare a forward pass that feeds prompts to the sequences from `first` on.
+    def prompts(
+        self,
+        first: int,
+        counts: abc.Sequence[int],
+        ids: Int[Tensor, "B T"],
+        *,
+        columns: int | None = None,
+    ) -> Pass:
+        """A pass that feeds prompts to the sequences from lane `first` on.
 
-        Of row b the last `counts[b]` columns are tokens; those before are padding.
+        Args:
+            first: the first lane.
+            counts: tokens of each prompt. They lie in the last columns of a row of `ids`; what
+                stands before them is padding.
+            ids: the tokens.
+            columns: what the pass adds to the length of the cache, if not all columns of `ids`.
         """
         room = max(self.store.widths[first + i] + count for i, count in enumerate(counts))
         self._reserve(room)
         forward = PromptForward(
             self.store, self._layers, first=first, counts=counts, columns=ids.shape[1]
         )
-        self.cache.begin(forward)
-        if self._steering is not None:
-            self._steering.begin_prompt(
-                first,
-                [ids[b, ids.shape[1] - n :].tolist() for b, n in enumerate(counts)],
-                [
-                    self.store.tokens_seen[sequence.lane] >= sequence.prompt_tokens
-                    for sequence in self.sequences[first : first + len(counts)]
-                ],
-                forward.positions[:, -1],
-            )
-        return forward
+        return Pass(forward=forward, ids=ids, columns=ids.shape[1] if columns is None else columns)
 
-    def begin_step(
-        self,
-        first: int,
-        last: int,
-        ids: Int[Tensor, "B 1"],
-        *,
-        known: abc.Sequence[int] | None = None,
-    ) -> Forward:
-        """Prepare a decode step that feeds `ids` to the sequences `first .. last`.
+    def step(self, ids: Int[Tensor, "B 1"], *, known: abc.Sequence[int] | None = None) -> Pass:
+        """A decode step.
 
         Args:
-            first: the first sequence.
-            last: behind the last one.
-            ids: a token for each.
+            ids: a token for each of the first lanes.
             known: the tokens again, where the host has them.
         """
-        forward = self._decode
-        if forward is None or (forward.first, forward.last) != (first, last) or not forward.current:
-            self._reserve(max(self.store.widths[first:last]) + 1)
+        forward, count = self._decode, len(ids)
+        if forward is None or forward.last != count or not forward.current:
+            self._reserve(max(self.store.widths[:count]) + 1)
             forward = self._decode = DecodeForward(
-                self.store, self._layers, first=first, last=last, interval=self._interval
+                self.store, self._layers, first=0, last=count, interval=self._interval
             )
-        forward.begin()
+        return Pass(forward=forward, ids=ids, known=known, columns=1)
+
+    def fixed_step(self, ids: Int[Tensor, "B 1"], kernel: Kernel) -> Pass:
+        """A decode step that is the same operations every time, so that it can be recorded.
+
+        Args:
+            ids: where the tokens of the first lanes are found at every step.
+            kernel: the attention.
+        """
+        forward = DecodeForward(self.store, self._layers, first=0, last=len(ids), kernel=kernel)
+        return Pass(forward=forward, ids=ids, columns=1)
+
+    @contextmanager
+    def run(self, pass_: Pass) -> Iterator[dict[str, Any]]:
+        """Run a pass: call the model in the `with` block, with the arguments it gives."""
+        yield self.begin(pass_)
+        self.end(pass_)
+
+    def begin(self, pass_: Pass) -> dict[str, Any]:
+        """Begin a pass; returns the model's arguments. `run` does, except where hooks must."""
+        forward = pass_.forward
+        if isinstance(forward, DecodeForward):
+            # The host counts a recorded step whenever it is replayed.
+            forward.place() if forward.fixed else forward.begin()
         self.cache.begin(forward)
         if self._steering is not None:
-            self._steering.begin(first, ids, forward.positions, known=known)
-        return forward
-
-    def fixed_forward(self, count: int, kernel: Kernel) -> DecodeForward:
-        """Decode steps of the first `count` sequences that are the same operations every time."""
-        return DecodeForward(self.store, self._layers, first=0, last=count, kernel=kernel)
-
-    def place_fixed(self, forward: DecodeForward, ids: Int[Tensor, "B 1"]) -> None:
-        """What `begin_step` does on the device, for a forward pass of fixed operations."""
-        forward.place()
-        self.cache.begin(forward)
-        if self._steering is not None:
-            self._steering.begin(forward.first, ids, forward.positions, known=None)
-
-    def end_fixed(self, forward: DecodeForward) -> None:
-        """What `end` does on the device."""
-        self.cache.end(0)
-        self._end_step(forward)
-
-    def arguments(self, forward: Forward) -> dict[str, Any]:
-        """What the model must be called with beside its tokens."""
+            self._begin_steering(self._steering, pass_)
         return {
+            "input_ids": pass_.ids,
             "attention_mask": None,
             "position_ids": forward.positions,
             self._cache_name: self.cache,
             "use_cache": True,
         }
 
-    def end(self, forward: Forward, ids: Int[Tensor, "B T"]) -> None:
-        """A forward pass is over: note what it left behind."""
-        self.cache.end(forward.columns)
-        if isinstance(forward, DecodeForward):
-            self._end_step(forward)
-            return
-        self._end_steering()
-        if self._last_hidden is not None:
-            self._read_prompt(forward, ids)
-        self._last_hidden = None
-
-    def _end_step(self, forward: DecodeForward) -> None:
-        self._end_steering()
-        if self._hidden is not None and self._last_hidden is not None:
-            self._hidden.add(forward, self._last_hidden[:, 0])
-        self._last_hidden = None
-
-    def _end_steering(self) -> None:
+    def end(self, pass_: Pass) -> None:
+        """A pass is over: note what it left behind."""
+        forward = pass_.forward
+        self.cache.end(pass_.columns)
         if self._steering is not None:
             for lane, error in self._steering.end().items():
                 self.sequences[lane].error = self.sequences[lane].error or error
+        states, self._last_hidden = self._last_hidden, None
+        if states is None or self._hidden is None:
+            return
+        if isinstance(forward, DecodeForward):
+            self._hidden.add(forward, states[:, 0])
+        else:
+            self._read_prompt(forward, pass_.ids, states)
+
+    def _begin_steering(self, steering: Steering, pass_: Pass) -> None:
+        forward, ids = pass_.forward, pass_.ids
+        if isinstance(forward, DecodeForward):
+            steering.begin(forward.first, ids, forward.positions, known=pass_.known)
+            return
+        sequences = self.sequences[forward.first : forward.last]
+        steering.begin_prompt(
+            forward.first,
+            [ids[b, ids.shape[1] - n :].tolist() for b, n in enumerate(forward.counts)],
+            [self.store.tokens_seen[s.lane] >= s.prompt_tokens for s in sequences],
+            forward.positions[:, -1],
+        )
 
     def why_no_token(self, sequence: Sequence) -> SkipKVError:
         """Why a sequence's logits left no token to choose: its steerer broke, or the model did."""
@@ -413,14 +440,15 @@ class Session:
                 EventRecord(seen=seen, entries=entries, evicted=outcome.evicted, kept=outcome.kept)
             )
 
-    def _read_prompt(self, forward: PromptForward, ids: Int[Tensor, "B T"]) -> None:
+    def _read_prompt(
+        self, forward: PromptForward, ids: Int[Tensor, "B T"], states: Float[Tensor, "B T E"]
+    ) -> None:
         """Give the trackers a chunk of prompt at once; it is on the host anyway."""
-        assert self._last_hidden is not None
         stretches = {}
         for row, sequence in enumerate(self.sequences[forward.first : forward.last]):
             if count := forward.counts[row]:
                 start = forward.columns - count
-                stretches[sequence] = ids[row, start:].tolist(), self._last_hidden[row, start:]
+                stretches[sequence] = ids[row, start:].tolist(), states[row, start:]
         self._feed(stretches)
 
     def _read_decoded(self, sequences: abc.Sequence[Sequence]) -> None:

@@ -9,26 +9,25 @@ from hypothesis import strategies as st
 
 from skipkv import Engine, presets
 from skipkv.benchmark.schedule import most, widths
-from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.forward import Forward
-from skipkv.runtime.session import Session
+from skipkv.runtime.seam import under_way
 
 
 @pytest.mark.parametrize(("prompt", "budget", "interval"), [(5, 16, 8), (16, 16, 8), (40, 16, 8)])
 def test_the_widths_are_those_of_the_engine(
-    prompt: int, budget: int, interval: int, small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    prompt: int, budget: int, interval: int, small: tuple[Any, Any]
 ) -> None:
     seen: list[int] = []
-    original = Session.end
 
-    def spy(session: Session, forward: Forward, *args: Any) -> None:
-        original(session, forward, *args)
-        if isinstance(forward, DecodeForward):
-            seen.append(session.store.widths[0])
+    def watch(module: Any, args: Any, output: Any) -> None:
+        cache = under_way()
+        assert cache is not None
+        if cache.forward.decoding:
+            seen.append(cache.forward.store.widths[0])
 
-    monkeypatch.setattr(Session, "end", spy)
     engine = Engine(*small, presets.rkv(budget, window=4, interval=interval), eos_token_ids=[])
+    handle = small[0].register_forward_hook(watch)
     list(engine.generate([list(range(prompt))], max_new_tokens=60))
+    handle.remove()
     assert seen == list(widths(prompt, 59, budget=budget, interval=interval))
 
 

@@ -280,6 +280,53 @@ def test_alone_a_prompt_goes_in_in_whole_passes() -> None:
     assert [counts for _, counts, *_ in watched.passes] == [[32, 32], [8, 8], [8, 8], [2, 2]]
 
 
+@pytest.mark.parametrize("name", ["h2o", "skipkv, steered", "a ratio"])
+def test_samples_that_start_together_are_fed_their_prompt_once_and_are_as_alone(name: str) -> None:
+    model, watched = toy_model(), Watched()
+    model.register_forward_pre_hook(watched.hook, with_kwargs=True)
+    policy = POLICIES[name].with_(scheduler=watched)
+    prompts = [counted(70), RAMBLING]
+    requests = [
+        Order(
+            index=3 * i + sample,
+            prompt=prompt,
+            max_new_tokens=12 + sample,
+            sample=sample,
+            prompt_index=i,
+            sampling=Sampling(temperature=1.0),
+        )
+        for i, prompt in enumerate(prompts)
+        for sample in range(3)
+    ]
+    together = decoded(model, policy, requests, slots=6, chunk=16)
+    fed = sum(sum(counts) for _, counts, *_ in watched.passes)
+    decode_steps = sum(request.max_new_tokens - 1 for request in requests)
+    assert fed == sum(map(len, prompts)) + decode_steps
+    assert len({tuple(tokens) for tokens, *_ in together.values()}) == 6
+    assert together == each_alone(model, policy, requests)
+
+
+@pytest.mark.parametrize("broken_part", ["scorer", "segmenter"])
+def test_a_part_that_breaks_on_a_shared_prompt_ends_all_its_samples(
+    broken_part: str, model: PreTrainedModel
+) -> None:
+    policy = presets.skipkv(24, interval=8)
+    if broken_part == "scorer":
+        policy = policy.with_(scorer=Poisoned(72))
+    else:
+        policy = policy.with_(segmenter=Picky())
+    prompt = [9] * 36 + said("seven") + [9] * 40
+    requests = [
+        Order(index=i, prompt=prompt, max_new_tokens=5, sample=i, sampling=Sampling(temperature=1))
+        for i in range(3)
+    ]
+    requests.append(Order(index=3, prompt=[9] * 5, max_new_tokens=5, prompt_index=1))
+    reasons = {
+        f.request.index: f.reason for f in loop_of(model, policy, slots=4, chunk=16).run(requests)
+    }
+    assert reasons == {0: "error", 1: "error", 2: "error", 3: "length"}
+
+
 class Poisoned:
     """Scores NaN for sequences that have seen so many tokens."""
 

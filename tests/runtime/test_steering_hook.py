@@ -14,7 +14,6 @@ from torch import Tensor
 from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
 from skipkv.errors import ConfigError
-from skipkv.runtime.forward import Forward
 from skipkv.runtime.seam import borrowed
 from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.session import Session
@@ -254,12 +253,9 @@ def test_one_layer_is_hooked_and_only_while_decoding() -> None:
 
 
 def run(state: Session, ids: Tensor, *, prompt: bool) -> Tensor:
-    if prompt:
-        forward: Forward = state.begin_prompt(0, [ids.shape[1]] * len(ids), ids)
-    else:
-        forward = state.begin_step(0, len(ids), ids)
-    logits = state.model(input_ids=ids, **state.arguments(forward)).logits
-    state.end(forward, ids)
+    pass_ = state.prompts(0, [ids.shape[1]] * len(ids), ids) if prompt else state.step(ids)
+    with state.run(pass_) as arguments:
+        logits = state.model(**arguments).logits
     return logits[:, -1]
 
 
