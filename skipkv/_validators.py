@@ -43,3 +43,19 @@ def is_a(
             )
 
     return validate
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for a sentence.
+
+    Args:
+        value: any value.
+
+    Example:
+        >>> kind_of(3), kind_of([]), kind_of(None)
+        ('an int', 'a list', 'None')
+    """
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiouAEIO" else f"a {name}"

@@ -477,7 +477,8 @@ def _check_cache(cache: Any) -> None:
     if isinstance(cache, SlotCache):
         raise InputError(
             "This generation's cache is no longer the attached one: another generation began under "
-            "the same skipkv.attach (in another thread?). One generation at a time."
+            "the same skipkv.attach, in another thread, or by guidance_scale, whose unconditional "
+            "passes have a cache of their own. One generation at a time, without guidance."
         )
     if isinstance(cache, Cache) and cache.get_seq_length() > 0:
         raise InputError(

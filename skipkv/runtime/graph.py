@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from skipkv.errors import SkipKVWarning
 from skipkv.runtime import kernels
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.sampling import choose
@@ -95,6 +96,7 @@ class RecordedSteps:
                     f"Decode steps are not replayed as a graph: recording one raised "
                     f"{type(cause).__name__}: {cause}. They are launched one by one, which is "
                     "slower and gives the same tokens.",
+                    SkipKVWarning,
                     stacklevel=2,
                 )
         if shape.replay is None:

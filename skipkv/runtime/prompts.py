@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from skipkv._validators import is_a
+from skipkv._validators import is_a, kind_of
 from skipkv.errors import InputError
 from skipkv.runtime.sampling import Sampling
 
@@ -141,8 +141,8 @@ def each(prompts: Any, tokenizer: Any) -> list[Any] | Iterator[Any]:
         return _rows(prompts, tokenizer)
     if isinstance(prompts, bytes | bytearray) or not isinstance(prompts, Iterable):
         raise InputError(
-            f"prompts must be a list of prompts (or another iterable), got {_kind(prompts)}. Each "
-            f"prompt is {_KINDS}."
+            f"prompts must be a list of prompts (or another iterable), got {kind_of(prompts)}. "
+            f"Each prompt is {_KINDS}."
         )
     if not isinstance(prompts, Sequence):
         return iter(prompts)
@@ -191,7 +191,7 @@ def token_ids(
     if isinstance(content, Tensor | np.ndarray):
         return _of_ids(_vector(content, name), name)
     if not isinstance(content, Iterable) or isinstance(content, bytes | bytearray | Mapping | set):
-        raise InputError(f"{name} must be {_KINDS}, got {_kind(content)}.")
+        raise InputError(f"{name} must be {_KINDS}, got {kind_of(content)}.")
     items = list(content)
     if not items:
         raise InputError(f"{name} is empty: it has no tokens and no messages.")
@@ -243,7 +243,7 @@ def _message(message: Any, number: int, name: str) -> dict[str, Any]:
     """A message as templates take it: its content is one text."""
     where = f"{name}: message {number}"
     if not isinstance(message, Mapping):
-        raise InputError(f"{where} must be a dict with role and content, got {_kind(message)}.")
+        raise InputError(f"{where} must be a dict with role and content, got {kind_of(message)}.")
     if not isinstance(message.get("role"), str):
         raise InputError(f"{where} has no role. Give it one, such as 'user'.")
     content = message.get("content")
@@ -254,7 +254,7 @@ def _message(message: Any, number: int, name: str) -> dict[str, Any]:
     if not isinstance(content, str):
         raise InputError(
             f"{where} must have a text as its content, got "
-            f"{_kind(content) if 'content' in message else 'none'}."
+            f"{kind_of(content) if 'content' in message else 'none'}."
         )
     return {**message, "content": content}
 
@@ -263,7 +263,7 @@ def _part(part: Any, where: str) -> str:
     """The text of one part of a message's content."""
     text = part.get("text") if isinstance(part, Mapping) else part
     if not isinstance(text, str):
-        kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
+        kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
         raise InputError(
             f"{where} has a part that is not text ({kind}). The model reads only text: leave the "
             "part out."
@@ -276,7 +276,7 @@ def _of_ids(items: Iterable[Any], name: str) -> list[int]:
     for item in items:
         if not _is_number(item):
             raise InputError(
-                f"{name} holds {str(item)[:40]!r}, {_kind(item)}, in the place of a token id. "
+                f"{name} holds {str(item)[:40]!r}, {kind_of(item)}, in the place of a token id. "
                 "Token ids are whole numbers."
             )
         ids.append(operator.index(item))
@@ -295,7 +295,7 @@ def _encoded(given: Mapping[str, Any], *, one: str | None = None) -> list[list[A
     if "input_ids" not in given:
         raise InputError(
             "prompts must be a list of prompts, or a tokenizer's output (with input_ids), got "
-            f"{_kind(given)} with {', '.join(map(repr, given)) or 'nothing'}."
+            f"{kind_of(given)} with {', '.join(map(repr, given)) or 'nothing'}."
         )
     ids, mask = _plain(given["input_ids"]), _plain(given.get("attention_mask"))
     if not ids or not isinstance(ids[0], list | tuple):
@@ -372,8 +372,3 @@ def _is_number(item: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _kind(value: Any) -> str:
-    """The kind of a value, for a sentence."""
-    return "None" if value is None else f"a {type(value).__name__}"

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from skipkv._validators import is_a
-from skipkv.errors import ConfigError
+from skipkv.errors import ConfigError, SkipKVWarning
 
 # Settings of a generation config that skipkv does not apply, each with its neutral value.
 _NOT_APPLIED = {
@@ -128,6 +128,7 @@ class Sampling:
                 "The model's generation config asks for "
                 + ", ".join(f"{name}={value}" for name, value in asked.items())
                 + ", which skipkv does not apply: it decodes without.",
+                SkipKVWarning,
                 stacklevel=2,
             )
         if not getattr(config, "do_sample", None):

@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from skipkv._validators import kind_of
 from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime.attention import attend
 from skipkv.runtime.forward import Forward
@@ -416,9 +417,8 @@ def causal_lm(model: Any, *, user: str) -> PreTrainedModel:
             if isinstance(model, str)
             else ""
         )
-        raise InputError(
-            f"{user} needs a transformers causal language model, got {_kind(wrapped)}.{hint}"
-        )
+        came = repr(wrapped) if isinstance(wrapped, str) else kind_of(wrapped)
+        raise InputError(f"{user} needs a transformers causal language model, got {came}.{hint}")
     if not isinstance(model, PreTrainedModel):
         active = getattr(model, "active_peft_config", None)
         if getattr(active, "is_prompt_learning", False):
@@ -454,10 +454,6 @@ def _generator_in(wrapper: torch.nn.Module, user: str) -> PreTrainedModel:
             "inside that can generate. Give the one model that decodes."
         )
     return found[0]
-
-
-def _kind(value: object) -> str:
-    return repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _versions(installed: str = transformers.__version__) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skipkv._calls import broken
 from skipkv._types import SteeringContext, Thought
-from skipkv.errors import ConfigError, PartError
+from skipkv.errors import ConfigError, PartError, SkipKVWarning
 from skipkv.runtime import checked
 from skipkv.runtime.marks import Marks
 from skipkv.runtime.text import TokenText
@@ -194,6 +194,7 @@ def warn_if_idle(steerer: Steerer, text: TokenText, *, vocabulary: int) -> None:
         f"{steerer!r} never acts on this model: steering waits for a token whose text holds an "
         "empty line (two newlines), and this tokenizer has no such token. The output is the same "
         "as without steering. Leave the steerer out, or take a model with such a token.",
+        SkipKVWarning,
         stacklevel=3,
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from skipkv._validators import kind_of
 from skipkv.errors import ConfigError, InputError, UnsupportedModelError
 from skipkv.models.families import check_model_type
 from skipkv.policy import Budget, Policy
@@ -81,7 +82,7 @@ def check_policy(policy: Any, *, user: str) -> None:
 
 def _shown(value: Any) -> str:
     """A value as an error shows it."""
-    return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
+    return repr(value) if isinstance(value, str) else kind_of(value)
 
 
 def check_family(model: PreTrainedModel) -> None:
