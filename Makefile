@@ -46,6 +46,11 @@ types: .venv/.dev
 pytest: .venv/.dev
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
+# What meets transformers' own code. The rest of the runtime's tests see tensors alone.
+SEAMS := tests/models tests/parity tests/test_frontends.py $(addprefix tests/runtime/test_, \
+	attach.py engine.py engine_and_attach.py kinds_of_prompts.py recorded_steps.py seam.py \
+	steering_hook.py stopping.py streaming.py)
+
 # The oldest and the newest transformers, each with its requirements, as a layer over the environment
 # of `make pytest`: torch and the rest stay. The newest version changes without a change of a file
 # here, so it is installed every time.
@@ -55,7 +60,7 @@ versions: .venv/.dev .overlays/oldest/.made
 	for version in oldest newest; do \
 		export PYTHONPATH=$(CURDIR)/.overlays/$$version; \
 		$(BIN)/python -c 'import transformers; print("transformers", transformers.__version__)'; \
-		$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/runtime tests/parity tests/test_frontends.py || exit 1; \
+		$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) $(SEAMS) || exit 1; \
 	done
 
 .overlays/oldest/.made: constraints-oldest.txt | .venv/.dev

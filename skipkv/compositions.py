@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from skipkv._validators import kind_of
 from skipkv.errors import ConfigError, InputError, SkipKVError
 
 if TYPE_CHECKING:
@@ -225,8 +226,8 @@ def find(name: str) -> "Policy | PolicyFactory":
         found = get(name)
     if not isinstance(found, Policy) and not callable(found):
         raise ConfigError(
-            f"Policy {name} must be a skipkv.Policy or a callable that returns one, got a "
-            f"{type(found).__name__}."
+            f"Policy {name} must be a skipkv.Policy or a callable that returns one, got "
+            f"{kind_of(found)}."
         )
     return found  # type: ignore[no-any-return]
 
@@ -284,7 +285,7 @@ def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "P
         ) from error
     if not isinstance(policy, Policy):
         raise ConfigError(
-            f"Policy {name} must return a skipkv.Policy when called, got a {type(policy).__name__}."
+            f"Policy {name} must return a skipkv.Policy when called, got {kind_of(policy)}."
         )
     return _steered(policy, name, pushing)
 

@@ -99,7 +99,7 @@ def test_a_function_is_called_with_what_it_takes(module):
 
 def test_a_function_that_returns_something_else_is_said(module):
     module("def wrong():\n    return 3")
-    with pytest.raises(ConfigError, match="when called, got a int"):
+    with pytest.raises(ConfigError, match="when called, got an int"):
         resolve_policy("mine:wrong")
 
 

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
+from skipkv._validators import kind_of
 from skipkv.errors import InputError, MissingExtraError, SkipKVError
 from skipkv.models.families import check_model_type, check_sizes
 from skipkv.models.placement import check_dtype, find_device
@@ -303,5 +304,5 @@ def _file(source: str, name: str) -> Path | None:
 def _json(path: Path) -> dict[str, Any]:
     held = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(held, dict):
-        raise InputError(f"{path.name} must hold an object, got a {type(held).__name__}.")
+        raise InputError(f"{path.name} must hold an object, got {kind_of(held)}.")
     return held

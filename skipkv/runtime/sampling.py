@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from skipkv._validators import is_a
+from skipkv._validators import is_a, kind_of
 from skipkv.errors import ConfigError, SkipKVWarning
 
 # Settings of a generation config that skipkv does not apply, each with its neutral value.
@@ -89,7 +89,7 @@ class Sampling:
         if not isinstance(value, Mapping):
             raise ConfigError(
                 f"sampling must be a Sampling or a dict of its arguments ({', '.join(names)}), got "
-                f"a {type(value).__name__}."
+                f"{kind_of(value)}."
             )
         if unknown := [name for name in value if name not in names]:
             raise ConfigError(

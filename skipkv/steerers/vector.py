@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipkv._validators import is_a
+from skipkv._validators import is_a, kind_of
 from skipkv.errors import ConfigError, InputError
 
 SIGN = "execution - non-execution"
@@ -199,7 +199,7 @@ class SteeringVector:
             ) from cause
         if not isinstance(held, Tensor):
             raise InputError(
-                f"{name!r} must hold one tensor, got a {type(held).__name__}. Save the vector of "
+                f"{name!r} must hold one tensor, got {kind_of(held)}. Save the vector of "
                 "one layer alone with torch.save."
             )
         return cls(

