@@ -48,6 +48,7 @@ def test_the_demo_shows_what_each_policy_saves_and_costs_and_what_one_kept(examp
     assert len(printed.splitlines()) <= 45
 
 
+@pytest.mark.slow
 def test_the_custom_scorer_keeps_the_laws_and_decodes_at_the_same_budget_as_the_others(example):
     printed = example("custom_scorer", "--problems", "2", "--budget", "180")
     assert re.search(r"^ValueNovelty keeps \d+ laws", printed, re.M)

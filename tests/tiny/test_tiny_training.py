@@ -72,6 +72,7 @@ def test_the_log_has_the_last_step_once(trained):
     assert [line["step"] for line in lines] == [6]
 
 
+@pytest.mark.slow
 def test_the_loss_falls(tmp_path):
     recipe = Recipe(steps=50, traces=2, warm_up=5, drills=0.5, growing=1.0, checkpoint=1000)
     train(tmp_path, recipe=recipe, processes=1)
