@@ -42,7 +42,7 @@ class Row:
     Args:
         case: subject, batch size and budget.
         status: "ok", or the kind of failure: "oom" or "error".
-        rounds: number of runs behind the numbers.
+        rounds: number of runs that the numbers come from.
         tokens_per_second: throughput of all sequences together, prefill included.
         latency: time from the call to the last token.
         first_token: time from the call to the first token.

@@ -338,7 +338,7 @@ class Session:
         }
 
     def end(self, pass_: Pass) -> None:
-        """A pass is over: note what it left behind."""
+        """End a pass: check what the layers did, and read its hidden states."""
         forward = pass_.forward
         self.cache.end(pass_.columns)
         if self._steering is not None:

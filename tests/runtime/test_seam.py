@@ -219,7 +219,7 @@ def test_a_model_defined_in_a_notebook_decodes(
     assert min(attached.events) > 0
 
 
-# --- one user at a time, and nothing left behind --------------------------------------------------
+# --- one user at a time, and all is put back -----------------------------------------------------
 
 
 def test_engines_of_several_threads_on_one_model_take_turns(
