@@ -4,6 +4,7 @@ import operator
 from collections.abc import Sequence
 from itertools import islice
 
+import attrs
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -136,10 +137,24 @@ def _delta(
     return answer  # type: ignore[no-any-return]
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Decision:
+    """What a policy answered to one view, not yet checked: reading the laws waits for the device.
+
+    Args:
+        keep: the keep mask.
+        held: per sequence, whether its scores are finite, and whether its mask is within the
+            budget, keeps no empty slot, and keeps what is protected.
+    """
+
+    keep: Bool[Tensor, "R H L"]
+    held: Bool[Tensor, "n 4"]
+
+
 def decide(
     policy: Policy, view: CacheView, budget: int, *, count: int
-) -> tuple[Bool[Tensor, "R H L"] | None, list[SkipKVError | None]]:
-    """Which entries a policy keeps.
+) -> Decision | list[SkipKVError | None]:
+    """Which entries a policy keeps. Does not wait for the device.
 
     Args:
         policy: scorer and evictor.
@@ -148,7 +163,7 @@ def decide(
         count: sequences in the view.
 
     Returns:
-        The keep mask, None if a part failed; and per sequence its error or None.
+        The decision; or, if a part failed, per sequence its error.
     """
     view = watched(view)
     # taken before a part sees the view, so that its edits cannot change what is checked
@@ -164,8 +179,7 @@ def decide(
         if versions({"view": view}) == before:
             for number, fault in _model_faults(view, occupied, count).items():
                 faults[number] = fault
-        return None, faults
-    # All checks of values, in one tensor, so that the host waits for the device once.
+        return faults
     laws = torch.stack(
         [
             finite.flatten(1).all(dim=1),
@@ -174,10 +188,7 @@ def decide(
             ~(protected & ~keep).flatten(1).any(dim=1),
         ]
     )  # [4 R]
-    held = laws.unflatten(1, (-1, count)).all(dim=1).T.tolist()  # [n 4]
-    if all(map(all, held)):
-        return keep, [None] * count
-    return keep, _law_faults(policy, view, occupied, budget, held)
+    return Decision(keep=keep, held=laws.unflatten(1, (-1, count)).all(dim=1).T)
 
 
 def _keep(
@@ -189,14 +200,21 @@ def _keep(
     return keep  # type: ignore[no-any-return]
 
 
-def _law_faults(
-    policy: Policy,
-    view: CacheView,
-    occupied: Bool[Tensor, "R H L"],
-    budget: int,
-    held: list[list[bool]],
+def law_faults(
+    policy: Policy, view: CacheView, budget: int, held: list[list[bool]]
 ) -> list[SkipKVError | None]:
-    """The error of each sequence, from whether the four laws of `decide` held for it."""
+    """The error of each sequence, from whether the laws of a decision held for it.
+
+    Args:
+        policy: scorer and evictor.
+        view: what they saw.
+        budget: the most entries to keep per row and head.
+        held: `Decision.held`, read.
+    """
+    if all(map(all, held)):
+        return [None] * len(held)
+    view = watched(view)
+    occupied = view.occupied
     model: dict[int, ModelError] = {}
     name: object = policy.scorer
     if not all(finite for finite, *_ in held):

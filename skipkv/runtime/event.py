@@ -10,11 +10,16 @@ from torch import Tensor
 from skipkv._types import CacheView, SentenceTable
 from skipkv.errors import SkipKVError
 from skipkv.policy import Policy
-from skipkv.runtime.checked import decide
+from skipkv.runtime.checked import Decision, decide, law_faults
 from skipkv.runtime.slots import SlotStore, span
 
-# The most elements of keys in one view. It bounds an event's own memory, however deep the model is.
-_VIEW_ELEMENTS = 2**21
+# The most elements of keys in one view. On a CPU they fit its caches. An accelerator launches every
+# operation in the same time, however small it is, so a view there is as large as its memory allows,
+# up to a size beyond which the launches no longer matter.
+_CACHED = 2**21
+_ENOUGH = 2**28
+# Bytes that an event needs at most per element of keys: copies in float32, and entries being moved.
+_BYTES = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -41,8 +46,14 @@ def compress(
     prompts: Sequence[int],
     tables: Sequence[SentenceTable] | None,
     trace: bool = False,
+    elements: int | None = None,
+    check_last: bool | None = None,
 ) -> list[Outcome]:
     """Drop entries of sequences until each is within its budget.
+
+    Layers are looked at in groups. On a CPU a group is decided, checked and moved before the next
+    one, while it is in a cache. A check waits for the device, so on an accelerator all groups are
+    decided, then all are checked at once, then all are moved.
 
     Args:
         store: the cache.
@@ -51,8 +62,14 @@ def compress(
         prompts: their prompts' lengths, in tokens.
         tables: their sentences, if the policy needs them.
         trace: report which positions were kept.
+        elements: the most elements of keys in one group of layers; by default what suits the device
+            and the memory that is free there. It changes no outcome.
+        check_last: whether all groups are decided before any is checked; by default as said above.
     """
     assert policy.budget is not None
+    device = store.keys.device
+    elements = view_elements(device) if elements is None else elements
+    check_last = device.type != "cpu" if check_last is None else check_last
     outcomes: list[Outcome] = [Outcome()] * len(sequences)
     # A group shares one budget. Sequences differ in budget only under a ratio.
     allowed = [
@@ -69,10 +86,27 @@ def compress(
             prompts=[prompts[i] for i in group],
             tables=None if tables is None else [tables[i] for i in group],
             trace=trace,
+            elements=elements,
+            check_last=check_last,
         )
         for i, outcome in zip(group, done, strict=True):
             outcomes[i] = outcome
     return outcomes
+
+
+def view_elements(device: torch.device) -> int:
+    """The most elements of keys in one view on a device, from its kind and its free memory.
+
+    Args:
+        device: the device of the cache.
+    """
+    if device.type == "cpu":
+        return _CACHED
+    if device.type != "cuda":  # torch does not say how much memory is free
+        return 8 * _CACHED
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + cached
+    return max(_CACHED, min(_ENOUGH, free // (4 * _BYTES)))
 
 
 def _compress_group(
@@ -84,6 +118,8 @@ def _compress_group(
     prompts: list[int],
     tables: list[SentenceTable] | None,
     trace: bool,
+    elements: int,
+    check_last: bool,
 ) -> list[Outcome]:
     count = len(sequences)
     width = max(store.widths[s] for s in sequences)
@@ -91,22 +127,33 @@ def _compress_group(
     errors: list[SkipKVError | None] = [None] * count
     kept_positions: list[Int[Tensor, "l n H K"]] = []
     per_layer = count * store.shape.heads * width * store.shape.dim
-    step = max(1, _VIEW_ELEMENTS // per_layer)
-    for start in range(0, store.shape.layers, step):
-        layers = slice(start, min(start + step, store.shape.layers))
-        # the view has no name here, so that its memory is free before entries are moved
-        keep, faults = decide(
-            policy,
-            _view(store, policy, layers, sequences, width, prompts=prompts, tables=tables),
-            budget,
-            count=count,
-        )
-        errors = [known or new for known, new in zip(errors, faults, strict=True)]
-        if keep is None:  # without an answer, the sequences of this event cannot go on
-            return [Outcome(error=error) for error in errors]
-        _, positions = store.compact(layers, sequences, keep)
-        if trace:
-            kept_positions.append(positions.unflatten(0, (-1, count)).cpu())
+    step = max(1, elements // per_layer)
+    groups = [
+        slice(start, min(start + step, store.shape.layers))
+        for start in range(0, store.shape.layers, step)
+    ]
+
+    def view(layers: slice) -> CacheView:
+        return _view(store, policy, layers, sequences, width, prompts=prompts, tables=tables)
+
+    for some in [groups] if check_last else [[group] for group in groups]:
+        decisions: list[Decision] = []
+        for layers in some:
+            # the view has no name here, so that its memory is free before entries are moved
+            decision = decide(policy, view(layers), budget, count=count)
+            if isinstance(decision, list):  # without an answer, these sequences cannot go on
+                known = zip(errors, decision, strict=True)
+                return [Outcome(error=old or new) for old, new in known]
+            decisions.append(decision)
+        held = torch.stack([decision.held for decision in decisions]).tolist()  # [groups n 4]
+        for layers, laws in zip(some, held, strict=True):
+            if not all(map(all, laws)):
+                faults = law_faults(policy, view(layers), budget, laws)
+                errors = [known or new for known, new in zip(errors, faults, strict=True)]
+        for layers, decision in zip(some, decisions, strict=True):
+            _, positions = store.compact(layers, sequences, decision.keep, most=min(budget, width))
+            if trace:
+                kept_positions.append(positions.unflatten(0, (-1, count)).cpu())
     store.compacted(sequences)
     evicted = (store.dropped[:, span(sequences)].sum(dim=(0, 2)) - before).tolist()
     kept = _padded(kept_positions) if trace else None  # [layers n H K]

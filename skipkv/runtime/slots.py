@@ -202,7 +202,12 @@ class SlotStore:
             self.tokens_seen[lane] += 1
 
     def compact(
-        self, layers: slice, lanes: Sequence[int], keep: Bool[Tensor, "R H L"]
+        self,
+        layers: slice,
+        lanes: Sequence[int],
+        keep: Bool[Tensor, "R H L"],
+        *,
+        most: int | None = None,
     ) -> tuple[Int[Tensor, "R H"], Int[Tensor, "R H K"]]:
         """Drop the entries that are not kept, and move the others together in order.
 
@@ -213,6 +218,8 @@ class SlotStore:
             layers: the layers whose rows `keep` holds.
             lanes: the lanes; row r is lane r % n of layer r // n of these.
             keep: which of the first `L` slots stay.
+            most: entries that a head may keep, `K` then; it keeps no more than the first of them.
+                None looks how many there are, which waits for the device.
 
         Returns:
             How many entries each row and head kept, and their positions, filled up with -1.
@@ -221,7 +228,10 @@ class SlotStore:
         rows, heads, width = keep.shape
         at, axes = span(lanes), (rows // len(lanes), len(lanes), heads)
         kept = keep.sum(dim=-1)  # [R H]
-        most = int(kept.amax()) if kept.numel() else 0
+        if most is None:
+            most = int(kept.amax()) if kept.numel() else 0
+        else:
+            kept = kept.clamp_max(most)
         order = _in_order(keep, most).view(*axes, most)  # [l n H K]
         slots = torch.arange(most, dtype=torch.int32, device=keep.device)
         free = slots >= kept.view(*axes, 1)
@@ -273,9 +283,9 @@ class SlotStore:
 
 
 def _in_order(keep: Bool[Tensor, "R H L"], most: int) -> Int[Tensor, "R H K"]:
-    """The slots that are kept, in order, filled up with 0. Each head keeps at most `most`."""
+    """The first `most` slots that are kept, in order, filled up with 0."""
     slots = torch.arange(keep.shape[-1], device=keep.device).expand(keep.shape)
-    # dropped slots all go to the last place, which is cut off
-    places = keep.cumsum(dim=-1).sub_(1).masked_fill_(~keep, most)
+    # dropped slots all go to the last place, which is cut off, and so do those beyond `most`
+    places = keep.cumsum(dim=-1).sub_(1).masked_fill_(~keep, most).clamp_max_(most)
     order = places.new_zeros(*keep.shape[:2], most + 1).scatter_(-1, places, slots)
     return order[..., :most]

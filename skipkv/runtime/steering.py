@@ -60,7 +60,8 @@ class Steering:
 
     def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
         """Set the counts of a sequence's thoughts; called at events."""
-        self._thoughts[number] = torch.bincount(thoughts, minlength=len(Thought))
+        kinds = torch.arange(len(Thought), device=thoughts.device)
+        self._thoughts[number] = (thoughts[:, None] == kinds).sum(dim=0)  # no wait for the device
 
     def read_prompt(self, number: int, ids: Sequence[int]) -> None:
         """Take a part of the prompt: it may open or close the think block."""

@@ -10,10 +10,13 @@ from torch import Tensor
 from skipkv._types import CacheView
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
+from skipkv.scorers._near_copies import near_copies
 from skipkv.scorers.algebra import ScorerAlgebra
 
 # Similarities held at once on a CPU: a tile is read several times, from the cache if it fits.
 _CACHED = 2**19
+# Bytes of products held at once on an accelerator, at least: enough work for every launch.
+_SCRATCH = 2**26
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +33,9 @@ class KeyRedundancy(ScorerAlgebra):
         keep: which near-copy is forgiven: the "last" or the "first".
         tile: most keys compared with all others at a time, in slots. Memory grows with L and not
             with L * L. The value changes the result by rounding only.
+
+    On an accelerator tiles are as large as suits it, and keys in bfloat16 are compared on its
+    matrix units, as they are and with sums in float32. The sums themselves are in float32.
 
     Raises:
         ConfigError: `threshold`, `keep` or `tile` outside their ranges.
@@ -70,7 +76,11 @@ class KeyRedundancy(ScorerAlgebra):
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """Softmax over the entries of each row and head of their mean similarity to the others."""
         empty = ~view.occupied
-        total = self._held_against(view.keys.flatten(0, 1), empty.flatten(0, 1))
+        heads = view.keys.flatten(0, 1), empty.flatten(0, 1)
+        if view.keys.device.type == "cpu":
+            total = self._held_against(*heads)
+        else:
+            total = held_against(*heads, self.threshold, keep=self.keep)
         mean = total.view_as(empty) / (~empty).sum(dim=-1, keepdim=True).clamp_min(1)
         # a head without entries gets finite numbers, which are not read
         filled = mean.masked_fill(empty, torch.finfo(torch.float32).min)
@@ -96,10 +106,8 @@ class KeyRedundancy(ScorerAlgebra):
         each = size + 8  # of a head: its keys at length 1, what they are held against, and indices
         tile = max(1, min(self.tile, slots, spare - each))
         step = max(1, min(number, spare // (tile + each)))
-        if keys.device.type == "cpu":
-            tile = max(1, min(tile, _CACHED // slots))
-            step = max(1, min(step, _CACHED // (tile * slots)))
-        return step, tile
+        tile = max(1, min(tile, _CACHED // slots))
+        return max(1, min(step, _CACHED // (tile * slots))), tile
 
     def _copies(
         self, unit: Float[Tensor, "n L D"], tile: int, room: Float[Tensor, "M"]
@@ -127,6 +135,29 @@ class KeyRedundancy(ScorerAlgebra):
         if self.keep == "first":
             copies = (slots - copies) % slots
         return copies
+
+
+def held_against(
+    keys: Float[Tensor, "N L D"], empty: Bool[Tensor, "N L"], threshold: float, *, keep: str
+) -> Float[Tensor, "N L"]:
+    """The sum of each key's similarities to the others, without the forgiven: for accelerators.
+
+    The same numbers as on a CPU, up to rounding, in few large operations.
+
+    Args:
+        keys: keys of `N` heads.
+        empty: slots without an entry.
+        threshold: as in `KeyRedundancy`.
+        keep: as in `KeyRedundancy`.
+    """
+    norms = torch.linalg.vector_norm(keys, dim=-1, dtype=torch.float32).add_(1e-8)
+    inverse = norms.reciprocal().masked_fill_(empty, 0.0)
+    norms.masked_fill_(empty, 0.0)
+    scratch = max(_SCRATCH, keys.numel() * keys.element_size())
+    copies = near_copies(keys, norms, threshold, keep=keep, scratch=scratch)
+    unit = keys * inverse[..., None]  # float32
+    room = unit.new_empty(max(unit.numel() // 4, keys.shape[2]))
+    return _sums(unit) - _forgiven(unit, copies, room)
 
 
 def _sums(unit: Float[Tensor, "n L D"]) -> Float[Tensor, "n L"]:
@@ -158,7 +189,11 @@ def _forgiven(
         torch.sum(other.mul_(keys[part]), dim=-1, out=similar[part])
     own = copies == torch.arange(slots, device=unit.device)
     similar = similar.view(number, slots).masked_fill_(own, 0.0)  # not with itself
-    return torch.zeros_like(similar).scatter_add_(1, copies, similar)
+    if keys.device.type == "cpu":
+        return torch.zeros_like(similar).scatter_add_(1, copies, similar)
+    # An accelerator adds in no fixed order. Sums in float64 round to the same float32.
+    exact = similar.double()
+    return torch.zeros_like(exact).scatter_add_(1, copies, exact).float()
 
 
 def _unit(keys: Float[Tensor, "n L D"], empty: Bool[Tensor, "n L"]) -> Float[Tensor, "n L D"]:

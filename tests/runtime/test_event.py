@@ -16,7 +16,6 @@ from skipkv import Budget, Policy
 from skipkv._types import CacheView, Needs, SentenceTable
 from skipkv.errors import PartError
 from skipkv.evictors import SinkAndRecent, TopK
-from skipkv.runtime import event
 from skipkv.runtime.event import Outcome, compress
 from skipkv.runtime.slots import SlotStore
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
@@ -56,11 +55,14 @@ def cases(draw: Any, kinds: Sequence[str] = ("uniform", "even", "ragged")) -> Ca
 
 
 def run(
-    store: SlotStore, policy: Policy, chosen: Sequence[int], prompts: Sequence[int] = ()
+    store: SlotStore,
+    policy: Policy,
+    chosen: Sequence[int],
+    prompts: Sequence[int] = (),
+    **looking: Any,
 ) -> list[Outcome]:
-    return compress(
-        store, policy, chosen, prompts=prompts or [1] * len(chosen), tables=None, trace=True
-    )
+    prompts = prompts or [1] * len(chosen)
+    return compress(store, policy, chosen, prompts=prompts, tables=None, trace=True, **looking)
 
 
 def contents(store: SlotStore, sequence: int) -> list[list[int]]:
@@ -156,14 +158,12 @@ POLICIES = [
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy.scorer).__name__)
 @settings(max_examples=25, deadline=None)
-@given(case=cases(), elements=st.sampled_from([1, 200, 2**24]))
+@given(case=cases(), elements=st.sampled_from([1, 200, 2**24]), check_last=st.booleans())
 def test_neither_neighbours_nor_the_size_of_views_change_an_outcome(
-    policy: Policy, case: Case, elements: int
+    policy: Policy, case: Case, elements: int, check_last: bool
 ) -> None:
     together = case.build(policy.needs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(event, "_VIEW_ELEMENTS", elements)
-        outcomes = run(together, policy, case.chosen)
+    outcomes = run(together, policy, case.chosen, elements=elements, check_last=check_last)
     for sequence, outcome in zip(case.chosen, outcomes, strict=True):
         alone = case.build(policy.needs)
         [expected] = run(alone, policy, [sequence])
@@ -191,17 +191,19 @@ def spoil(sequence: int, value: float) -> Callable[[CacheView, Tensor], Tensor]:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @settings(max_examples=25, deadline=None)
-@given(case=cases(kinds=["uniform", "even"]), elements=st.sampled_from([1, 2**24]))
+@given(
+    case=cases(kinds=["uniform", "even"]),
+    elements=st.sampled_from([1, 2**24]),
+    check_last=st.booleans(),
+)
 def test_a_score_that_is_not_finite_fails_its_own_sequence_alone(
-    value: float, case: Case, elements: int
+    value: float, case: Case, elements: int, check_last: bool
 ) -> None:
     bad = len(case.chosen) - 1
     policy = Policy(budget=BUDGET, scorer=Scored(change=spoil(bad, value)))
     good = Policy(budget=BUDGET, scorer=Scored())
     store, alone = case.build(), case.build()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(event, "_VIEW_ELEMENTS", elements)
-        *others, broken = run(store, policy, case.chosen)
+    *others, broken = run(store, policy, case.chosen, elements=elements, check_last=check_last)
     assert isinstance(broken.error, PartError)
     assert "Scored() scored an entry NaN or infinite" in str(broken.error)
     if not others:
@@ -213,16 +215,17 @@ def test_a_score_that_is_not_finite_fails_its_own_sequence_alone(
         assert contents(store, sequence) == contents(alone, sequence)
 
 
-def test_a_sequence_that_broke_in_one_view_stays_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("check_last", [False, True])
+def test_a_sequence_that_broke_in_one_view_stays_broken(check_last: bool) -> None:
     views = []
 
     def first_alone(view: CacheView, scores: Tensor) -> Tensor:
         views.append(view)
         return spoil(0, math.nan)(view, scores) if len(views) == 1 else scores
 
-    monkeypatch.setattr(event, "_VIEW_ELEMENTS", 1)
     store = Case(lengths=[9, 9, 9], kind="uniform", seed=0, chosen=[0]).build()
-    outcomes = run(store, Policy(budget=BUDGET, scorer=Scored(change=first_alone)), range(2))
+    policy = Policy(budget=BUDGET, scorer=Scored(change=first_alone))
+    outcomes = run(store, policy, range(2), elements=1, check_last=check_last)
     assert len(views) == SHAPE.layers
     assert [outcome.error is None for outcome in outcomes] == [False, True]
 
@@ -429,11 +432,8 @@ def test_a_view_shows_each_row_what_its_own_sequence_holds(
     assert store.attention is not None
     store.attention += torch.where(all_positions(store) >= 0, all_positions(store) + 0.5, 0.0)
     prompts = [1 + s for s in case.chosen]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(event, "_VIEW_ELEMENTS", elements)
-        compress(
-            store, policy, case.chosen, prompts=prompts, tables=[table(s) for s in case.chosen]
-        )
+    tables = [table(s) for s in case.chosen]
+    compress(store, policy, case.chosen, prompts=prompts, tables=tables, elements=elements)
     rows = 0
     for view in watching.views:
         assert view.sentences is not None

@@ -117,12 +117,13 @@ class SlotStoreMachine(RuleBasedStateMachine):
         sequences = data.draw(everyone, label="order")[:number]
         step = data.draw(st.integers(1, SHAPE.layers), label="layers at once")
         width = max(max(self.model[s].lengths) for s in sequences)
+        most = data.draw(st.sampled_from([None, width]), label="most")
         random = torch.Generator().manual_seed(seed)
         for start in range(0, SHAPE.layers, step):
             layers = slice(start, start + step)
             occupied = self.store.positions(layers, sequences, width) >= 0
             keep = (torch.rand(occupied.shape, generator=random) < density) & occupied
-            kept, stayed = self.store.compact(layers, sequences, keep.flatten(0, 1))
+            kept, stayed = self.store.compact(layers, sequences, keep.flatten(0, 1), most=most)
             for depth, layer in enumerate(range(start, start + step)):
                 for i, sequence in enumerate(sequences):
                     row = depth * number + i
