@@ -168,9 +168,15 @@ def _profile(
     policy = subject.policy(budget=budget, interval=bench.interval)
 
     def decode(policy: Policy, new_tokens: int, timings: Timings | None) -> None:
-        # A replayed graph runs no hooks.
+        # A replayed graph runs no hooks, and compiled layers no hooks of the modules inside them.
         engine = Engine(
-            model, tokenizer, policy, batch_size=len(rows), eos_token_ids=[], graphs=False
+            model,
+            tokenizer,
+            policy,
+            batch_size=len(rows),
+            eos_token_ids=[],
+            graphs=False,
+            compile=False,
         )
         list(
             engine.generate(

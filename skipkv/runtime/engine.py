@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipkv.errors import ConfigError, InputError
 from skipkv.models import load
 from skipkv.policy import Policy
+from skipkv.runtime.compiled import Compile, compiled_layers
 from skipkv.runtime.completion import THINK, Completion, Stats, split_thinking
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.prefill import PREFILL_CHUNK
@@ -93,6 +94,11 @@ class Engine:
             in sooner; what is kept and decoded does not depend on it.
         graphs: on CUDA, under a budget in tokens, replay decode steps as one recorded graph; where
             that fails, a warning says why and steps are launched one by one.
+        compile: compile the decoder layers for decode steps, which takes seconds at the first of
+            them; "auto" does so on CUDA. The name of a backend of `torch.compile` does so with that
+            backend. Cache, attention and prompts stay as they are. Compiled layers round less
+            often, so in half precision tokens may part where two logits nearly tie. Where compiling
+            fails, a warning says why and layers stay as they are.
 
     Raises:
         UnsupportedModelError: an architecture or a kind of layer the engine does not decode.
@@ -119,6 +125,7 @@ class Engine:
         eos_token_ids: int | Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
+        compile: Compile = "auto",
     ) -> None:
         check_given(model, tokenizer, policy, user="Engine")
         model = causal_lm(model, user="Engine")
@@ -144,6 +151,7 @@ class Engine:
         self.batch_size = batch_size
         self.prefill_chunk = prefill_chunk
         self._graphs = graphs
+        self._compiled = compiled_layers(model, compile)
         given = None if eos_token_ids is None else whole_numbers("eos_token_ids", eos_token_ids)
         self._eos = _eos(model, tokenizer) if given is None else frozenset(given)
         self._text = TokenText(tokenizer)
@@ -161,6 +169,7 @@ class Engine:
         eos_token_ids: int | Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
+        compile: Compile = "auto",
         trust_remote_code: bool = False,
     ) -> "Engine":
         """An engine for a model on disk or on the hub.
@@ -174,6 +183,7 @@ class Engine:
             eos_token_ids: as for the constructor.
             prefill_chunk: as for the constructor.
             graphs: as for the constructor.
+            compile: as for the constructor.
             trust_remote_code: run Python code that comes with the model; without it none runs.
 
         Raises:
@@ -192,6 +202,7 @@ class Engine:
             eos_token_ids=eos_token_ids,
             prefill_chunk=prefill_chunk,
             graphs=graphs,
+            compile=compile,
         )
 
     def __repr__(self) -> str:
@@ -527,6 +538,7 @@ class Engine:
                 text=self._text,
                 trace=trace,
                 longest=max(o.prompt_tokens + o.max_new_tokens for o in first) if known else None,
+                compiled=self._compiled,
             )
         loop = DecodeLoop(
             session,

@@ -142,9 +142,8 @@ class _Shape:
 
     def run(self, processors: LogitsProcessorList) -> None:
         """What the device does; nothing here depends on what only the host knows."""
-        with self._session.run(self._pass) as arguments:
-            output = self._session.model(**arguments, logits_to_keep=1)
-        self.chosen.copy_(choose(output.logits[:, -1], processors, self._uniforms))
+        logits = self._session.logits(self._pass)
+        self.chosen.copy_(choose(logits, processors, self._uniforms))
 
     def count(self) -> None:
         """What the host does."""

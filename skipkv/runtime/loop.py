@@ -19,7 +19,7 @@ from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
 from skipkv.runtime.seam import borrowed, evaluating
 from skipkv.runtime.sequence import Order, Sequence
-from skipkv.runtime.session import Pass, Session
+from skipkv.runtime.session import Session
 from skipkv.runtime.slots import on_device
 from skipkv.runtime.stopping import StopFinder
 from skipkv.runtime.text import TokenText
@@ -220,7 +220,9 @@ class DecodeLoop:
             ],
             device=self._device,
         )
-        logits = self._logits(self._session.prompts(lane, [len(chunk) for chunk in chunks], ids))
+        logits = self._session.logits(
+            self._session.prompts(lane, [len(chunk) for chunk in chunks], ids)
+        )
         self._compress([n for n in newcomers if n.reading.at_end])
         joining, rows = [], []
         for row, first in enumerate(newcomers):
@@ -295,7 +297,7 @@ class DecodeLoop:
         if recorded is not None and not recorded.failed:
             return recorded.step(last, drawn)
         ids = last.clamp_min(0)[:, None]  # there may be rows without a token
-        return _choose(self._logits(self._session.step(ids, known=known)), alike, drawn)
+        return _choose(self._session.logits(self._session.step(ids, known=known)), alike, drawn)
 
     def _recorded_steps(self, alike: abc.Sequence[_Alike]) -> RecordedSteps | None:
         """Steps recorded as a graph, where there are any for all sequences that decode now."""
@@ -311,12 +313,6 @@ class DecodeLoop:
                 record=self._record,
             )
         return self._recorded if self._recorded_way == only.sampling.way else None
-
-    def _logits(self, pass_: Pass) -> Float[Tensor, "B V"]:
-        """Run a pass; returns the logits of its last column."""
-        with self._session.run(pass_) as arguments:
-            output = self._model(**arguments, logits_to_keep=1)
-        return output.logits[:, -1]  # type: ignore[no-any-return]
 
     def _drawn(self, sequences: abc.Sequence[Sequence], steps: int) -> Float[Tensor, "n K"] | None:
         """The random numbers of these sequences' next steps; zeros for one decoded greedily."""

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -237,6 +238,17 @@ def _attention_forward(
 
 AttentionInterface.register(NAME, _attention_forward)
 AttentionMaskInterface.register(NAME, _mask_function)
+
+
+@cache
+def stay_uncompiled() -> None:
+    """Keep our cache and attention out of all that torch compiles from now on.
+
+    What is compiled calls them as they are. This is done once and only if layers are compiled,
+    because importing the compiler takes a second.
+    """
+    SlotCache.update = torch.compiler.disable(SlotCache.update)  # type: ignore[method-assign]
+    AttentionInterface.register(NAME, torch.compiler.disable(_attention_forward))
 
 
 # --- the exclusive use of a model ---------------------------------------------------------------

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from skipkv.errors import SkipKVError
 from skipkv.policy import Policy
 from skipkv.runtime import checked
+from skipkv.runtime.compiled import CompiledLayers
 from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, compress
@@ -73,6 +74,7 @@ class Session:
         text: TokenText | None,
         trace: bool = False,
         longest: int | None = None,
+        compiled: CompiledLayers | None = None,
     ) -> None:
         """Allocate what these sequences need.
 
@@ -83,11 +85,13 @@ class Session:
             text: of tokens, where the policy reads any.
             trace: whether events are recorded.
             longest: tokens that one of them can come to, prompt included; None where it is unknown.
+            compiled: the model's layers for decode steps; None leaves them as they are.
         """
         config = model.config
         self.model = model
         self.policy = policy
         self._text = text
+        self._compiled = compiled
         self.traces = trace
         self._layers = full_attention_layers(config)
         fixed = None if policy.budget is None else policy.budget.capacity
@@ -351,6 +355,32 @@ class Session:
             self._hidden.add(forward, states[:, 0])
         else:
             self._read_prompt(forward, pass_.ids, states)
+
+    def logits(self, pass_: Pass) -> Float[Tensor, "B V"]:
+        """Run a pass; returns the logits of its last column."""
+
+        def last() -> Float[Tensor, "B V"]:
+            output = self.model(**arguments, logits_to_keep=1)
+            return output.logits[:, -1]  # type: ignore[no-any-return]
+
+        with self.run(pass_) as arguments:
+            layers, rows = self._compiled, len(pass_.ids)
+            if layers is None or layers.failed or not isinstance(pass_.forward, DecodeForward):
+                return last()
+            if layers.trusts(rows):
+                with layers.exchanged():
+                    return last()
+            # A trial. All that it writes is written again by the pass itself, except sums.
+            received = self.store.attention
+            before = None if received is None else received.clone()
+            tried = layers.attempt(last)
+            self.cache.begin(pass_.forward)
+            if received is not None and before is not None:
+                received.copy_(before)
+            found = last()
+            if tried is not None:
+                layers.compare(tried, found, self.model.dtype)
+            return found
 
     def _begin_steering(self, steering: Steering, pass_: Pass) -> None:
         forward, ids = pass_.forward, pass_.ids
