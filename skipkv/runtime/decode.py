@@ -68,8 +68,9 @@ class DecodeForward:
         self._all_values = store.values.view(-1, store.shape.dim)
         self.positions: Int[Tensor, "B 1"] = torch.empty(count, 1, dtype=torch.long, device=device)
         # The rest is used only where not all heads hold equally many entries.
-        self._lengths = torch.empty(depth, count, heads, dtype=torch.long, device=device)
-        self._slots = torch.empty_like(self._lengths)  # newest slots, indices into the whole store
+        self._lengths = torch.empty(depth, count, heads, dtype=torch.int32, device=device)
+        # newest slots, indices into the whole store
+        self._slots = torch.empty_like(self._lengths, dtype=torch.long)
         # Where the heads of every lane hold equally many, they share the mask of the first head.
         some = slice(0, 1 if level else None)
         self._masked = self._lengths[some, :, some]

@@ -19,12 +19,17 @@ from skipkv.runtime import kernels
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.sampling import choose
 from skipkv.runtime.session import Session
+from skipkv.runtime.slots import SlotStore
 
 Record = Callable[[Callable[[], None]], Callable[[], object]]
 """Records what a function does; returns a function that replays it. It may run it meanwhile."""
 
 # Steps done one by one before the recording: libraries set themselves up in the first.
 _WARM = 2
+# Layers that the trial of attention reads in turn, so that it reads from memory.
+_TRIED = 8
+_chosen: dict[tuple[object, ...], str] = {}
+"""The names of the kernels that trials in this process have chosen, by device and shapes."""
 
 
 def recorder(device: torch.device) -> Record | None:
@@ -112,9 +117,22 @@ class RecordedSteps:
             store = self._session.store
             self._kernel = kernels.sdpa
             if store.keys.device.type != "cpu":
-                keys = store.keys[0, :count]
-                self._kernel = kernels.CANDIDATES[kernels.fastest(keys, store.shape.groups)]
+                self._kernel = kernels.CANDIDATES[_chosen_for(store, count)]
         return self._kernel
+
+
+def _chosen_for(store: SlotStore, count: int) -> str:
+    """The name of the fastest attention for the first `count` lanes of a store."""
+    some = min(_TRIED, store.shape.layers)
+    keys, values = store.keys[:some, :count], store.values[:some, :count]
+    case = keys.device, keys.dtype, *keys.shape, store.shape.groups
+    if case not in _chosen:
+        try:
+            pairs = list(zip(keys, values, strict=True))
+            _chosen[case] = kernels.fastest(pairs, store.shape.groups)
+        except torch.OutOfMemoryError:  # the trial needs twice the memory of a layer
+            return "sdpa"
+    return _chosen[case]
 
 
 class _Shape:

@@ -7,8 +7,8 @@ the shape. So `fastest` measures them on accelerators.
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor]
 """query [B H G D], keys and values [B H L D], bias [B H 1 L], lengths [B H], scale -> [B H G D]."""
+
+Layers = Sequence[tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L D"]]]
+"""Keys and values of some layers."""
 
 
 def sdpa(
@@ -66,7 +69,6 @@ def varlen(
 
     batch, heads, groups, size = query.shape
     slots, number = key.shape[2], batch * heads
-    ends = torch.arange(number + 1, dtype=torch.int32, device=query.device)
     grouped = "enable_gqa" in inspect.signature(varlen_attn).parameters
     queries = 1 if grouped else groups
     options: dict[str, Any] = {"enable_gqa": True} if grouped else {}
@@ -74,8 +76,8 @@ def varlen(
         query.reshape(number * queries, groups // queries, size),
         key.reshape(-1, 1, size),
         value.reshape(-1, 1, size),
-        ends * queries,
-        ends * slots,
+        _ends(number, queries, query.device),
+        _ends(number, slots, query.device),
         queries,
         slots,
         scale=scale,
@@ -85,65 +87,140 @@ def varlen(
     return cast(Tensor, output).view(batch, heads, groups, size)
 
 
-CANDIDATES: Mapping[str, Kernel] = {"sdpa": sdpa, "matmul": matmul, "varlen": varlen}
+def flash(
+    query: Float[Tensor, "B H G D"],
+    key: Float[Tensor, "B H L D"],
+    value: Float[Tensor, "B H L D"],
+    bias: Float[Tensor, "B H 1 L"],
+    lengths: Int[Tensor, "B H"],
+    scale: float,
+) -> Float[Tensor, "B H G D"]:
+    """The operator inside `varlen`, with one query per KV head in every torch.
+
+    For one query with several heads it splits a long cache over the device; for several queries of
+    one head, which is what `varlen` has in an older torch, it does not.
+    """
+    batch, heads, groups, size = query.shape
+    slots, number = key.shape[2], batch * heads
+    output, *_ = torch.ops.aten._flash_attention_forward(
+        query.reshape(number, groups, size),
+        key.reshape(-1, 1, size),
+        value.reshape(-1, 1, size),
+        _ends(number, 1, query.device),
+        _ends(number, slots, query.device),
+        1,
+        slots,
+        0.0,
+        False,
+        False,
+        scale=scale,
+        seqused_k=lengths.flatten().to(torch.int32),
+    )
+    return cast(Tensor, output).view(batch, heads, groups, size)
 
 
-def fastest(
-    keys: Float[Tensor, "B H L D"],
+@cache
+def _ends(number: int, step: int, device: torch.device) -> Int[Tensor, "N"]:
+    """Where sequences of `step` tokens begin and end. It is kept, since recorded steps read it."""
+    with torch.inference_mode(False):
+        return torch.arange(number + 1, dtype=torch.int32, device=device) * step
+
+
+CANDIDATES: Mapping[str, Kernel] = {
+    "sdpa": sdpa,
+    "matmul": matmul,
+    "varlen": varlen,
+    "flash": flash,
+}
+
+
+def fastest(layers: Layers, groups: int, **options: Any) -> str:
+    """The name of the fastest way to attend on this device with these shapes.
+
+    Args:
+        layers: as for `trial`.
+        groups: as for `trial`.
+        options: as for `trial`.
+    """
+    found = trial(layers, groups, **options)
+    seconds = {name: took for name, took in found.items() if not isinstance(took, str)}
+    return min(seconds, key=lambda name: seconds[name])
+
+
+def trial(
+    layers: Layers,
     groups: int,
     *,
     candidates: Mapping[str, Kernel] = CANDIDATES,
     seconds: Callable[[Callable[[], object]], float] | None = None,
-) -> str:
-    """The name of the fastest way to attend on this device with these shapes.
+) -> dict[str, float | str]:
+    """The seconds that each way to attend takes; or why it cannot be taken.
 
-    A candidate that fails here, or whose result differs from that of `sdpa`, is left out.
+    A candidate that fails here, or whose result differs from that of `sdpa`, is left out. Where
+    heads differ in length is part of the trial. A call attends with one layer after the other, so
+    that it reads from memory and not from a cache of the device.
 
     Args:
-        keys: as the cache holds them, for their shape, strides, dtype and device; the numbers are
-            not read.
+        layers: keys and values of some layers, as the cache holds them. They are only read.
         groups: query heads per KV head.
         candidates: the kernels to choose from; "sdpa" must be among them.
-        seconds: measures a call; by default with a synchronized clock.
+        seconds: measures a call; by default on the device, as a recorded graph where there are any.
     """
+    keys = layers[0][0]
     timed = seconds or (lambda call: _seconds(call, keys.device))
     batch, heads, slots, size = keys.shape
     random = torch.Generator(keys.device).manual_seed(0)
+    place: Any = {"generator": random, "device": keys.device}
 
     def noise(*axes: int) -> Tensor:
-        drawn = torch.randn(axes, generator=random, device=keys.device)
-        return drawn.to(keys.dtype)
+        return torch.randn(axes, dtype=keys.dtype, **place)
 
-    query, values = noise(batch, heads, groups, size), noise(batch, heads, slots, size)
-    trial = torch.empty_like(keys).copy_(noise(batch, heads, slots, size))
-    lengths = torch.randint(1, slots + 1, (batch, heads), generator=random, device=keys.device)
-    empty = torch.arange(slots, device=keys.device) >= lengths[..., None]
-    bias = torch.zeros_like(empty, dtype=keys.dtype).masked_fill(empty, -torch.inf)[:, :, None]
-    inputs = query, trial, values, bias, lengths, size**-0.5
+    def limits(lengths: Int[Tensor, "B H"]) -> tuple[Tensor, Tensor]:
+        empty = torch.arange(slots, device=keys.device) >= lengths[..., None]
+        bias = torch.zeros_like(empty, dtype=keys.dtype).masked_fill(empty, -torch.inf)
+        return bias[:, :, None], lengths.int()
 
-    expected = sdpa(*inputs).float()
-    best, lowest = "sdpa", timed(lambda: sdpa(*inputs))
+    query, scale = noise(batch, heads, groups, size), size**-0.5
+    trial_keys, trial_values = noise(*keys.shape), noise(*keys.shape)
+    uneven = limits(torch.randint(1, slots + 1, (batch, heads), **place))
+    # as between two events: the cache is nearly full
+    full = limits(torch.randint(slots - slots // 8, slots + 1, (batch, heads), **place))
+
+    def attend(kernel: Kernel) -> None:
+        for some_keys, some_values in layers:
+            kernel(query, some_keys, some_values, *full, scale)
+
+    expected = sdpa(query, trial_keys, trial_values, *uneven, scale).float()
+    found: dict[str, float | str] = {}
     for name, kernel in candidates.items():
-        if name == "sdpa":
-            continue
         try:
-            agrees = torch.allclose(kernel(*inputs).float(), expected, atol=2e-2, rtol=2e-2)
-            took = timed(partial(kernel, *inputs)) if agrees else float("inf")
-        except Exception:  # the kernel is not built for this device, dtype or head size
-            continue
-        if took < lowest:
-            best, lowest = name, took
-    return best
+            output = kernel(query, trial_keys, trial_values, *uneven, scale).float()
+            if torch.allclose(output, expected, atol=2e-2, rtol=2e-2):
+                found[name] = timed(partial(attend, kernel))
+            else:
+                found[name] = "its result differs from that of sdpa"
+        except Exception as error:  # the kernel is not built for this device, dtype or head size
+            found[name] = f"{type(error).__name__}: {error}"
+    if isinstance(found["sdpa"], str):  # what it is compared with needs no time to be chosen
+        found["sdpa"] = float("inf")
+    return found
 
 
 def _seconds(call: Callable[[], object], device: torch.device, times: int = 20) -> float:
-    """How long a call takes, the device's work included."""
+    """How long a call takes. On CUDA it is recorded, as steps are: the host launches slowly."""
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        call = graph.replay
+        call()
 
     def wait() -> None:
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
 
-    call()
     wait()
     start = time.perf_counter()
     for _ in range(times):

@@ -258,6 +258,8 @@ class Session:
         return self._fixed
 
     def _reserve(self, room: int) -> None:
+        if room > self.store.capacity:
+            self._decode = None  # its views would keep the old cache alive
         ends = [sequence.most_tokens for sequence in self.sequences]
         known = [end for end in ends if end is not None]
         self.store.reserve(room, limit=max(known) if len(known) == len(ends) else None)
@@ -302,6 +304,7 @@ class Session:
         """
         forward, count = self._decode, len(ids)
         if forward is None or forward.last != count or not forward.current:
+            forward = None
             self._reserve(max(self.store.widths[:count]) + 1)
             forward = self._decode = DecodeForward(
                 self.store, self._layers, first=0, last=count, interval=self._interval

@@ -161,18 +161,16 @@ class SlotStore:
         return rows.gather(4, index)
 
     def reserve(self, capacity: int, *, limit: int | None = None) -> None:
-        """Make room for `capacity` entries; a store that grows at least doubles.
+        """Make room for `capacity` entries.
 
         Args:
             capacity: entries the store must have room for, per sequence, layer and head.
-            limit: the most entries there can ever be. The store does not grow further, and grows to
-                the limit at once where doubling would almost reach it.
+            limit: the most entries there can ever be.
         """
         if capacity <= self.capacity:
             return
-        wanted = max(capacity, 2 * self.capacity)
-        if limit is not None and limit <= 1.25 * wanted:
-            wanted = max(capacity, limit)
+        doubling = self.keys.device.type == "cpu"
+        wanted = grown_capacity(self.capacity, capacity, limit=limit, doubling=doubling)
         self.changes += 1
 
         def grown(tensor: Tensor, fill: Tensor | int = 0) -> Tensor:
@@ -183,7 +181,8 @@ class SlotStore:
             larger[:, :, :, held:] = fill
             return larger
 
-        self.keys, self.values = grown(self.keys), grown(self.values)
+        self.keys = grown(self.keys)  # one after the other: the old keys make room for new values
+        self.values = grown(self.values)
         self.dropped_before = grown(self.dropped_before, self.dropped[..., None])
         self.bias = grown(self.bias)
         if self.attention is not None:
@@ -280,6 +279,33 @@ class SlotStore:
         """All tensors with data of sequences; their axis 1 is the lane."""
         tensors = [self.keys, self.values, self.dropped, self.dropped_before]
         return tensors + [t for t in (self.attention, self.queries) if t is not None]
+
+
+def grown_capacity(now: int, needed: int, *, limit: int | None, doubling: bool) -> int:
+    """The slots that a store gets when it grows.
+
+    Args:
+        now: slots there are.
+        needed: slots there must be.
+        limit: the most there can ever be needed. The store does not grow further, and grows to the
+            limit at once where it would almost reach it.
+        doubling: a store that grows at least doubles. Otherwise it grows by an eighth and by 1024
+            slots at least: an accelerator copies a cache in the time of a step, and has less memory
+            than time to spare.
+
+    Example:
+        >>> grown_capacity(8192, 8193, limit=None, doubling=True)
+        16384
+        >>> grown_capacity(8192, 8193, limit=None, doubling=False)
+        9216
+        >>> grown_capacity(8192, 8193, limit=8500, doubling=False)
+        8500
+    """
+    wanted = max(needed, 2 * now if doubling else now + max(1024, now // 8))
+    nearly = 1.25 if doubling else 1.0
+    if limit is not None and limit <= nearly * wanted:
+        return max(needed, limit)
+    return wanted
 
 
 def _in_order(keep: Bool[Tensor, "R H L"], most: int) -> Int[Tensor, "R H K"]:

@@ -56,7 +56,7 @@ def choice(**extra: Any) -> str:
     """The choice where every further candidate takes half the time of the one before."""
     times = iter([8.0, 4.0, 2.0, 1.0])
     return kernels.fastest(
-        torch.zeros(2, 3, 16, 8),
+        [(torch.zeros(2, 3, 16, 8), torch.zeros(2, 3, 16, 8))],
         groups=2,
         candidates={"sdpa": kernels.sdpa, **extra},
         seconds=lambda call: (call(), next(times))[1],
@@ -71,4 +71,17 @@ def test_the_fastest_that_works_and_agrees_is_chosen() -> None:
 
 
 def test_candidates_are_really_timed() -> None:
-    assert kernels.fastest(torch.zeros(1, 1, 8, 4), groups=1) in kernels.CANDIDATES
+    layers = list(torch.randn(3, 2, 1, 1, 8, 4).unbind())
+    pairs = [(keys, values) for keys, values in layers]
+    assert kernels.fastest(pairs, groups=1) in kernels.CANDIDATES
+
+
+def test_a_trial_says_why_a_way_cannot_be_taken() -> None:
+    found = kernels.trial(
+        [(torch.zeros(2, 3, 16, 8), torch.zeros(2, 3, 16, 8))],
+        groups=2,
+        candidates={"sdpa": kernels.sdpa, "wrong": wrong, "missing": missing},
+    )
+    assert isinstance(found["sdpa"], float)
+    assert found["wrong"] == "its result differs from that of sdpa"
+    assert found["missing"] == "RuntimeError: not built for this device"
