@@ -3,10 +3,16 @@
 The cost of a policy is its time beyond the floor's. The floor has no events, stores no positions,
 and its batch never changes. It writes keys and values to a slot known beforehand, and attention
 reads all slots up to that one, grouped and without a mask.
+
+On a GPU that loop waits for its host. There the floor is `run_recorded_floor`: its layers are
+compiled and its step is a recorded graph, as under a policy. A graph always does the same, so each
+step reads all slots, which is what a recorded step under a policy has room for.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache as cached
 from typing import Any
 
 import torch
@@ -17,9 +23,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from skipkv.benchmark.recorder import Recorder
 from skipkv.benchmark.schedule import widths
+from skipkv.errors import SkipKVWarning
+from skipkv.runtime.compiled import CompiledLayers
+from skipkv.runtime.graph import Record
 from skipkv.runtime.seam import cache_name
 
 NAME = "skipkv_floor"
+# Steps done one by one before the recording, in which libraries set themselves up.
+_WARM = 2
 # Steps between two readings of the tokens, and so in a lap. It is the engine's number, because the
 # mean of a few steps has another distribution than single steps.
 _BURST = 16
@@ -66,6 +77,8 @@ class FloorLayer(CacheLayerMixin):
 class FloorCache(Cache):
     """Keys and values of all layers, `[layers, B, H, capacity, D]`, allocated once."""
 
+    layer_kind = FloorLayer
+
     def __init__(self, past: Sequence[tuple[Tensor, Tensor]], *, capacity: int, held: int) -> None:
         batch, heads, _, dim = past[0][0].shape
         shape = (len(past), batch, heads, capacity, dim)
@@ -73,7 +86,8 @@ class FloorCache(Cache):
         for layer, (keys, values) in enumerate(past):
             self.keys[layer, :, :, :held] = keys[:, :, -held:]
             self.values[layer, :, :, :held] = values[:, :, -held:]
-        self._own = [FloorLayer(k, v) for k, v in zip(self.keys, self.values, strict=True)]
+        kind = self.layer_kind
+        self._own = [kind(k, v) for k, v in zip(self.keys, self.values, strict=True)]
         super().__init__(layers=list(self._own))
 
     def attend_to(self, width: int) -> None:
@@ -103,9 +117,11 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
 
 
 @contextmanager
-def floor_attention(model: PreTrainedModel) -> Iterator[None]:
+def floor_attention(
+    model: PreTrainedModel, attention: Callable[..., Any] | None = None
+) -> Iterator[None]:
     """Within this context the model attends without a mask."""
-    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(NAME, attention or attend)
     AttentionMaskInterface.register(NAME, _no_mask)
     before = model.config._attn_implementation
     try:
@@ -138,12 +154,8 @@ def run_floor(
     """
     length, name = prompts.shape[1], cache_name(model)
     schedule = list(widths(length, new_tokens - 1, budget=budget, interval=interval))
-    prefilled = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
-    last = prefilled.logits[:, -1].argmax(dim=-1)
-    past = [(layer.keys, layer.values) for layer in getattr(prefilled, name).layers]
     held = min(length, budget)
-    cache = FloorCache(past, capacity=max([held, *schedule]), held=held)
-    del prefilled, past
+    last, cache = _prefilled(model, prompts, FloorCache, capacity=max([held, *schedule]), held=held)
     read: list[list[int]] = last[:, None].tolist()
     recorder.lap("prefill")
     unread: list[Tensor] = []
@@ -161,6 +173,131 @@ def run_floor(
             last = output.logits[:, -1].argmax(dim=-1)
             position += 1
             unread.append(last)
+            if len(unread) == _BURST:
+                _read(unread, read, recorder)
+        if unread:
+            _read(unread, read, recorder)
+    return torch.tensor(read), cache
+
+
+def _prefilled(
+    model: PreTrainedModel,
+    prompts: Int[Tensor, "B P"],
+    kind: type[FloorCache],
+    *,
+    capacity: int,
+    held: int,
+) -> tuple[Int[Tensor, "B"], FloorCache]:
+    """The first token after each prompt, and a cache of the last `held` entries."""
+    output = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
+    last = output.logits[:, -1].argmax(dim=-1)
+    past = [(layer.keys, layer.values) for layer in getattr(output, cache_name(model)).layers]
+    return last, kind(past, capacity=capacity, held=held)
+
+
+class _FixedLayer(FloorLayer):
+    """Writes to the slot that a tensor holds, and returns all slots."""
+
+    slot: Int[Tensor, "1"]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the newest entry to the slot; return all."""
+        self._keys.index_copy_(2, self.slot, key_states)
+        self._values.index_copy_(2, self.slot, value_states)
+        return self._keys, self._values
+
+
+class _FixedCache(FloorCache):
+    """A `FloorCache` whose steps are all the same operations on the same tensors."""
+
+    layer_kind = _FixedLayer
+
+    def start_at(self, slot: int) -> Int[Tensor, "1"]:
+        """A tensor with the slot that the next step writes to."""
+        at = torch.full((1,), slot, dtype=torch.long, device=self.keys.device)
+        for layer in self._own:
+            layer.slot = at  # type: ignore[attr-defined]
+            layer.width = self.keys.shape[3]
+        return at
+
+
+@cached
+def _outside_the_compiler() -> tuple[type[_FixedCache], Callable[..., Any]]:
+    """The cache and the attention, not to be compiled: as under a policy."""
+
+    class Cache(_FixedCache):
+        update = torch.compiler.disable(_FixedCache.update)
+
+    return Cache, torch.compiler.disable(attend)
+
+
+@torch.inference_mode()
+def run_recorded_floor(
+    model: PreTrainedModel,
+    prompts: Int[Tensor, "B P"],
+    *,
+    new_tokens: int,
+    budget: int,
+    interval: int,
+    recorder: Recorder,
+    record: Record | None,
+    layers: CompiledLayers | None,
+) -> tuple[Int[Tensor, "B N"], FloorCache]:
+    """Decode greedily with steps that are all the same; returns the tokens and the cache.
+
+    The slots after the budget are used in turn. Before they are used they hold copies of entries,
+    because every step reads them all.
+
+    Args:
+        model: as for `run_floor`.
+        prompts: as for `run_floor`; at least `interval` tokens long.
+        new_tokens: tokens to decode.
+        budget: entries beside those of an interval.
+        interval: slots that are used in turn.
+        recorder: records time and memory.
+        record: how steps are recorded; None launches them one by one.
+        layers: the model's layers, compiled; None leaves them as they are.
+    """
+    length = prompts.shape[1]
+    held = min(length, budget)
+    kind, attention = (_FixedCache, attend) if layers is None else _outside_the_compiler()
+    last, cache = _prefilled(model, prompts, kind, capacity=held + interval, held=held)
+    assert isinstance(cache, _FixedCache)
+    for tensor in (cache.keys, cache.values):
+        tensor[..., held:, :] = tensor[..., :interval, :]
+    slot, position = cache.start_at(held), torch.full_like(last[:, None], length)
+    read: list[list[int]] = last[:, None].tolist()
+    recorder.lap("prefill")
+    arguments = {cache_name(model): cache, "position_ids": position, "use_cache": True}
+
+    def logits() -> Float[Tensor, "B V"]:
+        output = model(input_ids=last[:, None], logits_to_keep=1, **arguments)
+        return output.logits[:, -1]  # type: ignore[no-any-return]
+
+    def step() -> None:
+        last.copy_(logits().argmax(dim=-1))
+        position.add_(1)
+        slot.sub_(held - 1).remainder_(interval).add_(held)
+
+    unread: list[Tensor] = []
+    replay: Callable[[], object] | None = None
+    with floor_attention(model, attention), ExitStack() as compiled:
+        if layers is not None and layers.attempt(logits) is not None:
+            compiled.enter_context(layers.exchanged())
+        for number in range(new_tokens - 1):
+            if number == _WARM and record is not None:
+                try:
+                    replay = record(step)
+                except Exception as cause:
+                    warnings.warn(
+                        f"The floor is not recorded: {type(cause).__name__}: {cause}",
+                        SkipKVWarning,
+                        stacklevel=2,
+                    )
+            step() if replay is None else replay()
+            unread.append(last.clone())
             if len(unread) == _BURST:
                 _read(unread, read, recorder)
         if unread:

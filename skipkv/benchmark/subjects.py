@@ -8,7 +8,7 @@ import torch
 
 from skipkv import presets
 from skipkv.benchmark.case import Job
-from skipkv.benchmark.floor import run_floor
+from skipkv.benchmark.floor import run_floor, run_recorded_floor
 from skipkv.benchmark.isolation import Answer
 from skipkv.benchmark.memory import meter_for
 from skipkv.benchmark.recorder import Recorder
@@ -16,7 +16,8 @@ from skipkv.benchmark.schedule import most
 from skipkv.errors import ConfigError
 from skipkv.evaluation.candidates import Candidate, parse_candidates
 from skipkv.policy import Policy
-from skipkv.runtime import Engine, Sampling
+from skipkv.runtime import Engine, Sampling, graph
+from skipkv.runtime.compiled import CompiledLayers
 from skipkv.steerers import SteeringVector
 
 FLOOR, DYNAMIC, STATIC, KVPRESS = "floor", "generate_dynamic", "generate_static", "kvpress"
@@ -120,7 +121,10 @@ class PolicySubject:
 
 @attrs.frozen(kw_only=True)
 class FloorSubject:
-    """The simplest loop over the same model at the same cache length."""
+    """The simplest loop over the same model at the same cache length.
+
+    On CUDA its layers are compiled and its steps are recorded, as under a policy.
+    """
 
     label: str = FLOOR
     takes_budget: bool = True
@@ -133,20 +137,18 @@ class FloorSubject:
         return most(job.prompt_tokens, steps, budget=job.budget, interval=job.interval)
 
     def measure(self, job: Job) -> Answer:
-        """Decode with `run_floor`."""
+        """Decode with `run_floor`, on CUDA with `run_recorded_floor`."""
         prompts = torch.tensor(job.prompts, device=job.model.device)
         assert job.budget is not None
-        budget = job.budget
+        options: dict[str, Any] = {"budget": job.budget, "interval": job.interval}
+        run: Callable[..., Any] = run_floor
+        if job.model.device.type == "cuda":
+            run = run_recorded_floor
+            options["record"] = graph.recorder(job.model.device)
+            options["layers"] = CompiledLayers(job.model)
 
         def decode(new_tokens: int, recorder: Recorder) -> None:
-            run_floor(
-                job.model,
-                prompts,
-                new_tokens=new_tokens,
-                budget=budget,
-                interval=job.interval,
-                recorder=recorder,
-            )
+            run(job.model, prompts, new_tokens=new_tokens, recorder=recorder, **options)
 
         return recorded(job, decode)
 
