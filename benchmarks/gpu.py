@@ -1,103 +1,495 @@
-"""Measures one GPU with a 7B's shape: steps and the bytes they read, events, full caches, capacity.
+"""Measures one GPU in parts that can be stopped and resumed, the most telling first.
 
-    python benchmarks/gpu.py --output runs/gpu.json
+    python benchmarks/gpu.py --output runs/gpu --seconds 600
 
-Weights are random, so none are downloaded. `benchmarks/gpu.sh` runs this after the tests. With a
-small config it runs on a CPU too (`--device cpu`), to check that it works.
+Every part appends one line to `gpu.jsonl` in the output's folder. A part that has a line is not
+measured again, so the same command goes on where a run was stopped, by whatever: a part that kills
+the process, or takes longer than it may, gets a line that says so at the next start.
+`benchmarks/gpu_table.py` makes tables of the lines. Weights are random, so none are downloaded.
+With small configs it runs on a CPU too (`--device cpu`), to check that it works.
 """
 
-import itertools
 import json
+import os
 import statistics
+import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import attrs
 import torch
+import transformers
 import typer
 from transformers import DynamicCache
 
-from skipkv import __version__, presets
+from skipkv import __version__
 from skipkv._calls import is_out_of_memory
 from skipkv.benchmark import Case, Job, Measurement, Subject, baselines_of, policies_of
 from skipkv.benchmark.isolation import guarded
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.schedule import widths
+from skipkv.benchmark.subjects import PolicySubject
 from skipkv.models import load
-from skipkv.runtime import Engine, Sampling
+from skipkv.runtime import Engine, Sampling, kernels
 from skipkv.runtime.seam import cache_name
 from skipkv.runtime.support import cache_shape
+from skipkv.runtime.timing import Timings
 
-CONFIG = Path(__file__).parent / "configs" / "deepseek-r1-distill-qwen-7b.json"
+CONFIGS = Path(__file__).parent / "configs"
+MODELS = {
+    "7b": CONFIGS / "deepseek-r1-distill-qwen-7b.json",
+    "1.5b": CONFIGS / "deepseek-r1-distill-qwen-1.5b.json",
+}
+LIMIT = 45.0
+"""Seconds that a part may take."""
+# Decode steps in a profile.
+_PROFILED = 16
+
+
+@attrs.frozen(kw_only=True)
+class Setting:
+    """What all parts share.
+
+    Args:
+        device: of the models.
+        dtype: of their weights.
+        configs: a transformers config.json per model's name.
+        batch: sequences decoded together, where a part does not say.
+        budget: entries per KV head, likewise.
+        interval: steps between two events.
+        new_tokens: tokens decoded by each policy of the first parts.
+        steps: steps timed of a full cache.
+        room: tokens per sequence in the search for room.
+        trials: batch sizes tried in it.
+    """
+
+    device: str = "cuda"
+    dtype: str = "bfloat16"
+    configs: dict[str, Path] = attrs.field(factory=lambda: dict(MODELS))
+    batch: int = 10
+    budget: int = 1024
+    interval: int = 128
+    new_tokens: int = 400
+    steps: int = 12
+    room: int = 16384
+    trials: int = 7
+
+
+class Bench:
+    """The parts, by name, with the models they need. One model at a time is on the device."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.device = torch.device(setting.device)
+        self._loaded: tuple[str, Any, Any] | None = None
+        self._bandwidth: float | None = None
+
+    def model(self, name: str) -> tuple[Any, Any]:
+        """A model and its tokenizer."""
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None
+            _tidy(self.device)
+            model, tokenizer = load(
+                f"random:{self.setting.configs[name]}",
+                dtype=self.setting.dtype,
+                device=self.setting.device,
+            )
+            model.config.max_position_embeddings = 2**20
+            self._loaded = name, model, tokenizer
+        return self._loaded[1:]
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that a copy within the device moves."""
+        if self._bandwidth is None:
+            self._bandwidth = copy_bandwidth(self.device)
+        return self._bandwidth
+
+    def about(self) -> dict[str, Any]:
+        """The device and the versions."""
+        found: dict[str, Any] = {
+            "skipkv": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": self.device.type,
+            "copy_bytes_per_second": self.bandwidth,
+        }
+        if self.device.type == "cuda":
+            properties = torch.cuda.get_device_properties(self.device)
+            found |= {"device": properties.name, "memory_bytes": properties.total_memory}
+        return found
+
+    def job(self, name: str, *, budget: int | None = None) -> Job:
+        """The work of the first parts: prompts as long as the budget."""
+        model, tokenizer = self.model(name)
+        s, budget = self.setting, budget or self.setting.budget
+        return Job(
+            model=model,
+            tokenizer=tokenizer,
+            prompts=prompts(tokenizer, count=s.batch, tokens=budget, seed=0),
+            new_tokens=s.new_tokens,
+            interval=s.interval,
+            budget=budget,
+            every=s.new_tokens,
+        )
+
+    def warm_up(self) -> dict[str, Any]:
+        """Load the first model and compile its layers."""
+        job = self.job("7b")
+        policy = self.policy("7b", "rkv", self.setting.budget)
+        engine = Engine(
+            job.model, job.tokenizer, policy, batch_size=len(job.prompts), eos_token_ids=[]
+        )
+        greedy = Sampling()
+        list(engine.generate(job.prompts, max_new_tokens=4, sampling=greedy, progress=False))
+        return {}
+
+    def steps(self, name: str, subject: str, **options: Any) -> dict[str, Any]:
+        """A subject's steps and events, and the time to read the bytes of a step."""
+        job = self.job(name)
+        found: Subject
+        if subject == "floor":
+            [found] = baselines_of(["floor"], kvpress=None)
+        else:
+            [found] = policies_of([subject], settings={}, config=job.model.config)
+            if options:
+                found = attrs.evolve(found, engine=options)  # type: ignore[arg-type]
+        return decoded(found, job, self.bandwidth)
+
+    def policy(self, name: str, subject: str, budget: int) -> Any:
+        """A policy of the table: `skipkv` steers with a random vector."""
+        model, _ = self.model(name)
+        [found] = policies_of([subject], settings={}, config=model.config)
+        assert isinstance(found, PolicySubject)
+        return found.policy(budget=budget, interval=self.setting.interval)
+
+    def cell(self, name: str, subject: str, budget: int, batch: int) -> dict[str, Any]:
+        """A cell of the table: sampled answers to few prompts, whose passes they share.
+
+        The first event and the steps before it warm up; the rest is timed.
+        """
+        model, tokenizer = self.model(name)
+        s, count = self.setting, min(10, batch)
+        policy = self.policy(name, subject, budget)
+        engine = Engine(model, tokenizer, policy, batch_size=batch, eos_token_ids=[])
+        timings = Timings()
+        _reset(self.device)
+        done = list(
+            engine.generate(
+                list(prompts(tokenizer, count=count, tokens=budget, seed=0)),
+                max_new_tokens=2 * s.interval + 2,
+                sampling=Sampling(temperature=0.6, n=batch // count),
+                progress=False,
+                timings=timings,
+            )
+        )
+        for completion in done:
+            if completion.error is not None:
+                raise completion.error
+        step = statistics.median(timings.steps[s.interval :])
+        event = statistics.median(timings.events[1:] or timings.events or [0.0])
+        whole = step + event / s.interval
+        reads = weight_bytes(model) + len(done) * entry_bytes(model) * (budget + s.interval / 2)
+        return {
+            "batch": len(done),
+            "budget": budget,
+            "step_ms": 1e3 * step,
+            "event_ms": 1e3 * event,
+            "bytes_ms": 1e3 * reads / self.bandwidth,
+            "tokens_per_second": len(done) / whole,
+            "seconds_for_8192_tokens": 8192 * whole,
+            "peak_bytes": _peak(self.device),
+        }
+
+    def full(self, name: str, length: int, batch: int) -> dict[str, Any]:
+        """A step of generate() with a dynamic cache that already holds `length` entries.
+
+        The cache is filled with zeros, because its content does not change the time of a step.
+        """
+        model, _ = self.model(name)
+        _reset(self.device)
+        times = _continued(model, batch, length, self.setting.steps)
+        step = statistics.median(times[1:])
+        return {
+            "batch": batch,
+            "length": length,
+            "step_ms": 1e3 * step,
+            "tokens_per_second": batch / step,
+            "peak_bytes": _peak(self.device),
+        }
+
+    def prefill(self, name: str, batch: int, tokens: int) -> dict[str, Any]:
+        """The time to the first tokens of prompts under `rkv`, the second time of two."""
+        model, tokenizer = self.model(name)
+        policy = self.policy(name, "rkv", self.setting.budget)
+        engine = Engine(model, tokenizer, policy, batch_size=batch, eos_token_ids=[])
+        given = list(prompts(tokenizer, count=batch, tokens=tokens, seed=0))
+        took = []
+        for _ in range(2):
+            _reset(self.device)
+            begun = time.perf_counter()
+            greedy = Sampling()
+            list(engine.generate(given, max_new_tokens=1, sampling=greedy, progress=False))
+            took.append(time.perf_counter() - begun)
+        operations = 2 * batch * tokens * weight_bytes(model) / model.dtype.itemsize
+        return {
+            "batch": batch,
+            "prompt_tokens": tokens,
+            "seconds": took[-1],
+            "tokens_per_second": batch * tokens / took[-1],
+            "weights_tflops": operations / took[-1] / 1e12,
+            "peak_bytes": _peak(self.device),
+        }
+
+    def attention(self, name: str, batch: int) -> dict[str, Any]:
+        """The time of each way to attend in a recorded step, for 8 layers; or why not."""
+        s, shape = self.setting, cache_shape(self.model(name)[0].config)
+        axes = 8, batch, shape.heads, s.budget + s.interval, shape.dim
+        dtype = getattr(torch, s.dtype)
+        keys, values = (torch.randn(axes, dtype=dtype, device=self.device) for _ in range(2))
+        found = kernels.trial(list(zip(keys, values, strict=True)), shape.groups)
+        reads = 2 * keys.numel() * keys.element_size()
+        return {
+            "batch": batch,
+            "bytes_ms_per_layer": 1e3 * reads / self.bandwidth / 8,
+            "ms_per_layer": {
+                way: took if isinstance(took, str) else 1e3 * took / 8
+                for way, took in found.items()
+            },
+        }
+
+    def profile(self, name: str, subject: str) -> dict[str, Any]:
+        """The kernels that take most of the time of steps with one event, and of that event."""
+        from torch.profiler import ProfilerActivity, profile
+
+        model, tokenizer = self.model(name)
+        s = self.setting
+        engine = Engine(
+            model, tokenizer, self.policy(name, subject, s.budget), batch_size=s.batch,
+            eos_token_ids=[],
+        )  # fmt: skip
+        given = list(prompts(tokenizer, count=s.batch, tokens=s.budget, seed=0))
+
+        def decode(rows: Sequence[Sequence[int]], new_tokens: int) -> None:
+            greedy = Sampling()
+            list(engine.generate(rows, max_new_tokens=new_tokens, sampling=greedy, progress=False))
+
+        decode(given, 4)
+        kinds = [ProfilerActivity.CPU]
+        if self.device.type == "cuda":
+            kinds = [ProfilerActivity.CUDA]
+        found: dict[str, Any] = {"steps": _PROFILED}
+        # A prompt as long as the budget has an event at its first step, a shorter one has none.
+        shorter = [prompt[: -s.interval // 2] for prompt in given]
+        for what, rows in (("prompt and steps", shorter), ("and an event", given)):
+            with profile(activities=kinds) as profiler:
+                decode(rows, _PROFILED + 1)
+            found[what] = [
+                {"name": e.key[:90], "count": e.count, "ms": _device_ms(e)}
+                for e in sorted(profiler.key_averages(), key=_device_ms, reverse=True)[:40]
+            ]
+        return found
+
+    def room(self, name: str) -> dict[str, Any]:
+        """How many sequences fit: computed from their entries, and by trial."""
+        model, _ = self.model(name)
+        s, per_entry = self.setting, entry_bytes(model)
+        due = {"full": s.room * per_entry, "budget": (s.budget + s.interval) * per_entry}
+        _tidy(self.device)
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 2**22
+        by_bytes = {kind: free // size for kind, size in due.items()}
+        full = largest(
+            lambda n: self._fits(lambda: _continued(model, n, s.room - 3, 2)),
+            max(1, by_bytes["full"]),
+            s.trials,
+        )
+        rkv = largest(
+            lambda n: self._fits(lambda: self._decode_few(name, n)),
+            max(1, by_bytes["budget"] * 9 // 10),
+            s.trials,
+        )
+        return {
+            "tokens": s.room,
+            "bytes_per_sequence": due,
+            "free_bytes": free,
+            "by_bytes": by_bytes,
+            "full": full,
+            "rkv": rkv | {"times_full": rkv["fits"] / max(1, full["fits"])},
+        }
+
+    def _decode_few(self, name: str, sequences: int) -> None:
+        """Fill the lanes of `rkv` past their first event; samples share one short prompt."""
+        model, tokenizer = self.model(name)
+        s = self.setting
+        policy = self.policy(name, "rkv", s.budget)
+        engine = Engine(
+            model, tokenizer, policy, batch_size=sequences, eos_token_ids=[], compile=False
+        )
+        given = list(prompts(tokenizer, count=1, tokens=s.budget, seed=0))
+        sampling = Sampling(temperature=1.0, n=sequences)
+        list(
+            engine.generate(given, max_new_tokens=s.interval + 2, sampling=sampling, progress=False)
+        )
+
+    def _fits(self, work: Callable[[], Any]) -> bool:
+        try:
+            work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            _tidy(self.device)
+        return True
+
+    def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        """All parts, the most telling first."""
+        found: dict[str, Callable[[], dict[str, Any]]] = {"device": self.about}
+
+        def add(name: str, method: Callable[..., dict[str, Any]], *args: Any, **kw: Any) -> None:
+            found[name] = lambda: method(*args, **kw)
+
+        def cells(model: str, budget: int, *cases: tuple[str, int]) -> None:
+            for subject, batch in cases:
+                name = f"table/{model}/{budget}/{subject}/{batch}"
+                add(name, self.cell, model, subject, budget, batch)
+
+        def full(model: str, *cases: tuple[int, int]) -> None:
+            for length, batch in cases:
+                add(f"full/{model}/{length}/{batch}", self.full, model, length, batch)
+
+        near, far = self.setting.budget, 2 * self.setting.budget
+        add("steps/7b/rkv", self.steps, "7b", "rkv")
+        add("steps/7b/streaming_llm", self.steps, "7b", "streaming_llm")
+        add("steps/7b/floor", self.steps, "7b", "floor")
+        add("steps/7b/skipkv", self.steps, "7b", "skipkv")
+        add("uncompiled/7b/rkv", self.steps, "7b", "rkv", compile=False)
+        add("attention/7b/10", self.attention, "7b", 10)
+        add("profile/7b/rkv", self.profile, "7b", "rkv")
+        cells("7b", near, ("rkv", 200), ("skipkv", 200))
+        full("7b", (4 * near, 100))
+        cells("7b", near, ("rkv", 100))
+        add(f"prefill/7b/100x{near}", self.prefill, "7b", 100, near)
+        full("7b", (4 * near, 50), (4 * near, 200))
+        cells("7b", near, ("rkv", 50), ("skipkv", 100), ("skipkv", 50))
+        add("attention/7b/200", self.attention, "7b", 200)
+        cells("7b", far, ("rkv", 200), ("rkv", 100), ("rkv", 10))
+        cells("1.5b", near, ("rkv", 200), ("skipkv", 200), ("rkv", 10))
+        full("1.5b", (4 * near, 200), (4 * near, 10))
+        add(f"prefill/7b/10x{4 * near}", self.prefill, "7b", 10, 4 * near)
+        add("room/7b", self.room, "7b")
+        full("7b", (4 * near, 10), (8 * near, 100), (8 * near, 200))
+        cells("7b", near, ("rkv", 140), ("skipkv", 140), ("rkv", 10), ("skipkv", 10))
+        cells("7b", far, ("skipkv", 200), ("skipkv", 100), ("skipkv", 10), ("rkv", 50))
+        cells("1.5b", near, ("rkv", 100), ("rkv", 50), ("skipkv", 100), ("skipkv", 10))
+        cells("1.5b", far, ("rkv", 200), ("skipkv", 200))
+        add("steps/7b/snapkv", self.steps, "7b", "snapkv")
+        return found
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Where the results go, as JSON.")],
-    config: Annotated[Path, typer.Option(help="A transformers config.json.")] = CONFIG,
+    output: Annotated[Path, typer.Option(help="The folder of gpu.jsonl.")],
+    seconds: Annotated[float, typer.Option(help="Begin no part after so many seconds.")] = 3600.0,
+    wait_for: Annotated[
+        Path | None, typer.Option(help="A file to wait for, once all is ready to be timed.")
+    ] = None,
+    only: Annotated[
+        str, typer.Option(help="Parts whose names begin so, separated by commas.")
+    ] = "",
     device: Annotated[str, typer.Option()] = "cuda",
     dtype: Annotated[str, typer.Option()] = "bfloat16",
-    batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 10,
-    budget: Annotated[int, typer.Option(help="Entries per KV head.")] = 1024,
-    interval: Annotated[int, typer.Option(help="Steps between two events.")] = 128,
-    new_tokens: Annotated[int, typer.Option(help="Tokens decoded by each policy.")] = 640,
-    policies: Annotated[str, typer.Option()] = "streaming_llm,snapkv,rkv,skipkv",
-    lengths: Annotated[
-        str, typer.Option(help="Cache lengths at which generate() is timed.")
-    ] = "1024,2048,4096,8192",
-    generate_steps: Annotated[int, typer.Option(help="Steps timed at each of them.")] = 100,
-    long: Annotated[int, typer.Option(help="New tokens that generate() is extended to.")] = 8192,
-    room: Annotated[int, typer.Option(help="Tokens per sequence in the search for room.")] = 16384,
-    trials: Annotated[int, typer.Option(help="Batch sizes tried for each.")] = 5,
 ) -> None:
-    """Measure, and write one JSON file; it is rewritten after every part."""
+    """Measure what has not been measured yet."""
+    measure(
+        Setting(device=device, dtype=dtype),
+        output,
+        seconds=seconds,
+        wait_for=wait_for,
+        only=tuple(only.split(",")) if only else ("",),
+    )
+
+
+def measure(
+    setting: Setting,
+    output: Path,
+    *,
+    seconds: float = 3600.0,
+    wait_for: Path | None = None,
+    only: Sequence[str] = ("",),
+    limit: float = LIMIT,
+) -> None:
+    """Measure the parts that have no line yet, until the time is over."""
+    end = time.monotonic() + seconds
+    output.mkdir(parents=True, exist_ok=True)
+    lines, begun = output / "gpu.jsonl", output / "gpu.begun"
+    done = (
+        {json.loads(line)["part"] for line in lines.read_text().splitlines()}
+        if (lines.exists())
+        else set()
+    )
+    if begun.exists() and begun.read_text() not in done:
+        done.add(begun.read_text())
+        _append(lines, {"part": begun.read_text(), "status": "the process ended in it"})
+    bench = Bench(setting)
+    if wait_for is not None:
+        answer = guarded(bench.warm_up)  # with the device shared: nothing is timed
+        typer.echo(f"warm: {json.dumps(answer)}")
+        while not wait_for.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+    for name, part in bench.parts().items():
+        if name in done or not name.startswith(tuple(only)) or time.monotonic() > end:
+            continue
+        begun.write_text(name)
+        _append(lines, {"part": name} | _limited(name, part, lines, limit))
+        if setting.device == "cuda":
+            _check_device()
+    begun.unlink(missing_ok=True)
+
+
+def _limited(
+    name: str, part: Callable[[], dict[str, Any]], lines: Path, limit: float
+) -> dict[str, Any]:
+    """The result of a part; if it takes too long, the process ends with a line that says so."""
+
+    def stop() -> None:
+        _append(lines, {"part": name, "status": f"took longer than {limit:g} s"})
+        os._exit(3)
+
+    timer = threading.Timer(limit, stop)
+    timer.daemon = True
+    timer.start()
     started = time.perf_counter()
-    results: dict[str, Any] = {"skipkv": __version__, "torch": torch.__version__}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        answer = guarded(lambda: {"status": "ok"} | part())
+    timer.cancel()
+    if "oom" in answer:
+        answer = {"status": "oom", "reason": answer["oom"]}
+    elif "error" in answer:
+        answer = {"status": "error", "reason": answer["error"]}
+    said = sorted({str(w.message)[:300] for w in caught if "skipkv" in type(w.message).__module__})
+    took = {"took_seconds": round(time.perf_counter() - started, 2)}
+    return answer | took | ({"warnings": said} if said else {})
 
-    def done(part: str, found: Any) -> None:
-        results[part] = found
-        results["seconds"] = round(time.perf_counter() - started, 1)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(results, indent=2) + "\n")
-        typer.echo(f"{part}: {json.dumps(found)}")
 
-    done("device", _device(torch.device(device)))
-    bandwidth = copy_bandwidth(torch.device(device))
-    done("copy_bandwidth_bytes_per_second", bandwidth)
-    model, tokenizer = load(f"random:{config}", dtype=dtype, device=device)
-    model.config.max_position_embeddings = max(
-        model.config.max_position_embeddings, 2 * max(long, room)
-    )
-    done("model", {"config": config.name, "dtype": dtype, "weight_bytes": weight_bytes(model)})
-    job = Job(
-        model=model,
-        tokenizer=tokenizer,
-        prompts=prompts(tokenizer, count=batch, tokens=budget, seed=0),
-        new_tokens=new_tokens,
-        interval=interval,
-        budget=budget,
-        every=new_tokens,
-    )
-    subjects: list[Subject] = [
-        *baselines_of(["floor"], kvpress=None),
-        *policies_of([policies], settings={}, config=model.config),
-    ]
-    steps = {s.label: decoded(s, job, bandwidth) for s in subjects}
-    done("steps", steps)
-    at = [int(length) for length in lengths.split(",")]
-    curve = {length: dynamic_step(job, length, generate_steps) for length in at}
-    done("generate_dynamic_step_seconds_at", curve)
-    done("long", extended(steps, curve, prompt=budget, new_tokens=long))
-    done("room", room_for(job, room, trials))
-    if device.startswith("cuda"):
+def _append(lines: Path, result: dict[str, Any]) -> None:
+    with lines.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    typer.echo(json.dumps(result)[:700])
+
+
+def _check_device() -> None:
+    """End the process if an error has made the device unusable for it; a new one can go on."""
+    try:
         torch.cuda.synchronize()
-
-
-def _device(device: torch.device) -> dict[str, Any]:
-    if device.type != "cuda":
-        return {"name": device.type}
-    about = torch.cuda.get_device_properties(device)
-    return {"name": about.name, "memory_bytes": about.total_memory}
+        torch.zeros(1, device="cuda").item()
+    except RuntimeError as error:
+        typer.echo(f"The device is unusable: {error}")
+        os._exit(4)
+    torch.cuda.empty_cache()
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -126,17 +518,17 @@ def weight_bytes(model: Any) -> int:
 
 def decoded(subject: Subject, job: Job, bandwidth: float) -> dict[str, Any]:
     """A subject's steps, and the time to read their bytes at this bandwidth."""
-    answer = guarded(lambda: subject.measure(job))
+    answer = subject.measure(job)
     case = Case(subject=subject.label, batch_size=len(job.prompts), budget=job.budget)
     m = Measurement.of(case, repeat=0, new_tokens=job.new_tokens, answer=answer)
-    if not m.ok:
-        return {"status": m.status, "reason": m.reason}
     steps = job.new_tokens - 1
     schedule = widths(job.prompt_tokens, steps, budget=job.budget, interval=job.interval)
-    read = weight_bytes(job.model) + _entry_bytes(job) * sum(schedule) / steps
+    entries = sum(schedule) / steps
+    read = weight_bytes(job.model) + len(job.prompts) * entry_bytes(job.model) * entries
     assert m.step_median is not None
     return {
-        "status": "ok",
+        "batch": len(job.prompts),
+        "budget": job.budget,
         "step_ms": 1e3 * m.step_median,
         "step_p95_ms": 1e3 * (m.step_p95 or 0),
         "bytes_ms": 1e3 * read / bandwidth,
@@ -148,83 +540,6 @@ def decoded(subject: Subject, job: Job, bandwidth: float) -> dict[str, Any]:
         "first_token_ms": 1e3 * (m.first_token or 0),
         "peak_bytes": m.peak_bytes,
     }
-
-
-def dynamic_step(job: Job, length: int, steps: int) -> float | None:
-    """Seconds of a step of generate() with a dynamic cache that already holds `length` entries.
-
-    The cache is filled with zeros, because its content does not change the time of a step. None if
-    memory runs out.
-    """
-
-    def timed() -> dict[str, Any]:
-        times = _continued(job, len(job.prompts), length, steps)
-        return {"seconds": statistics.median(times[1:])}
-
-    answer = guarded(timed)
-    _tidy(job)
-    if "error" in answer:
-        raise RuntimeError(answer["error"])
-    return answer.get("seconds")
-
-
-def extended(
-    steps: dict[str, Any], curve: dict[int, float | None], *, prompt: int, new_tokens: int
-) -> dict[str, Any]:
-    """Time of `new_tokens` tokens, from steps timed at a few lengths.
-
-    The time of a step of generate() grows with its cache; it is interpolated and extrapolated
-    linearly. The time of a policy's step does not grow, so its mean is used for all steps.
-    """
-    known = {length: seconds for length, seconds in curve.items() if seconds is not None}
-    if len(known) < 2:
-        return {"status": "generate() ran out of memory before two lengths were timed"}
-    generate = integral(known, prompt, prompt + new_tokens)
-    found: dict[str, Any] = {"new_tokens": new_tokens, "generate_dynamic_seconds": generate}
-    for label, step in steps.items():
-        if step["status"] == "ok":
-            seconds = new_tokens * step["decode_step_ms"] / 1e3
-            found[label] = {"seconds": seconds, "speedup": generate / seconds}
-    return found
-
-
-def integral(known: dict[int, float], first: int, last: int) -> float:
-    """The sum of a piecewise linear function over the lengths `first .. last`, its ends extended.
-
-    Example:
-        >>> integral({10: 1.0, 20: 2.0}, 0, 40)
-        80.0
-    """
-    points = sorted(known.items())
-
-    def at(length: float) -> float:
-        pairs = list(itertools.pairwise(points))
-        (a, va), (b, vb) = next((p for p in pairs if length <= p[1][0]), pairs[-1])
-        return va + (vb - va) * (length - a) / (b - a)
-
-    knots = sorted({first, last, *(n for n, _ in points if first < n < last)})
-    return sum((b - a) * (at(a) + at(b)) / 2 for a, b in itertools.pairwise(knots))
-
-
-def room_for(job: Job, tokens: int, trials: int) -> dict[str, Any]:
-    """How many sequences of `tokens` tokens fit: computed from their entries, and by trial."""
-    per_entry = _entry_bytes(job) // len(job.prompts)
-    assert job.budget is not None
-    due = {"full": tokens * per_entry, "budget": (job.budget + job.interval) * per_entry}
-    free = _free(job)
-    found: dict[str, Any] = {"tokens": tokens, "bytes_per_sequence": due, "free_bytes": free}
-    by_bytes = {name: None if free is None else free // size for name, size in due.items()}
-    found["by_bytes"] = by_bytes
-    start = by_bytes["full"] or len(job.prompts)
-    full = largest(lambda n: _fits(job, lambda: _continued(job, n, tokens - 3, 2)), start, trials)
-    found["full"] = full
-    for name in ("rkv", "skipkv"):
-        begin = 8 * max(1, full["fits"])
-        found[name] = largest(
-            lambda n, name=name: _fits(job, lambda: _under(job, name, n)), begin, trials
-        )
-        found[name]["times_full"] = found[name]["fits"] / max(1, full["fits"])
-    return found
 
 
 def largest(fits: Callable[[int], bool], start: int, trials: int) -> dict[str, Any]:
@@ -243,32 +558,9 @@ def largest(fits: Callable[[int], bool], start: int, trials: int) -> dict[str, A
     return {"fits": good, "does_not": bad}
 
 
-def _fits(job: Job, work: Callable[[], Any]) -> bool:
-    try:
-        work()
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return False
-    finally:
-        _tidy(job)
-    return True
-
-
-def _under(job: Job, name: str, sequences: int) -> None:
-    """Decode `sequences` sequences past their first event at a full budget."""
-    assert job.budget is not None
-    policy = presets.get(name)(job.budget, interval=job.interval)
-    engine = Engine(job.model, job.tokenizer, policy, batch_size=sequences, eos_token_ids=[])
-    rows = [job.prompts[i % len(job.prompts)] for i in range(sequences)]
-    list(
-        engine.generate(rows, max_new_tokens=job.interval + 2, sampling=Sampling(), progress=False)
-    )
-
-
-def _continued(job: Job, sequences: int, length: int, steps: int) -> list[float]:
+def _continued(model: Any, sequences: int, length: int, steps: int) -> list[float]:
     """Seconds of the steps of generate() from a dynamic cache of `length` entries on."""
-    model, shape = job.model, cache_shape(job.model.config)
+    shape = cache_shape(model.config)
     cache = DynamicCache(config=model.config)
     for layer in range(shape.layers):
         zeros = torch.zeros(
@@ -310,20 +602,33 @@ class _Laps:
         pass
 
 
-def _entry_bytes(job: Job) -> int:
-    """Bytes of an entry of all layers, heads and sequences: a key and a value."""
-    shape = cache_shape(job.model.config)
-    return 2 * shape.layers * shape.heads * shape.dim * job.model.dtype.itemsize * len(job.prompts)
+def entry_bytes(model: Any) -> int:
+    """Bytes of an entry of all layers and heads: a key and a value."""
+    shape = cache_shape(model.config)
+    return 2 * shape.layers * shape.heads * shape.dim * int(model.dtype.itemsize)
 
 
-def _free(job: Job) -> int | None:
-    device = job.model.device
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+def _device_ms(event: Any) -> float:
+    """The time of a profiled kernel."""
+    took = getattr(event, "self_device_time_total", 0) or event.self_cpu_time_total
+    return round(took / 1e3, 3)
 
 
-def _tidy(job: Job) -> None:
-    if job.model.device.type == "cuda":
+def _tidy(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _reset(device: torch.device) -> None:
+    """Begin to count the peak of memory."""
+    _tidy(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int | None:
+    """The most memory allocated since `_reset`, weights included."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def _wait(device: torch.device) -> None:

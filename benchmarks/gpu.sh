@@ -1,30 +1,47 @@
 #!/usr/bin/env bash
-# The tests that need CUDA and the benchmark of one big GPU, in under ten minutes.
+# The tests that need CUDA and the benchmark of one GPU.
 #
-#     benchmarks/gpu.sh [DIR]
+#     benchmarks/gpu.sh [DIR [SECONDS]]
 #
-# DIR (default runs/gpu) gets tests.txt, gpu.json and bench/. It needs an environment with skipkv's
-# extras `dev` in it, 40 GB of GPU memory, and no weights: those are random.
-# PYTHON names the interpreter (default: python), CONFIG another architecture.
-set -euo pipefail
+# DIR (default runs/gpu) gets tests.txt and gpu.jsonl, a line per part, the most telling first. The
+# same command goes on where a run was stopped. SECONDS (default 1800) ends it in time: no part
+# begins later, and one that does not end is killed. It needs an environment with torch,
+# transformers, pytest, hypothesis and jaxtyping, 40 GB of GPU memory, and no weights: those are
+# random. PYTHON names the interpreter (default: python).
+set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/gpu}
+seconds=${2:-1800}
 python=${PYTHON:-python}
-config=${CONFIG:-benchmarks/configs/deepseek-r1-distill-qwen-7b.json}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 mkdir -p "$out"
 
-"$python" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "No GPU: torch.cuda.is_available() is False.")'
+"$python" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "No GPU: torch.cuda.is_available() is False.")' ||
+	exit 1
 
-# A test that fails does not stop the measurements; the script fails at its end.
-failed=0
-"$python" -m pytest -m cuda -rs -q 2>&1 | tee "$out/tests.txt" || failed=1
+left() { echo $((seconds - SECONDS)); }
 
-"$python" benchmarks/gpu.py --config "$config" --output "$out/gpu.json"
+# Tests and the loading of the first model go on side by side; nothing is timed before the tests end.
+tested=0
+if [ ! -e "$out/tests.done" ]; then
+	rm -f "$out/tests.failed"
+	(
+		timeout -k 3 $((seconds / 4 > 300 ? 300 : seconds / 4)) "$python" -m pytest \
+			-o addopts= -p no:cacheprovider -m cuda -rA -v --tb=short --durations=10 \
+			tests/runtime/test_cuda.py >"$out/tests.txt" 2>&1 || touch "$out/tests.failed"
+		touch "$out/tests.done"
+	) &
+fi
 
-"$python" -m skipkv bench --model "random:$config" --device cuda --dtype bfloat16 \
-	--policies full,streaming_llm,snapkv,rkv,skipkv --baselines floor,generate_dynamic \
-	--batch-sizes 10 --budgets 1024 --interval 128 --prompt-tokens 1024 --new-tokens 512 \
-	--repeats 1 --output "$out/bench"
-
-echo "Results: $out/gpu.json, $out/bench/summary.json, $out/tests.txt"
-exit $failed
+# A part may end the process; the next one goes on after it.
+for _ in 1 2 3 4 5 6; do
+	[ "$(left)" -gt 10 ] || break
+	timeout -k 3 "$(left)" "$python" benchmarks/gpu.py --output "$out" \
+		--seconds $(($(left) - 8)) --wait-for "$out/tests.done" >>"$out/gpu.log" 2>&1 && break
+done
+wait
+[ -e "$out/tests.failed" ] && tested=1
+tail -n 40 "$out/tests.txt" | cut -c1-200
+"$python" benchmarks/gpu_table.py "$out/gpu.jsonl" 2>&1 | tee "$out/gpu.md"
+echo "Results: $out/gpu.jsonl, $out/gpu.md, $out/tests.txt, $out/gpu.log"
+exit $tested

@@ -65,10 +65,12 @@ class PolicySubject:
     Args:
         candidate: the policy, without its budget.
         note: the settings that come from the model, or that the vector is random.
+        engine: further arguments of the `Engine`.
     """
 
     candidate: Candidate
     note: str | None = None
+    engine: Mapping[str, Any] = attrs.field(factory=dict)
     in_process: bool = attrs.field(default=True, init=False)
 
     @property
@@ -96,7 +98,12 @@ class PolicySubject:
         """Decode with the engine."""
         policy = self.policy(budget=job.budget, interval=job.interval)
         engine = Engine(
-            job.model, job.tokenizer, policy, batch_size=len(job.prompts), eos_token_ids=[]
+            job.model,
+            job.tokenizer,
+            policy,
+            batch_size=len(job.prompts),
+            eos_token_ids=[],
+            **self.engine,
         )
         kv_bytes = 0
 

@@ -1,13 +1,15 @@
 """The GPU's benchmark runs on a CPU too, so that only the device itself is untested without one."""
 
-import itertools
 import json
 import os
 import subprocess
-from collections.abc import Callable
+import sys
 from pathlib import Path
+from typing import Any
 
+import attrs
 import gpu
+import gpu_table
 import pytest
 import torch
 from hypothesis import given
@@ -35,65 +37,88 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "small.json"
 
 
-def test_every_part_of_it_gives_numbers(config: Path, tmp_path: Path) -> None:
-    gpu.main(
-        output=tmp_path / "out" / "gpu.json",
-        config=config,
+def small(config: Path) -> gpu.Setting:
+    return gpu.Setting(
         device="cpu",
         dtype="float32",
+        configs={"7b": config, "1.5b": config},
         batch=2,
         budget=24,
         interval=8,
         new_tokens=24,
-        policies="streaming_llm,skipkv",
-        lengths="16,64",
-        generate_steps=4,
-        long=128,
+        steps=3,
         room=64,
         trials=2,
     )
-    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert found["copy_bandwidth_bytes_per_second"] > 0
+
+
+def lines(folder: Path) -> dict[str, Any]:
+    results = [json.loads(line) for line in (folder / "gpu.jsonl").read_text().splitlines()]
+    assert len({result["part"] for result in results}) == len(results)
+    return {result["part"]: result for result in results}
+
+
+@pytest.mark.slow
+def test_every_part_gives_numbers_and_a_row(config: Path, tmp_path: Path) -> None:
+    gpu.measure(small(config), tmp_path)
+    found = lines(tmp_path)
+    assert set(found) == set(gpu.Bench(small(config)).parts())
+    assert {part: r["status"] for part, r in found.items() if r["status"] != "ok"} == {}
     for name in ("floor", "streaming_llm", "skipkv"):
-        step = found["steps"][name]
-        assert step["status"] == "ok"
+        step = found[f"steps/7b/{name}"]
         assert step["step_over_bytes"] == pytest.approx(step["step_ms"] / step["bytes_ms"])
-        assert found["long"][name]["speedup"] > 0
-    assert set(found["generate_dynamic_step_seconds_at"]) == {"16", "64"}
-    assert found["room"]["bytes_per_sequence"] == {"full": 64 * 256, "budget": 32 * 256}
-    assert found["room"]["skipkv"]["fits"] >= 8 * found["room"]["full"]["fits"] > 0
+    cell = found["table/7b/24/skipkv/200"]
+    assert cell["batch"] == 200
+    assert cell["event_ms"] > 0
+    room = found["room/7b"]
+    assert room["bytes_per_sequence"] == {"full": 64 * 256, "budget": 32 * 256}
+    assert room["rkv"]["fits"] > room["full"]["fits"] > 0
+    table = gpu_table.tables(found.values())
+    assert all(f"| {part} |" in table for part in found)
+
+
+def test_a_stopped_run_goes_on_and_says_which_part_ended_it(config: Path, tmp_path: Path) -> None:
+    some = ("device", "steps/7b/rkv", "attention/7b/10")
+    gpu.measure(small(config), tmp_path, only=some[:1])
+    (tmp_path / "gpu.begun").write_text("steps/7b/rkv")  # as a process leaves it that ends there
+    gpu.measure(small(config), tmp_path, only=some)
+    found = lines(tmp_path)
+    assert [found[part]["status"] for part in some] == ["ok", "the process ended in it", "ok"]
+    assert "the process ended in it" in gpu_table.tables(found.values())
+
+
+def test_a_part_that_fails_says_why_and_the_others_go_on(config: Path, tmp_path: Path) -> None:
+    setting = attrs.evolve(small(config), configs={"7b": tmp_path / "none.json"})
+    gpu.measure(setting, tmp_path, only=["steps/7b/rkv", "device"])
+    found = lines(tmp_path)
+    assert found["device"]["status"] == "ok"
+    assert found["steps/7b/rkv"]["status"] == "error"
+    assert "no such file" in found["steps/7b/rkv"]["reason"]
+
+
+def test_a_part_that_takes_too_long_ends_its_process_with_a_line(
+    config: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import gpu, pathlib, time\n"
+        "gpu.Bench.about = lambda bench: time.sleep(60)\n"
+        f"setting = gpu.Setting(device='cpu')\n"
+        f"gpu.measure(setting, pathlib.Path({str(tmp_path)!r}), only=['device'], limit=0.2)\n"
+    )
+    folder = str(SCRIPT.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{folder}:{SCRIPT.parents[1]}"},
+        check=False,
+    )
+    assert done.returncode == 3
+    assert lines(tmp_path)["device"]["status"] == "took longer than 0.2 s"
 
 
 def test_a_step_reads_all_weights_but_the_embedding_s(config: Path) -> None:
     model, _ = load(f"random:{config}", device="cpu")
     everything = sum(p.numel() for p in model.parameters())
     assert gpu.weight_bytes(model) == 4 * (everything - 400 * 32)
-
-
-@given(
-    st.dictionaries(st.integers(0, 50), st.floats(0, 9), min_size=2, max_size=6),
-    st.integers(0, 40),
-    st.integers(1, 60),
-)
-def test_the_integral_is_that_of_the_line_through_the_points(
-    known: dict[int, float], first: int, count: int
-) -> None:
-    import numpy as np
-
-    points = sorted(known.items())
-
-    def at(n: float) -> float:
-        if n <= points[0][0]:
-            (a, va), (b, vb) = points[:2]
-        elif n >= points[-1][0]:
-            (a, va), (b, vb) = points[-2:]
-        else:
-            return float(np.interp(n, *zip(*points, strict=True)))
-        return va + (vb - va) * (n - a) / (b - a)
-
-    values = [at(n) for n in range(first, first + count + 1)]
-    exact = sum((a + b) / 2 for a, b in itertools.pairwise(values))
-    assert gpu.integral(known, first, first + count) == pytest.approx(exact, abs=1e-9)
 
 
 @given(st.integers(0, 500), st.integers(1, 600))
@@ -109,28 +134,8 @@ def test_the_search_ends_between_what_fits_and_what_does_not(most: int, start: i
     assert len(tried) == len(set(tried)) <= 30
 
 
-def test_only_memory_running_out_counts_as_not_fitting(config: Path) -> None:
-    model, tokenizer = load(f"random:{config}", device="cpu")
-    job = gpu.Job(
-        model=model, tokenizer=tokenizer, prompts=((1, 2),), new_tokens=4, interval=2, budget=8
-    )
-
-    def failing(error: Exception) -> Callable[[], None]:
-        def work() -> None:
-            raise error
-
-        return work
-
-    assert gpu._fits(job, lambda: None)
-    assert not gpu._fits(job, failing(torch.OutOfMemoryError("out of memory")))
-    with pytest.raises(ValueError, match="a bug"):
-        gpu._fits(job, failing(ValueError("a bug")))
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and it takes minutes there")
 def test_the_script_says_that_it_needs_a_gpu(tmp_path: Path) -> None:
-    import sys
-
     done = subprocess.run(
         [str(SCRIPT), str(tmp_path / "out")],
         env={**os.environ, "PYTHON": sys.executable},
