@@ -5,7 +5,6 @@ Torch has several ways to compute that. Which is fastest depends on the device, 
 the shape. So `fastest` measures them on accelerators.
 """
 
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -61,28 +60,23 @@ def varlen(
 ) -> Float[Tensor, "B H G D"]:
     """Torch's attention over packed sequences: each KV head is one, and no empty slot is read.
 
-    A torch with `enable_gqa` takes the query heads of a KV head as heads of one query. An older
-    one (2.11) takes them as queries of one head. Each attends to all entries either way, so the
-    result is the same.
+    It needs a torch whose `varlen_attn` takes `enable_gqa` and `seqused_k` (2.11 takes neither).
     """
     from torch.nn.attention.varlen import varlen_attn
 
     batch, heads, groups, size = query.shape
     slots, number = key.shape[2], batch * heads
-    grouped = "enable_gqa" in inspect.signature(varlen_attn).parameters
-    queries = 1 if grouped else groups
-    options: dict[str, Any] = {"enable_gqa": True} if grouped else {}
     output = varlen_attn(
-        query.reshape(number * queries, groups // queries, size),
+        query.reshape(number, groups, size),
         key.reshape(-1, 1, size),
         value.reshape(-1, 1, size),
-        _ends(number, queries, query.device),
+        _ends(number, 1, query.device),
         _ends(number, slots, query.device),
-        queries,
+        1,
         slots,
         scale=scale,
+        enable_gqa=True,
         seqused_k=lengths.flatten().to(torch.int32),
-        **options,
     )
     return cast(Tensor, output).view(batch, heads, groups, size)
 
@@ -95,10 +89,9 @@ def flash(
     lengths: Int[Tensor, "B H"],
     scale: float,
 ) -> Float[Tensor, "B H G D"]:
-    """The operator inside `varlen`, with one query per KV head in every torch.
+    """The operator inside `varlen`, which torch 2.11 has too.
 
-    For one query with several heads it splits a long cache over the device; for several queries of
-    one head, which is what `varlen` has in an older torch, it does not.
+    It splits a long cache over the device where a KV head has one query with several heads.
     """
     batch, heads, groups, size = query.shape
     slots, number = key.shape[2], batch * heads

@@ -69,29 +69,6 @@ def decode(engine: Any, new_tokens: int = 60, **options: Any) -> list[Any]:
     return [(c.tokens, [e.kept.tolist() for e in c.trace or ()]) for c in completions]
 
 
-@pytest.mark.filterwarnings("error::skipkv.errors.SkipKVWarning")
-@pytest.mark.parametrize("graphs", [False, True])
-def test_compiled_layers_decode_and_keep_the_same(graphs: bool) -> None:
-    model = model_on_gpu()
-    expected = decode(Engine(model, toy_tokenizer(), BUDGETED["rkv"], eos_token_ids=[]))
-    engine = Engine(
-        model, toy_tokenizer(), BUDGETED["rkv"], eos_token_ids=[], graphs=graphs, compile=True
-    )
-    assert decode(engine) == expected
-    assert all("forward" not in vars(layer) for layer in model.base_model.layers)
-
-
-@pytest.mark.filterwarnings("error::skipkv.errors.SkipKVWarning")
-def test_compiled_and_recorded_steps_in_bfloat16_are_trusted() -> None:
-    """The first step is compared with the model's own; a difference or a failure would warn."""
-    model = model_on_gpu(torch.bfloat16)
-    policy = steered(model.config.hidden_size)
-    engine = Engine(model, toy_tokenizer(), policy, eos_token_ids=[], compile=True)
-    for completion in engine.generate(PROMPTS, max_new_tokens=100):
-        assert completion.error is None
-        assert completion.stats.peak_entries == 48
-
-
 def uneven(
     batch: int, heads: int, groups: int, slots: int, dtype: torch.dtype, seed: int = 0
 ) -> tuple[Any, ...]:
@@ -164,7 +141,7 @@ def test_redundancy_of_bfloat16_keys_on_matrix_units_is_that_of_float64(keep: st
     unit = exact / (exact.norm(dim=-1, keepdim=True) + 1e-8)
     similar = unit @ unit.mT
     similar.diagonal(dim1=-2, dim2=-1).zero_()
-    assert 0.02 < float((similar > 0.5).double().mean()) < 0.5  # there is something to forgive
+    assert 0.005 < float((similar > 0.5).double().mean()) < 0.5  # there is something to forgive
     slots = torch.arange(1152, device="cuda")
     near = similar > 0.5
     copy = (near * (slots if keep == "last" else 1152 - slots)).amax(dim=-1)
@@ -207,11 +184,13 @@ def test_events_in_large_and_small_views_keep_the_same(name: str, dtype: torch.d
         )
         assert all(o.error is None and o.evicted == 6 * 4 * 64 for o in outcomes)
         kept.append([o.kept.tolist() for o in outcomes if o.kept is not None])
-    same = [a == b for a, b in zip(kept[1], kept[2], strict=True)]
-    assert all(same)
-    # products of other shapes round otherwise: near-equal scores may change places
-    ours, others = (torch.tensor(k) for k in kept[:2])
-    assert (ours == others).float().mean() > (0.98 if name != "streaming_llm" else 0.9999)
+    assert kept[1] == kept[2]
+    # Products of other shapes round otherwise, so near-equal scores may change places.
+    ours, others = (
+        torch.zeros(5, 6, 4, 320, dtype=torch.bool).scatter(-1, torch.tensor(k), True)
+        for k in kept[:2]
+    )
+    assert (ours == others).float().mean() > (0.99 if name != "streaming_llm" else 0.9999)
 
 
 def test_an_event_of_all_layers_waits_a_fixed_number_of_times() -> None:
@@ -269,12 +248,53 @@ def test_a_recorder_replays_what_it_recorded() -> None:
     record = graph.recorder(torch.device("cuda"))
     assert record is not None
     number = torch.zeros(3, device="cuda")
-    replay = record(lambda: number.add_(1) and None)
+
+    def add() -> None:
+        number.add_(1)
+
+    replay = record(add)
     before = number.clone()
     replay()
     replay()
-    torch.cuda.synchronize()
     assert (number - before).tolist() == [2.0] * 3
+
+
+def test_a_full_cache_grows_by_chunks() -> None:
+    shape = CacheShape(layers=2, heads=2, groups=1, dim=64)
+    store = SlotStore(shape, sequences=2, capacity=4096, needs=presets.full().needs, device="cuda")
+    store.keys.normal_()
+    keys = store.keys.clone()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    store.reserve(4097)
+    assert store.capacity == 4096 + 1024
+    assert torch.equal(store.keys[:, :, :, :4096], keys)
+    # never both old and both new: the old keys go before the new values come
+    assert torch.cuda.max_memory_allocated() - before < 0.75 * store.kv_bytes
+
+
+@pytest.mark.filterwarnings("error::skipkv.errors.SkipKVWarning")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_compiled_layers_decode_and_keep_the_same(graphs: bool) -> None:
+    model = model_on_gpu()
+    expected = decode(Engine(model, toy_tokenizer(), BUDGETED["rkv"], eos_token_ids=[]))
+    engine = Engine(
+        model, toy_tokenizer(), BUDGETED["rkv"], eos_token_ids=[], graphs=graphs, compile=True
+    )
+    assert decode(engine) == expected
+    assert all("forward" not in vars(layer) for layer in model.base_model.layers)
+
+
+@pytest.mark.filterwarnings("error::skipkv.errors.SkipKVWarning")
+def test_compiled_and_recorded_steps_in_bfloat16_are_trusted() -> None:
+    """The first step is compared with the model's own; a difference or a failure would warn."""
+    model = model_on_gpu(torch.bfloat16)
+    policy = steered(model.config.hidden_size)
+    engine = Engine(model, toy_tokenizer(), policy, eos_token_ids=[], compile=True)
+    for completion in engine.generate(PROMPTS, max_new_tokens=100):
+        assert completion.error is None
+        assert completion.stats.peak_entries == 48
 
 
 @pytest.mark.filterwarnings("error::skipkv.errors.SkipKVWarning")
@@ -304,22 +324,6 @@ def test_the_floor_is_recorded_and_compiled() -> None:
         )
         said.append(tokens.tolist())
     assert said[0] == said[1] == said[2]
-
-
-def test_a_full_cache_grows_by_chunks() -> None:
-    shape = CacheShape(layers=2, heads=2, groups=1, dim=64)
-    store = SlotStore(shape, sequences=2, capacity=4096, needs=presets.full().needs, device="cuda")
-    store.keys.normal_()
-    keys = store.keys.clone()
-    held = store.kv_bytes
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    store.reserve(4097)
-    assert store.capacity == 4096 + 1024
-    assert torch.equal(store.keys[:, :, :, :4096], keys)
-    # never both old and both new: the old keys go before the new values come
-    assert torch.cuda.max_memory_allocated() - before < 0.85 * store.kv_bytes + held // 4
 
 
 def test_the_full_cache_decodes_greedily_what_generate_does() -> None:
