@@ -47,31 +47,31 @@ def near_copies(
     tile = max(1, min(slots, scratch // per_row))
     heads = max(1, min(number, scratch // (per_row * tile)))
     copies = torch.empty(number, slots, dtype=torch.long, device=keys.device)
+    ours, others = _with_limits(keys, norms, threshold, dtype, wide)
     for start in range(0, number, heads):
         some = slice(start, start + heads)
-        ours, others = _with_limits(keys[some], norms[some], threshold, dtype, wide)
         for row in range(0, slots, tile):
-            products = torch.bmm(ours[:, row : row + tile], others.mT)
+            products = torch.bmm(ours[some, row : row + tile], others[some].mT)
             products.diagonal(row, dim1=-2, dim2=-1).zero_()
             copies[some, row : row + tile] = _found(products > 0, keep)
     return copies
 
 
 def _with_limits(
-    keys: Float[Tensor, "n L D"],
-    norms: Float[Tensor, "n L"],
+    keys: Float[Tensor, "N L D"],
+    norms: Float[Tensor, "N L"],
     threshold: float,
     dtype: torch.dtype,
     wide: int,
-) -> tuple[Float[Tensor, "n L E"], Float[Tensor, "n M E"]]:
-    """Keys with their limits, and the same keys as others, in `M = wide` slots."""
+) -> tuple[Float[Tensor, "N L E"], Float[Tensor, "N M E"]]:
+    """All keys with their limits, and the same keys as others, in `M = wide` slots."""
     number, slots, size = keys.shape
     ours = torch.zeros(number, slots, size + _APPENDED, dtype=dtype, device=keys.device)
     others = torch.zeros(number, wide, size + _APPENDED, dtype=dtype, device=keys.device)
     real = keys.masked_fill((norms == 0)[..., None], 0)
     ours[..., :size] = real
     others[:, :slots, :size] = real
-    left, right = _parts(norms * threshold, dtype), _parts(-norms, dtype)  # [n L P]
+    left, right = _parts(norms * threshold, dtype), _parts(-norms, dtype)  # [N L P]
     parts = left.shape[-1]
     pairs = slice(size, size + parts * parts)
     ours[..., pairs].unflatten(-1, (parts, parts)).copy_(left[..., :, None])
@@ -79,7 +79,7 @@ def _with_limits(
     return ours, others
 
 
-def _parts(numbers: Float[Tensor, "n L"], dtype: torch.dtype) -> Float[Tensor, "n L P"]:
+def _parts(numbers: Float[Tensor, "N L"], dtype: torch.dtype) -> Float[Tensor, "N L P"]:
     """Numbers of `dtype` whose sum is a float32 number."""
     if dtype == torch.float32:
         return numbers[..., None]

@@ -153,7 +153,7 @@ def held_against(
     norms = torch.linalg.vector_norm(keys, dim=-1, dtype=torch.float32).add_(1e-8)
     inverse = norms.reciprocal().masked_fill_(empty, 0.0)
     norms.masked_fill_(empty, 0.0)
-    scratch = max(_SCRATCH, keys.numel() * keys.element_size())
+    scratch = max(_SCRATCH, 2 * keys.numel() * keys.element_size())
     copies = near_copies(keys, norms, threshold, keep=keep, scratch=scratch)
     unit = keys * inverse[..., None]  # float32
     room = unit.new_empty(max(unit.numel() // 4, keys.shape[2]))
