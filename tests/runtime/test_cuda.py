@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 import torch
 
@@ -232,10 +233,33 @@ def test_what_an_event_looks_at_fits_the_free_memory() -> None:
     assert elements == 2**21 or 20 * elements <= free
 
 
-def test_a_sampled_steered_step_with_a_row_that_fails_is_recorded() -> None:
-    """NO_TOKEN is fed to no model, and neighbours of the row go on as without it."""
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_row_without_a_token_ends_alone(graphs: bool) -> None:
+    """NO_TOKEN is fed to no model, recorded or not; neighbours go on as without it."""
+
+    class Breaking:
+        layer = 1
+
+        def delta(self, hidden: Any, context: Any) -> Any:
+            late = context.at_delimiter & (context.positions > 60)
+            return torch.zeros_like(hidden).masked_fill(late[:, None], torch.nan)
+
+    model, sampling = model_on_gpu(), Sampling(temperature=1.5, seed=1)
+    plain = BUDGETED["rkv"]
+    said = []
+    for policy in (plain, attrs.evolve(plain, steerer=Breaking())):
+        engine = Engine(model, toy_tokenizer(), policy, eos_token_ids=[], graphs=graphs)
+        said.append(list(engine.generate(PROMPTS, max_new_tokens=100, sampling=sampling)))
+    assert {"error", "length"} >= {c.stop_reason for c in said[1]} >= {"error"}
+    for completion, expected in zip(said[1], said[0], strict=True):
+        assert expected.error is None
+        assert completion.tokens == expected.tokens[: len(completion.tokens)]
+
+
+@pytest.mark.parametrize("name", ["rkv", "steered"])
+def test_a_sampled_step_is_recorded(name: str) -> None:
     model = model_on_gpu()
-    policy = steered(model.config.hidden_size)
+    policy = steered(model.config.hidden_size) if name == "steered" else BUDGETED[name]
     sampling = Sampling(temperature=1.5, top_k=20, seed=1)
     said = []
     for graphs in (False, True):
