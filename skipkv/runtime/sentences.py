@@ -133,7 +133,15 @@ def feed(
 
     Returns:
         Per tracker, the error of its segmenter or None. Do not feed a tracker after its error.
+
+    Raises:
+        ValueError: a sequence has more or fewer tokens than states.
     """
+    for new, states in zip(ids, hidden, strict=True):
+        # With fewer states a sentence would have a negative length, and repeat_interleave writes
+        # beyond its result before it refuses that.
+        if len(new) != len(states):
+            raise ValueError(f"{len(new)} tokens came with {len(states)} hidden states.")
     largest = max((_HELD + len(states)) * states.shape[1] for states in hidden)
     step = max(1, _AT_ONCE // largest)
     errors: list[PartError | None] = []

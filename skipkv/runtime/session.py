@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from skipkv.errors import SkipKVError
+from skipkv.errors import SkipKVError, UnsupportedModelError
 from skipkv.policy import Policy
 from skipkv.runtime import checked
 from skipkv.runtime.compiled import CompiledLayers
@@ -352,8 +352,15 @@ class Session:
             for lane, error in self._steering.end().items():
                 self.sequences[lane].error = self.sequences[lane].error or error
         states, self._last_hidden = self._last_hidden, None
-        if states is None or self._hidden is None:
+        if self._hidden is None:
             return
+        if states is None or states.shape[:2] != pass_.ids.shape:
+            came = "none" if states is None else f"states {list(states.shape)}"
+            raise UnsupportedModelError(
+                f"The policy reads last hidden states. For tokens {list(pass_.ids.shape)} the "
+                f"model's {type(self.model.base_model).__name__} showed its hooks {came}: the "
+                "model's own code calls its parts in another way than transformers' models do."
+            )
         if isinstance(forward, DecodeForward):
             self._hidden.add(forward, states[:, 0])
         else:

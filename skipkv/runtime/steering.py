@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skipkv._calls import broken
 from skipkv._types import SteeringContext, Thought
-from skipkv.errors import ConfigError, PartError, SkipKVWarning
+from skipkv.errors import ConfigError, PartError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime import checked
 from skipkv.runtime.marks import Marks
 from skipkv.runtime.text import TokenText
@@ -137,8 +137,17 @@ class Steering:
         )
 
     def end(self) -> dict[int, PartError]:
-        """End the step; returns the steerer's errors in it, by lane."""
-        self._context = None
+        """End the step; returns the steerer's errors in it, by lane.
+
+        Raises:
+            UnsupportedModelError: there was something to steer, and the layer's hook was not run.
+        """
+        if self._context is not None:
+            self._context = None
+            raise UnsupportedModelError(
+                f"Layer {self._steerer.layer} was not steered: the model's own code calls its "
+                "layers without their hooks."
+            )
         failed, self._failed = self._failed, {}
         return failed
 
@@ -159,16 +168,18 @@ class Steering:
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """A forward pre-hook of the steered layer: adds the delta to the newest column."""
-        if self._context is None:
+        context, self._context = self._context, None
+        if context is None:
             return None
         if args:
-            return (self._steered(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self._steered(kwargs["hidden_states"])}
+            return (self._steered(args[0], context), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._steered(kwargs["hidden_states"], context)}
 
-    def _steered(self, hidden: Float[Tensor, "B T E"]) -> Float[Tensor, "B T E"]:
-        assert self._context is not None
+    def _steered(
+        self, hidden: Float[Tensor, "B T E"], context: SteeringContext
+    ) -> Float[Tensor, "B T E"]:
         newest = hidden[:, -1]
-        delta, faults = checked.delta(self._steerer, newest, self._context)
+        delta, faults = checked.delta(self._steerer, newest, context)
         for row, error in faults.items():
             self._failed[self._first + row] = error
         largest = self._largest[self._first : self._first + len(newest)]

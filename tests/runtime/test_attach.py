@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from toy_prompts import PROMPTS
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 import skipkv
@@ -13,25 +14,7 @@ from skipkv import Budget, Engine, Policy, presets
 from skipkv.errors import ConfigError, InputError, PartError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime.seam import cache_name
 from skipkv.scorers import KeyNorm
-from skipkv.testing import toy_model, toy_tokenizer
-
-PROMPTS = ["one plus two", "let me check seven times nine.\n\n", "a"]
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return toy_model()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return toy_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def batch(tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
-    encoded = tokenizer(PROMPTS, return_tensors="pt", padding=True)
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+from skipkv.testing import toy_model
 
 
 def decoded(output: Tensor, batch: dict[str, Tensor]) -> list[tuple[int, ...]]:

@@ -13,32 +13,17 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+from toy_prompts import PROMPTS
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import skipkv
 from skipkv import Engine, Policy, presets
 from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime import seam
-from skipkv.testing import toy_model, toy_tokenizer
+from skipkv.steerers import AdaptiveSteerer, SteeringVector
+from skipkv.testing import toy_model
 
-PROMPTS = ["one plus two", "let me check seven times nine.\n\n", "a"]
 POLICY = presets.rkv(32, interval=16)
-
-
-@pytest.fixture
-def model() -> PreTrainedModel:
-    return toy_model()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return toy_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def batch(tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
-    encoded = tokenizer(PROMPTS, return_tensors="pt", padding=True)
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
 def generated(model: Any, batch: dict[str, Tensor], **options: Any) -> list[list[int]]:
@@ -104,6 +89,43 @@ def test_attention_of_a_models_own_is_an_error(
     model.model.layers[0].self_attn.config = config  # it never hears of another attention
     with pytest.raises(UnsupportedModelError, match=r"1 attended through it"):
         list(Engine(model, tokenizer, POLICY).generate(PROMPTS, max_new_tokens=9))
+
+
+def without_hooks(module: torch.nn.Module) -> None:
+    """Give a module the `__call__` of model code that runs `forward` past the hooks."""
+    kind = type(module)
+    call = {"__call__": lambda self, *args, **kwargs: self.forward(*args, **kwargs)}
+    module.__class__ = type(kind.__name__, (kind,), call)
+
+
+def steering(layer: int, width: int) -> AdaptiveSteerer:
+    return AdaptiveSteerer(SteeringVector(vector=torch.ones(width), layer=layer), growth=0.0)
+
+
+@pytest.mark.parametrize("frontend", ["attach", "engine"])
+@pytest.mark.parametrize("deaf", ["body", "layer"])
+def test_a_model_that_calls_its_parts_past_their_hooks_is_an_error(
+    deaf: str,
+    frontend: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    batch: dict[str, Tensor],
+) -> None:
+    policy = presets.skipkv(32, interval=16)  # reads hidden states
+    without_hooks(model.model if deaf == "body" else model.model.layers[1])
+    if deaf == "layer":
+        policy = Policy(steerer=steering(1, model.config.hidden_size))
+
+    def decode() -> None:
+        if frontend == "engine":
+            list(Engine(model, tokenizer, policy).generate(PROMPTS, max_new_tokens=9))
+        else:
+            with skipkv.attach(model, policy, tokenizer=tokenizer):
+                generated(model, batch)
+
+    with pytest.raises(UnsupportedModelError, match=r"hooks"):
+        decode()
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_newer_version_than_the_tested_ones_warns_once() -> None:
@@ -240,14 +262,18 @@ def test_engines_of_several_threads_on_one_model_take_turns(
 def test_one_engine_serves_several_threads(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    engine = Engine(model, tokenizer, POLICY, batch_size=2)
+    # Sentences and steering hook into the model. Where the hooks of one thread saw the passes of
+    # another, batches of unlike sizes ended in wrong tokens, or in a write beyond a tensor's end.
+    policy = presets.skipkv(32, interval=8, steering=steering(1, model.config.hidden_size))
+    engine = Engine(model, tokenizer, policy, batch_size=3)
 
-    def decode(prompt: str) -> list[tuple[int, ...]]:
-        return [c.tokens for c in engine.generate([prompt, "so then"], max_new_tokens=40)]
+    def decode(count: int) -> list[tuple[int, ...]]:
+        return [c.tokens for c in engine.generate(PROMPTS[:count], max_new_tokens=40)]
 
-    alone = [decode(prompt) for prompt in PROMPTS * 2]
+    counts = [1, 2, 3] * 2
+    alone = [decode(count) for count in counts]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(decode, PROMPTS * 2)) == alone
+        assert list(pool.map(decode, counts)) == alone
 
 
 class Calls:

@@ -214,3 +214,11 @@ def test_a_segmenter_that_returns_no_cuts_is_named(cuts: Any) -> None:
     tracker = SentenceTracker(Wrong(cuts=cuts), SIZE, "cpu")
     with pytest.raises(PartError, match=r"Wrong\(.*must return.*Cut"):
         tracker.feed([0] * 4, [" x"] * 4, hidden_states(4))
+
+
+@pytest.mark.parametrize("states", [1, 5])
+def test_other_hidden_states_than_tokens_are_refused_before_memory_is_written(states: int) -> None:
+    tracker = SentenceTracker(FixedLength(tokens=2), SIZE, "cpu")
+    tracker.feed([0] * 3, [" x"] * 3, hidden_states(3))
+    with pytest.raises(ValueError, match=f"70 tokens came with {states} hidden states"):
+        tracker.feed([0] * 70, [" x"] * 70, hidden_states(states))
