@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,22 @@ def test_the_init_of_a_folder_says_what_it_is_for_and_only_re_exports(path):
         else:
             pytest.fail(f"line {node.lineno} does more: {ast.unparse(node)[:60]}")
     assert sorted(exported) == sorted(imported)
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    modules = {_module(path) for path in FILES}
+    imported = {
+        _module(path): {
+            name if name in modules else name.rpartition(".")[0] for _, name in _own_imports(path)
+        }
+        for path in FILES
+    }
+    TopologicalSorter(imported).prepare()  # raises CycleError, which has the circle
 
 
 def _undocumented(body: list[ast.stmt], inside: str) -> Iterator[str]:

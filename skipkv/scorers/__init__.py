@@ -6,11 +6,10 @@ tensors.
 """
 
 from skipkv.scorers.accumulated_attention import AccumulatedAttention
-from skipkv.scorers.algebra import Combined, ScorerAlgebra, Weighted
+from skipkv.scorers.algebra import Combined, Normalized, ScorerAlgebra, Weighted
 from skipkv.scorers.key_norm import KeyNorm
 from skipkv.scorers.key_redundancy import KeyRedundancy
 from skipkv.scorers.last_query_attention import LastQueryAttention
-from skipkv.scorers.normalized import Normalized
 from skipkv.scorers.protocol import Scorer
 from skipkv.scorers.random import Random
 from skipkv.scorers.recency import Recency

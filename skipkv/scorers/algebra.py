@@ -1,4 +1,4 @@
-"""The algebra of scorers: sums, differences and multiples of scorers are scorers."""
+"""The algebra of scorers: sums, multiples and rescaled values of scorers are scorers."""
 
 import math
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skipkv.scorers.normalized import Normalized
     from skipkv.scorers.protocol import Scorer
 
 
@@ -67,8 +66,6 @@ class ScorerAlgebra:
 
     def normalized(self) -> "Normalized":
         """This scorer with its values rescaled to [0, 1] in each row and head."""
-        from skipkv.scorers.normalized import Normalized
-
         return Normalized(scorer=self)  # type: ignore[arg-type]
 
 
@@ -194,6 +191,41 @@ class Combined(ScorerAlgebra):
             bare = size.weight == 1 and not _composed(term)
             text += f" {sign} {size.scorer!r}" if bare else f" {sign} {size!r}"
         return text
+
+
+@attrs.frozen(kw_only=True)
+class Normalized(ScorerAlgebra):
+    """A scorer's values stretched to [0, 1] over the entries of each row and head.
+
+    Scorers differ in scale by orders of magnitude. Weights between them are comparable once each
+    scorer spans the same range. A head whose entries all have the same value gets 0.
+
+    Source: this library.
+
+    Args:
+        scorer: the scorer to rescale.
+
+    Example:
+        >>> from skipkv.scorers import KeyNorm, Recency
+        >>> 0.5 * KeyNorm().normalized() + 0.5 * Recency()
+        0.5 * Normalized(scorer=KeyNorm()) + 0.5 * Recency()
+    """
+
+    scorer: "Scorer"
+
+    @property
+    def needs(self) -> Needs:
+        """The needs of the scorer."""
+        return needs_of(self.scorer)
+
+    def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
+        """(value - lowest) / (highest - lowest), both over the entries of the row and head."""
+        scores = scores_of(self.scorer, view)
+        empty = ~view.occupied
+        lowest = scores.masked_fill(empty, torch.inf).amin(dim=-1, keepdim=True)
+        highest = scores.masked_fill(empty, -torch.inf).amax(dim=-1, keepdim=True)
+        span = highest - lowest
+        return ((scores - lowest) / span).masked_fill(empty | (span <= 0), 0.0)
 
 
 def _is_finite(scorer: object, view: CacheView) -> bool:
