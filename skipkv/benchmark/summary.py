@@ -167,8 +167,8 @@ class Summary:
         return (
             f"{markdown_cell(self.model)} ({s['model']['dtype']}) on {s['device']}{threads}: "
             f"{s['new_tokens']} new tokens after {s['prompt_tokens']}, an event every "
-            f"{s['interval']} steps; medians of {rounds} rounds, and in brackets the least and the "
-            "most."
+            f"{s['interval']} steps; medians of {rounds} rounds. In brackets: the least and "
+            "the most."
         )
 
     def throughput(self) -> str:

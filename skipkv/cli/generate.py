@@ -155,12 +155,12 @@ def generate(
         composition = resolve_policy(policy, settings=settings, **told)  # type: ignore[arg-type]
         asked = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
         asked = {name: value for name, value in asked.items() if value is not None}
-        sampling = Sampling(**asked, n=samples, seed=seed) if asked else None  # type: ignore[arg-type]
         if asked and temperature is None:
             raise InputError(
                 f"--{next(iter(asked)).replace('_', '-')} needs --temperature: without one, "
                 "decoding would be greedy."
             )
+        sampling = Sampling(**asked, n=samples, seed=seed) if asked else None  # type: ignore[arg-type]
         check_placement(dtype, device)
         engine = Engine.from_pretrained(
             model,
@@ -201,7 +201,7 @@ def check_known(prompts: list[Prompt], engine: "Engine") -> None:
     from skipkv.evaluation.prompts import LOST, lost_share
 
     for index, prompt in enumerate(prompts):
-        texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt]
+        texts = [prompt] if isinstance(prompt, str) else [m.get("content") or "" for m in prompt]
         lost = max(lost_share(engine.tokenizer, text) for text in texts)
         if lost > LOST:
             raise InputError(

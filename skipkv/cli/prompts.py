@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from skipkv._runs.jsonl import kind, lines, objects
 from skipkv.errors import InputError
 
-Chat: TypeAlias = list[dict[str, str]]
-"""A conversation: messages with `role` and `content`."""
+Chat: TypeAlias = list[dict[str, Any]]
+"""A conversation: messages with `role`, `content`, and what else the chat template reads."""
 Prompt: TypeAlias = str | Chat
 """One line of input: a text, or a conversation."""
 
@@ -109,14 +109,17 @@ def _prompt(value: object, where: str) -> Prompt:
     return [_message(message, where) for message in value]
 
 
-def _message(message: object, where: str) -> dict[str, str]:
+def _message(message: object, where: str) -> dict[str, Any]:
+    """A message, with its content as one text; its other keys are for the chat template."""
     if isinstance(message, dict) and isinstance(message.get("role"), str):
         content = message.get("content")
+        if content is None and message.get("tool_calls"):
+            return message
         if isinstance(content, list) and all(isinstance(part, dict) for part in content):
             texts = [part.get("text") for part in content]
             content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
         if isinstance(content, str):
-            return {"role": message["role"], "content": content}
+            return {**message, "content": content}
     raise InputError(
         f"{where}: a message is an object with the texts 'role' and 'content', "
         f"got {json.dumps(message)[:80]}."

@@ -11,6 +11,7 @@ from skipkv.cli.terminal import put, visible
 
 _GAP = "  "
 _LEAST = 60
+_BRACKETS = re.compile(r" In brackets: [^.]*\.")
 
 
 def put_summary(markdown: str, file: Path, *, minor: Sequence[str] = ()) -> None:
@@ -32,7 +33,8 @@ def put_summary(markdown: str, file: Path, *, minor: Sequence[str] = ()) -> None
 def narrowed(markdown: str, *, minor: Sequence[str] = (), width: int | None = None) -> str:
     """Markdown as plain text of at most `width` columns.
 
-    Numbers lose the interval in brackets after them. A table that is still too wide loses columns:
+    Numbers lose the interval in brackets after them, and the text loses its sentence about those,
+    which begins "In brackets:". A table that is still too wide loses columns:
     first the minor ones, in their order, then those at its right end.
 
     Args:
@@ -54,6 +56,7 @@ def narrowed(markdown: str, *, minor: Sequence[str] = (), width: int | None = No
         if lines[0].startswith("|"):
             parts.append(_table(lines, minor, width))
         else:
+            lines = [_BRACKETS.sub("", line) for line in lines]
             parts.append("\n".join(textwrap.fill(line, width) for line in lines))
     return "\n\n".join(parts)
 

@@ -261,8 +261,8 @@ def _mean(values: Sequence[float | int]) -> float:
 
 
 _LEGEND = (
-    "Accuracy is pass@1, with its 95 % interval in brackets; the difference is to the full cache "
-    "on the same problems, in percentage points. Length is in decoded tokens. Effective budget is "
+    "Accuracy is pass@1; the difference is to the full cache on the same problems, in percentage "
+    "points. In brackets: 95 % intervals. Length is in decoded tokens. Effective budget is "
     "the mean number of entries per KV head that a decode step attended to. Memory is that of keys "
     "and values per sequence, as measured; speed is of all sequences decoded together."
 )

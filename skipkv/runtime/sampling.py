@@ -47,7 +47,8 @@ class Sampling:
             A prompt's samples depend on its seed alone, not on what else is decoded.
 
     Raises:
-        ConfigError: a value out of range, or several samples of a greedy decode.
+        ConfigError: a value out of range, or several samples of a greedy decode, or `top_p` or
+            `top_k` of a greedy decode, which would not use them.
     """
 
     temperature: float = attrs.field(default=0.0, validator=is_a(float))
@@ -70,6 +71,13 @@ class Sampling:
             raise ConfigError(
                 f"Sampling(n={self.n}, temperature=0) would give {self.n} equal samples. Raise the "
                 "temperature or ask for one sample."
+            )
+        unused = {"top_p": self.top_p < 1, "top_k": self.top_k > 0}
+        if self.temperature == 0 and any(unused.values()):
+            name = next(name for name, given in unused.items() if given)
+            raise ConfigError(
+                f"Sampling({name}={getattr(self, name)!r}, temperature=0) would decode greedily, "
+                f"without {name}. Give a temperature, such as 1.0, or leave {name} out."
             )
 
     @classmethod
@@ -131,7 +139,7 @@ class Sampling:
                 SkipKVWarning,
                 stacklevel=2,
             )
-        if not getattr(config, "do_sample", None):
+        if not getattr(config, "do_sample", None) or config.temperature == 0:
             return cls(n=n, seed=seed)
         return cls(
             temperature=1.0 if config.temperature is None else config.temperature,

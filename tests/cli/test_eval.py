@@ -64,6 +64,7 @@ def test_the_summary_is_printed_and_everything_is_in_the_folder(toy, run, monkey
         (("-m", "x", "--budgets", "lots"), "'lots' is neither"),
         (("-m", "x", "--data", "nonsense"), "No data set is called 'nonsense'"),
         (("-m", "x", "--samples", "2"), "Sampling(n=2, temperature=0)"),
+        (("-m", "x", "--top-k", "5"), "Sampling(top_k=5, temperature=0)"),
         (("-m", "x", "--dtype", "float99"), "dtype float99 is not a torch dtype"),
         (("-m", "x", "--plot-format", "bmp"), "--plot-format bmp must be png or svg"),
         (("-m", "x", "--data", "a/b=sums.jsonl"), "must fit into a file's name"),

@@ -174,7 +174,7 @@ def test_a_failed_completion_fails_the_command_after_all_others_were_printed(eng
         (("--policy", "nonsense", "hi"), "No preset is called 'nonsense'"),
         (("--policy", "nonsense:", "hi"), "malformed"),
         (("--budget", "4", "hi"), "Budget(tokens=4) must exceed"),
-        (("--top-p", "2", "hi"), "Sampling(top_p=2.0)"),
+        (("--top-p", "2", "--temperature", "1", "hi"), "Sampling(top_p=2.0)"),
         (("--dtype", "float99", "hi"), "dtype float99 is not a torch dtype"),
         (("--device", "toaster", "hi"), "device toaster is unknown"),
         ((" ",), "argument is empty"),

@@ -41,10 +41,16 @@ def test_the_field_of_a_jsonl_file_can_be_named(file):
     assert read_prompts([], source=file("a.jsonl", '{"q": "one"}'), field="q") == ["one"]
 
 
-def test_a_field_may_hold_messages_of_which_role_and_content_are_passed_on(file):
-    messages = [{"role": "user", "content": "hi", "id": 3}]
+def test_a_field_may_hold_messages_and_all_their_keys_are_passed_on(file):
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    messages = [
+        {"role": "user", "content": "hi", "id": 3},
+        {"role": "assistant", "content": "so", "reasoning_content": "hmm"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": "1"},
+    ]
     source = file("a.jsonl", json.dumps({"prompt": messages}))
-    assert read_prompts([], source=source) == [[{"role": "user", "content": "hi"}]]
+    assert read_prompts([], source=source) == [messages]
 
 
 def test_a_message_s_content_may_come_in_parts_of_text(file):

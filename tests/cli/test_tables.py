@@ -17,7 +17,8 @@ def markdown(policy: str) -> str:
     cells = [policy, "196", "50", "61.0 [51.2, 70.0]", "-38.8 [-48.6, -29.0]", "315"]
     rows = [HEADS, ["---"] * 2 + ["--:"] * 10, [*cells, "1.0", "7.0", "12.1", "9211", "0.4", "901"]]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"# Evaluation of tiny\n\n{'Every number is a mean. ' * 9}\n\n{table}\n"
+    legend = f"{'Every number is a mean. ' * 9}In brackets: 95 % intervals. Memory is measured."
+    return f"# Evaluation of tiny\n\n{legend}\n\n{table}\n"
 
 
 def test_a_table_loses_minor_columns_and_intervals_until_it_fits() -> None:
@@ -25,6 +26,9 @@ def test_a_table_loses_minor_columns_and_intervals_until_it_fits() -> None:
     assert max(map(len, text.splitlines())) <= 80
     row = text.splitlines()[-1].split()
     assert row[:5] == ["skipkv:threshold=0.7", "196", "50", "61.0", "-38.8"]
+    assert "In brackets" in markdown("rkv")
+    assert "In brackets" not in text
+    assert "mean. Memory is measured." in " ".join(text.split())
     assert "thoughts" not in text
     assert "evicted" not in text
     assert "tokens/s" not in text  # the last goes when the minor ones were not enough

@@ -237,3 +237,14 @@ def test_several_samples_of_a_greedy_decode_are_refused() -> None:
         Sampling(n=3)
     assert not Sampling(n=3, temperature=0.1).greedy
     assert Sampling().greedy
+
+
+@pytest.mark.parametrize("given", [{"top_p": 0.9}, {"top_k": 40}, {"top_k": 40, "top_p": 0.5}])
+def test_a_top_p_or_top_k_that_a_greedy_decode_would_not_use_is_refused(
+    given: dict[str, float],
+) -> None:
+    with pytest.raises(ConfigError, match=r"Sampling\(top_[pk].*temperature=0.*Give a temperature"):
+        Sampling(**given)
+    with pytest.raises(ConfigError, match="Give a temperature"):
+        Sampling.of(given)
+    assert not Sampling(**given, temperature=1.0).greedy
