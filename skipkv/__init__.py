@@ -4,28 +4,24 @@ Compose a `Policy` from parts or take one of `presets`; decode with `Engine`, or
 `model.generate()` call inside `attach`.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from skipkv import errors, evictors, presets, schedulers, scorers, segmenters, steerers
-from skipkv._types import (
-    CacheView,
-    Cut,
-    Needs,
-    Request,
-    SentenceTable,
-    SteeringContext,
-    Thought,
-    TokenStream,
-)
-from skipkv.errors import SkipKVError
-from skipkv.evictors import Evictor
-from skipkv.policy import Budget, Policy
-from skipkv.schedulers import BatchScheduler
-from skipkv.scorers import Scorer
-from skipkv.segmenters import Segmenter
-from skipkv.steerers import Steerer
-
 if TYPE_CHECKING:
+    from skipkv import errors, evictors, presets, schedulers, scorers, segmenters, steerers
+    from skipkv._types import (
+        CacheView,
+        Cut,
+        Needs,
+        Request,
+        SentenceTable,
+        SteeringContext,
+        Thought,
+        TokenStream,
+    )
+    from skipkv.errors import SkipKVError
+    from skipkv.evictors import Evictor
+    from skipkv.policy import Budget, Policy
     from skipkv.runtime import (
         Completion,
         Engine,
@@ -36,6 +32,10 @@ if TYPE_CHECKING:
         Stats,
         attach,
     )
+    from skipkv.schedulers import BatchScheduler
+    from skipkv.scorers import Scorer
+    from skipkv.segmenters import Segmenter
+    from skipkv.steerers import Steerer
 
 __all__ = [
     "BatchScheduler",
@@ -71,27 +71,32 @@ __all__ = [
     "steerers",
 ]
 __version__ = "0.1.0"
-_FROM_RUNTIME = {
-    "Completion",
-    "Engine",
-    "EventRecord",
-    "Piece",
-    "Prompt",
-    "Sampling",
-    "Stats",
-    "attach",
+_MODULES = {"errors", "evictors", "presets", "schedulers", "scorers", "segmenters", "steerers"}
+_HOMES = {
+    **dict.fromkeys(("CacheView", "Cut", "Needs", "Request", "SentenceTable"), "_types"),
+    **dict.fromkeys(("SteeringContext", "Thought", "TokenStream"), "_types"),
+    **dict.fromkeys(("Budget", "Policy"), "policy"),
+    **dict.fromkeys(("Completion", "Engine", "EventRecord", "Piece"), "runtime"),
+    **dict.fromkeys(("Prompt", "Sampling", "Stats", "attach"), "runtime"),
+    "BatchScheduler": "schedulers",
+    "Evictor": "evictors",
+    "Scorer": "scorers",
+    "Segmenter": "segmenters",
+    "SkipKVError": "errors",
+    "Steerer": "steerers",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """The runtime's names, imported when first asked for.
+    """Public names are imported when first asked for.
 
-    It brings in transformers' models, which takes seconds; parts and their tests do without.
+    The parts bring in torch, and the runtime transformers' models, which takes seconds. The command
+    line starts without either, so that it can answer Ctrl-C.
     """
-    if name in _FROM_RUNTIME:
-        from skipkv import runtime
-
-        return getattr(runtime, name)
+    if name in _MODULES:
+        return importlib.import_module(f"skipkv.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"skipkv.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

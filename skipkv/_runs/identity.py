@@ -16,7 +16,6 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
-import torch
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, re.Pattern)
@@ -62,6 +61,8 @@ def differs(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 def _pieces(value: Any, seen: dict[int, Any]) -> Iterator[str]:
     """A value as texts: the same for values that behave the same, in every process."""
+    import torch  # takes a second, which `skipkv --help` does without
+
     if isinstance(value, _PLAIN):
         yield repr(value)
         return
@@ -104,6 +105,8 @@ def _items(values: Any, seen: dict[int, Any]) -> Iterator[str]:
 
 def _fields(value: Any) -> dict[str, Any]:
     """The values of an object: its fields, state or attributes; the repr if it is a library's."""
+    import torch
+
     if attrs.has(type(value)):
         names = [field.name for field in attrs.fields(type(value))]
     elif dataclasses.is_dataclass(value):

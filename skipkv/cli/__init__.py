@@ -5,6 +5,6 @@ function, register it in `app.py`, and import torch, transformers and the runtim
 function only, so that `skipkv --help` stays quick.
 """
 
-from skipkv.cli.app import main
+from skipkv.cli.entry import main
 
 __all__ = ["main"]

@@ -1,8 +1,5 @@
 """The commands joined under one name."""
 
-import io
-import os
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -70,14 +67,3 @@ def _skipkv(
     ] = False,
 ) -> None:
     """Reasoning models that think in a bounded KV cache."""
-
-
-def main() -> None:
-    """Run the command line; what `skipkv` and `python -m skipkv` start."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this: skipkv ... >&-
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as we run)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that its encoding lacks is no crash
-            stream.reconfigure(errors="backslashreplace")
-    app()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import FAILED, clean_exit, resumable
+from skipkv.cli.exits import FAILED, clean_exit, loading, resumable
 from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
 from skipkv.cli.placement import check_placement
 from skipkv.cli.tables import put_summary
@@ -101,15 +101,16 @@ def bench(
     the input cannot be used, 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
-        import torch
+        with loading():
+            import torch
 
-        from skipkv._runs import require_extra
-        from skipkv.benchmark import BASELINES, Bench, baselines_of, policies_of
-        from skipkv.benchmark.kvpress import KvpressSubject, check_interpreter, saved
-        from skipkv.benchmark.profiling import profile_table
-        from skipkv.compositions import model_settings
-        from skipkv.models import load
-        from skipkv.models.loading import folder_of
+            from skipkv._runs import require_extra
+            from skipkv.benchmark import BASELINES, Bench, baselines_of, policies_of
+            from skipkv.benchmark.kvpress import KvpressSubject, check_interpreter, saved
+            from skipkv.benchmark.profiling import profile_table
+            from skipkv.compositions import model_settings
+            from skipkv.models import load
+            from skipkv.models.loading import folder_of
 
         # Everything that can be wrong without the model is found before the model is loaded.
         check_placement(dtype, device)
@@ -148,9 +149,10 @@ def bench(
         asked(policies_of(named, settings=settings), Path()).check_folder(output)
         # One thread until a run is forked: OpenMP's others would not outlive that.
         torch.set_num_threads(1)
-        weights, tokenizer = load(
-            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-        )
+        with loading():
+            weights, tokenizer = load(
+                model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+            )
         subjects = policies_of(named, settings=settings, config=weights.config, seed=seed)
         for subject in subjects:
             if subject.note is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import clean_exit, resumable
+from skipkv.cli.exits import clean_exit, loading, resumable
 from skipkv.cli.generate import as_chats, check_known
 from skipkv.cli.options import Debug, Device, Dtype, TrustRemoteCode
 from skipkv.cli.placement import check_placement
@@ -148,21 +148,23 @@ def calibrate(
     """
     with clean_exit(debug=debug):
         # Everything that can be wrong without the model is found before the model is loaded.
-        questions = read_questions(data, field=field, limit=limit)
+        with loading():
+            questions = read_questions(data, field=field, limit=limit)
         if len(questions) < 3:
             raise InputError(
                 f"--data {data} gives {len(questions)} questions. Calibration needs at least 3 "
                 "questions: two to make and validate the vector, one to hold out."
             )
-        from skipkv.calibration import Settings, collect
-        from skipkv.calibration.plot import plot_separation, require_matplotlib
-        from skipkv.calibration.traces import read_completions
-        from skipkv.evaluation.datasets import DEFAULTS
-        from skipkv.policy import Policy
-        from skipkv.runtime import Engine
-        from skipkv.steerers import SteeringVector
-        from skipkv.steerers import calibrate as make
-        from skipkv.steerers.calibration import Options
+        with loading():
+            from skipkv.calibration import Settings, collect
+            from skipkv.calibration.plot import plot_separation, require_matplotlib
+            from skipkv.calibration.traces import read_completions
+            from skipkv.evaluation.datasets import DEFAULTS
+            from skipkv.policy import Policy
+            from skipkv.runtime import Engine
+            from skipkv.steerers import SteeringVector
+            from skipkv.steerers import calibrate as make
+            from skipkv.steerers.calibration import Options
 
         Options(
             stable=stable, question_directions=question_directions, held_out=held_out, seed=seed
@@ -192,14 +194,15 @@ def calibrate(
             regenerations=regenerations if stable > 0 else 0,
             seed=seed,
         )
-        engine = Engine.from_pretrained(
-            model,
-            policy=Policy(),
-            batch_size=batch_size,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-        )
+        with loading():
+            engine = Engine.from_pretrained(
+                model,
+                policy=Policy(),
+                batch_size=batch_size,
+                dtype=dtype,
+                device=device,
+                trust_remote_code=trust_remote_code,
+            )
         check_known(questions, engine)
         prompts = [
             engine.encode(prompt, index=i)

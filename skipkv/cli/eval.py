@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import FAILED, clean_exit, resumable
+from skipkv.cli.exits import FAILED, clean_exit, loading, resumable
 from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
 from skipkv.cli.placement import check_placement
 from skipkv.cli.tables import put_summary
@@ -142,11 +142,14 @@ def evaluate(
     Exit code: 0, or 1 if a sample failed, 2 if the input cannot be used, 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
-        from skipkv import evaluation
-        from skipkv.compositions import model_settings
-        from skipkv.evaluation.candidates import parse_candidates
-        from skipkv.evaluation.plots import FORMATS
-        from skipkv.evaluation.sweep import check_extras
+        with loading():
+            from skipkv import evaluation
+            from skipkv.compositions import model_settings
+            from skipkv.evaluation.candidates import parse_candidates
+            from skipkv.evaluation.plots import FORMATS
+            from skipkv.evaluation.sweep import check_extras
+            from skipkv.models import load
+            from skipkv.runtime import Sampling
 
         # Everything that can be wrong without the model is found before the model is loaded.
         if plot_format not in FORMATS:
@@ -160,9 +163,6 @@ def evaluate(
                 "Name a model: --model tiny is the embedded one. To write the tables of an earlier "
                 "run again: --summarize DIR."
             )
-        from skipkv.models import load
-        from skipkv.runtime import Sampling
-
         check_placement(dtype, device)
         specs = [spec for text in data or ["tiny"] for spec in text.split(",") if spec]
         sets = [
@@ -194,9 +194,10 @@ def evaluate(
         for candidate in candidates:
             if candidate.note is not None:
                 typer.echo(f"skipkv: {candidate.note}", err=True)
-        weights, tokenizer = load(
-            model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-        )
+        with loading():
+            weights, tokenizer = load(
+                model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+            )
         with resumable(output):
             summary = sweep.run(
                 weights,

@@ -3,11 +3,14 @@
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -20,6 +23,7 @@ BAD_INPUT = 2
 """Exit code when the input, a file or an option could not be used."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+_INTERRUPTED = "\nskipkv: interrupted.\n"
 
 # a disk that is full, or not writable any more
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -31,7 +35,8 @@ def clean_exit(*, debug: bool) -> Iterator[None]:
 
     A `SkipKVError` becomes one line on stderr and exit code 2, and so does an error of the
     operating system: a full disk, a missing right. A closed pipe (`skipkv ... | head`) is not an
-    error: exit code 0. Anything else is a bug, here or in the user's part, and keeps its traceback.
+    error: exit code 0. Ctrl-C is one line and exit code 130. Anything else is a bug, here or in the
+    user's part, and keeps its traceback.
 
     Args:
         debug: print the traceback of an error before its line.
@@ -42,6 +47,9 @@ def clean_exit(*, debug: bool) -> Iterator[None]:
         sys.stdout.flush()  # so that a closed pipe shows here and not at interpreter exit
     except SkipKVError as error:
         raise _ended(error, one_line(error), debug=debug) from None
+    except KeyboardInterrupt:
+        typer.echo(_INTERRUPTED, err=True, nl=False)
+        raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         _discard_stdout()
         raise typer.Exit(0) from None
@@ -55,6 +63,28 @@ def clean_exit(*, debug: bool) -> Iterator[None]:
             written = error.filename or "the output"
             line = f"Cannot write {written}: {error.strerror}. Make room and start again."
         raise _ended(error, visible(line), debug=debug) from None
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """While modules and models are loaded, Ctrl-C ends the process at once.
+
+    As an exception it would not do so: C code of torch and numpy that imports Python modules loses
+    a KeyboardInterrupt, aborts, or turns it into an error of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(*_: object) -> NoReturn:
+    os.write(2, _INTERRUPTED.encode())
+    os._exit(INTERRUPTED)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipkv.cli.exits import FAILED, clean_exit
+from skipkv.cli.exits import FAILED, clean_exit, loading
 from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
 from skipkv.cli.output import write
 from skipkv.cli.placement import check_placement
@@ -141,8 +141,9 @@ def generate(
     with clean_exit(debug=debug):
         # Everything that can be wrong without the model is found before the model is loaded.
         requests = read_prompts(prompts or [], source=source, jsonl=jsonl, field=field, limit=limit)
-        from skipkv.compositions import described, model_settings, own_settings, resolve_policy
-        from skipkv.runtime import Engine, Sampling
+        with loading():
+            from skipkv.compositions import described, model_settings, own_settings, resolve_policy
+            from skipkv.runtime import Engine, Sampling
 
         settings = {} if published else model_settings(model)
         told = {
@@ -162,14 +163,15 @@ def generate(
             )
         sampling = Sampling(**asked, n=samples, seed=seed) if asked else None  # type: ignore[arg-type]
         check_placement(dtype, device)
-        engine = Engine.from_pretrained(
-            model,
-            policy=composition,
-            batch_size=batch_size,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-        )
+        with loading():
+            engine = Engine.from_pretrained(
+                model,
+                policy=composition,
+                batch_size=batch_size,
+                dtype=dtype,
+                device=device,
+                trust_remote_code=trust_remote_code,
+            )
         check_known(requests, engine)
         if sampling is None:
             sampling = Sampling.from_model(engine.model, n=samples, seed=seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipkv.cli.exits import clean_exit
+from skipkv.cli.exits import clean_exit, loading
 
 if TYPE_CHECKING:
     from skipkv.policy import Policy
@@ -26,7 +26,8 @@ def policies(
 ) -> None:
     """Show the parts of each preset, at a budget of 1024."""
     with clean_exit(debug=debug):
-        from skipkv.presets import NAMES, get
+        with loading():
+            from skipkv.presets import NAMES, get
 
         for number, name in enumerate(NAMES):
             function = get(name)

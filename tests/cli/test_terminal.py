@@ -72,14 +72,14 @@ def python(code: str, *, stdout: object, **environment: str) -> subprocess.Compl
 
 PRINTS = """
 import sys, typer
-from skipkv.cli import app
+from skipkv.cli import app, main
 from skipkv.cli.exits import clean_exit
 @app.app.command()
 def prints():
     with clean_exit(debug=False):
         print(sys.argv[-1] * 9000)
 sys.argv = ["skipkv", "prints"]
-app.main()
+main()
 """
 
 
@@ -106,6 +106,31 @@ def test_a_character_that_the_output_cannot_hold_is_written_as_its_code(tmp_path
         )
     assert (result.returncode, result.stderr) == (0, b"")
     assert (tmp_path / "out").read_text() == "\\u56db \\udcff\n"
+
+
+INTERRUPT = """
+import os, signal
+from skipkv.cli.exits import clean_exit, loading
+with {block}:
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:  # as C code does that imports modules
+        {caught}
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "caught"), [("loading()", "pass"), ("clean_exit(debug=False)", "raise")]
+)
+def test_ctrl_c_is_one_line_whether_modules_are_loading_or_work_is_done(block, caught):
+    code = INTERRUPT.format(block=block, caught=caught)
+    result = python(code, stdout=subprocess.PIPE)
+    assert result.stderr.startswith(b"\nskipkv: interrupted.\n")
+    if block == "loading()":
+        assert result.stderr.count(b"\n") == 2
+        assert result.returncode == 130
+    else:
+        assert result.stderr.endswith(b"Exit: 130\n")  # click's exception, which it exits with
 
 
 def test_a_hub_that_does_not_answer_is_told_in_one_line(run, monkeypatch):
