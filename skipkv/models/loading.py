@@ -10,12 +10,20 @@ import json
 import os
 import pickle
 import sys
+import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import jinja2
 import torch
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -26,10 +34,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import cached_file
 
 from skipkv._validators import kind_of
-from skipkv.errors import InputError, MissingExtraError, SkipKVError
+from skipkv.errors import InputError, MissingExtraError, SkipKVError, SkipKVWarning
 from skipkv.models.families import check_model_type, check_sizes
 from skipkv.models.placement import check_dtype, find_device
 from skipkv.models.random_weights import random_model
@@ -39,6 +46,7 @@ EMBEDDED = "tiny"
 RANDOM = "random:"
 """The prefix of a config.json's path that asks for a model with random weights."""
 _NAMED = 3  # an error names at most this many of the wrong tensors
+_ATTEMPTS, _SECONDS = 2, 10  # to reach the hub: how often, and how long each may take
 
 
 def load(
@@ -79,20 +87,24 @@ def load(
     if name_or_path.startswith(RANDOM):
         return random_model(name_or_path.removeprefix(RANDOM), dtype=dtype, device=place)
     source, gguf = _source(name_or_path)
+    offline = not os.path.isdir(source) and not _hub_answers()
+    options: dict[str, Any] = {**gguf, "local_files_only": offline}
     if gguf:
         _require_gguf()
         dtype = torch.float32 if dtype == "auto" else dtype
     with _quiet():
         with _named(name_or_path, "config"):
-            _refuse_adapter(source, name_or_path)
-            config, _ = PretrainedConfig.get_config_dict(source, **gguf)
+            if offline:
+                _check_downloaded(source, name_or_path)
+            _refuse_adapter(source, name_or_path, offline)
+            config, _ = PretrainedConfig.get_config_dict(source, **options)
             check_model_type(config.get("model_type"))
             check_sizes(config)
         with _named(name_or_path, "tokenizer"):
-            tokenizer = _tokenizer(source, gguf, trust_remote_code)
+            tokenizer = _tokenizer(source, options, trust_remote_code)
             _check_template(tokenizer)
         with _named(name_or_path, "generation config"):
-            settings = None if gguf else _file(source, "generation_config.json")
+            settings = None if gguf else _file(source, "generation_config.json", offline)
             if settings is not None:  # transformers goes on without one that it cannot read
                 _json(settings)
         with _named(name_or_path, "model"):
@@ -103,7 +115,7 @@ def load(
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, which is checked below
-                **gguf,
+                **options,
             )
             _check_complete(report)
             torch.nn.Module.to(model, place)
@@ -224,9 +236,9 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _refuse_adapter(source: str, name: str) -> None:
+def _refuse_adapter(source: str, name: str, offline: bool) -> None:
     """Raise `InputError` for an adapter: transformers might decode its base model without it."""
-    path = _file(source, "adapter_config.json")
+    path = _file(source, "adapter_config.json", offline)
     if path is None:
         return
     base = _json(path).get("base_model_name_or_path")
@@ -237,21 +249,22 @@ def _refuse_adapter(source: str, name: str) -> None:
     )
 
 
-def _tokenizer(source: str, gguf: dict[str, str], trusted: bool) -> PreTrainedTokenizerBase:
+def _tokenizer(source: str, options: dict[str, Any], trusted: bool) -> PreTrainedTokenizerBase:
     """The tokenizer that the files describe.
 
     AutoTokenizer does not read the files of some architectures (Qwen2, and Llama from a GGUF file
     in transformers 5.0). It builds a tokenizer from the vocabulary alone, with other rules and
     tokens, which splits text in another way than the files say.
     """
-    config = None if gguf else _file(source, "tokenizer_config.json")
+    gguf, offline = "gguf_file" in options, options["local_files_only"]
+    config = None if gguf else _file(source, "tokenizer_config.json", offline)
     own_code = trusted and config is not None and "auto_map" in _json(config)
-    if gguf or (not own_code and _file(source, "tokenizer.json") is not None):
+    if gguf or (not own_code and _file(source, "tokenizer.json", offline) is not None):
         reader: Any = PreTrainedTokenizerFast
     else:
         reader = AutoTokenizer
     found: PreTrainedTokenizerBase = reader.from_pretrained(
-        source, trust_remote_code=trusted, **gguf
+        source, trust_remote_code=trusted, **options
     )
     if not found("a")["input_ids"]:
         raise InputError(
@@ -295,10 +308,57 @@ def _check_complete(report: Mapping[str, Any]) -> None:
         )
 
 
-def _file(source: str, name: str) -> Path | None:
-    """A file of a folder, or of a model on the hub; None if it does not exist."""
-    found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
+def _file(source: str, name: str, offline: bool) -> Path | None:
+    """A file of a folder, or of a model on the hub; None if it does not exist.
+
+    Not by transformers' `cached_file`, which answers None as well where the connection fails.
+    """
+    if os.path.isdir(source):
+        path = Path(source) / name
+        return path if path.exists() else None
+    try:
+        return Path(huggingface_hub.hf_hub_download(source, name, local_files_only=offline))
+    except LocalEntryNotFoundError:  # no answer, and not among the files downloaded earlier
+        if not offline:
+            raise
+        return None
+    except (EntryNotFoundError, RepositoryNotFoundError):  # reading the config explains the latter
+        return None
+
+
+def _hub_answers() -> bool:
+    """Whether the model hub can be reached.
+
+    Its client tries every file for half a minute before it gives up, so this is found out first.
+    """
+    constants = huggingface_hub.constants
+    for attempt in range(0 if constants.HF_HUB_OFFLINE else _ATTEMPTS):
+        time.sleep(attempt)
+        try:
+            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+        except Exception:  # its kind depends on the client's version; a status is no exception
+            continue
+        return True
+    return False
+
+
+def _check_downloaded(source: str, name: str) -> None:
+    """Where the hub cannot be asked, say that files downloaded earlier are used, or are missing."""
+    constants = huggingface_hub.constants
+    reason = f"the model hub ({constants.ENDPOINT}) does not answer"
+    if constants.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE is set"
+    if _file(source, "config.json", offline=True) is None:
+        raise InputError(
+            f"{reason}, and it was not downloaded earlier. Check its name and the network, or name "
+            "a folder with the model."
+        )
+    if not constants.HF_HUB_OFFLINE:
+        warnings.warn(
+            f"Loading {name!r} from files that were downloaded earlier: {reason}.",
+            SkipKVWarning,
+            stacklevel=3,
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:

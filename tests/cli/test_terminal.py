@@ -1,8 +1,10 @@
 """What reaches a terminal, and how commands end."""
 
+import logging
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -133,12 +135,25 @@ def test_ctrl_c_is_one_line_whether_modules_are_loading_or_work_is_done(block, c
         assert result.stderr.endswith(b"Exit: 130\n")  # click's exception, which it exits with
 
 
-def test_a_hub_that_does_not_answer_is_told_in_one_line(run, monkeypatch):
+def test_a_hub_that_does_not_answer_is_told_in_one_line_and_soon(run, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    started = time.perf_counter()
     result = run("generate", "-m", "no/such", "-p", "full", "hi")
+    assert time.perf_counter() - started < 15  # its client alone takes a minute
     assert result.exit_code == exits.BAD_INPUT
-    first, last = result.stderr.splitlines()
-    assert first == "skipkv: the model hub does not answer. Trying again for up to a minute."
-    assert last.startswith("skipkv: error: Cannot load the config of 'no/such'")
+    [line] = result.stderr.splitlines()
+    assert line.startswith(
+        "skipkv: error: Cannot load the config of 'no/such': the model hub (http"
+    )
+    assert "does not answer, and it was not downloaded earlier" in line
+
+
+def test_the_hub_clients_many_lines_about_one_outage_are_one_line(capsys):
+    client = logging.getLogger("huggingface_hub.utils._http")
+    with exits.clean_exit(debug=False):
+        for seconds in (1, 2, 4):
+            client.warning("'Timeout' thrown while requesting GET http://hub/file")
+            client.warning(f"Retrying in {seconds}s [Retry 1/5].")
+    told = "skipkv: the model hub does not answer. Trying again for up to a minute.\n"
+    assert capsys.readouterr().err == told

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from typer.testing import CliRunner
 
 from skipkv.cli.app import app
-from skipkv.errors import InputError, MissingExtraError
+from skipkv.errors import InputError, MissingExtraError, SkipKVWarning
 from skipkv.models import load
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -359,3 +359,20 @@ def test_loading_says_nothing_and_leaves_transformers_as_talkative_as_it_was(
     assert capfd.readouterr().err == ""
     assert logging.get_verbosity() == before
     assert logging.is_progress_bar_enabled()
+
+
+def test_a_model_downloaded_earlier_is_loaded_where_the_hub_does_not_answer(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--own--toy" / "snapshots" / ("a" * 40)
+    shutil.copytree(saved, snapshot)
+    (tmp_path / "models--own--toy" / "refs").mkdir()
+    (tmp_path / "models--own--toy" / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.warns(SkipKVWarning, match=r"'own/toy' from files that were downloaded earlier"):
+        model, tokenizer = load("own/toy", device="cpu")
+    expected, _ = load(saved, device="cpu")
+    ids = torch.tensor([tokenizer("so one plus two.\n\n")["input_ids"]])
+    assert torch.equal(model(ids).logits, expected(ids).logits)
