@@ -425,14 +425,16 @@ class Session:
             self._count_thoughts(sequence)
         if over := self._over_budget(sequences):
             entries = [self.store.widths[sequence.lane] for sequence in over]
-            outcomes = compress(
-                self.store,
-                self.policy,
-                [sequence.lane for sequence in over],
-                prompts=[sequence.prompt_tokens for sequence in over],
-                tables=[s.tracker.table for s in over if s.tracker is not None] or None,
-                trace=self.traces,
-            )
+            # Parts compute in the dtype of what they see, whatever the model is decoded under.
+            with torch.autocast(self._device.type, enabled=False):
+                outcomes = compress(
+                    self.store,
+                    self.policy,
+                    [sequence.lane for sequence in over],
+                    prompts=[sequence.prompt_tokens for sequence in over],
+                    tables=[s.tracker.table for s in over if s.tracker is not None] or None,
+                    trace=self.traces,
+                )
             for sequence, before, outcome in zip(over, entries, outcomes, strict=True):
                 self._note(sequence, before, outcome)
         for sequence in sequences:

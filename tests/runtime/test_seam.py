@@ -544,6 +544,29 @@ def test_prefill_in_chunks_with_left_padding_decodes_as_without_a_policy(
 
 
 @pytest.mark.parametrize("frontend", ["attach", "engine"])
+@pytest.mark.parametrize("name", presets.BUDGETED)
+def test_every_preset_evicts_under_autocast(
+    name: str,
+    frontend: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    batch: dict[str, Tensor],
+) -> None:
+    policy = presets.get(name)(32, interval=16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if frontend == "engine":
+            completions = list(
+                Engine(model, tokenizer, policy).generate(PROMPTS, max_new_tokens=80)
+            )
+            assert [c.error for c in completions] == [None] * 3
+            assert min(c.stats.events for c in completions) > 0
+        else:
+            with skipkv.attach(model, policy, tokenizer=tokenizer) as attached:
+                generated(model, batch)
+            assert min(attached.events) > 0
+
+
+@pytest.mark.parametrize("frontend", ["attach", "engine"])
 def test_autocast_decodes_as_without_a_policy(
     frontend: str,
     model: PreTrainedModel,
