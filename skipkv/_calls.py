@@ -44,7 +44,7 @@ def call(part: object, method: str, shown: Mapping[str, object], **options: obje
             raise
         raise broken(part, f".{method} raised {type(cause).__name__}: {cause}") from cause
     after = versions(shown)
-    if edited := [name for name, version in before.items() if after[name] != version]:
+    if edited := [name for name, version in before.items() if after.get(name) != version]:
         raise broken(
             part,
             f".{method} edited {' and '.join(edited)} in place. Other parts and later steps read "
@@ -108,6 +108,8 @@ def tensor_complaint(answer: object, axes: str, like: Tensor, dtype: torch.dtype
     shape = list(like.shape)
     if not isinstance(answer, Tensor):
         return f"must return a tensor {axes} = {shape}, got {type(answer).__name__}."
+    if answer.layout != torch.strided:
+        return f"must return a dense tensor {axes} = {shape}, got one of layout {answer.layout}."
     if answer.shape == like.shape and answer.dtype == dtype and answer.device == like.device:
         return ""
     wanted, came = f"{shape} of {dtype}", f"{list(answer.shape)} of {answer.dtype}"

@@ -30,7 +30,13 @@ from skipkv.runtime.seam import (
 from skipkv.runtime.sequence import Sequence as Row
 from skipkv.runtime.session import Pass, Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
-from skipkv.runtime.support import check_family, check_policy, check_prompt, full_attention_layers
+from skipkv.runtime.support import (
+    check_family,
+    check_policy,
+    check_prompt,
+    check_tokenizer,
+    full_attention_layers,
+)
 from skipkv.runtime.text import TokenText
 
 # What transformers' continuous batching is started by: it decodes with a cache of its own, in a
@@ -68,8 +74,8 @@ def attach(
     Raises:
         UnsupportedModelError: an architecture the runtime does not decode.
         ConfigError: the policy is none, or needs a tokenizer, or a layer the model does not have.
-        InputError: raised by `generate()` for inputs that cannot be decoded so: right padding, a
-            cache of one's own, `use_cache=False`.
+        InputError: the tokenizer is not one. `generate()` raises it for inputs that cannot be
+            decoded so: right padding, a cache of one's own, `use_cache=False`.
         PartError: raised by `generate()` when a part of the policy breaks its protocol.
         ModelError: raised by `generate()` when the logits are NaN or infinite: at once on a CPU,
             and within 16 tokens or at the end of the context on an accelerator.
@@ -84,6 +90,8 @@ def attach(
         [48]
     """
     check_policy(policy, user="skipkv.attach")
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, user="skipkv.attach")
     model = causal_lm(model, user="skipkv.attach")
     check_version()
     check_family(model)

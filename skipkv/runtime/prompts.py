@@ -144,6 +144,11 @@ def each(prompts: Any, tokenizer: Any) -> list[Any] | Iterator[Any]:
             f"prompts must be a list of prompts (or another iterable), got {kind_of(prompts)}. "
             f"Each prompt is {_KINDS}."
         )
+    if isinstance(prompts, set | frozenset):
+        raise InputError(
+            "prompts must be a list of prompts, got a set, which has no order: completions are "
+            "numbered as the prompts. Give sorted(prompts)."
+        )
     if not isinstance(prompts, Sequence):
         return iter(prompts)
     given = list(prompts)

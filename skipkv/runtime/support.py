@@ -49,12 +49,17 @@ def check_given(model: Any, tokenizer: Any, policy: Any, *, user: str) -> None:
         raise InputError(
             f"{user} takes the model first and then its tokenizer. Exchange the two arguments."
         )
+    check_tokenizer(tokenizer, user=user)
+    check_policy(policy, user=user)
+
+
+def check_tokenizer(tokenizer: Any, *, user: str) -> None:
+    """Raise `InputError`, with what to write, unless it is a tokenizer."""
     if not callable(getattr(tokenizer, "decode", None)) or not callable(tokenizer):
         raise InputError(
             f"{user} needs the model's tokenizer, got {_shown(tokenizer)}. Load it with "
             "AutoTokenizer.from_pretrained(...)."
         )
-    check_policy(policy, user=user)
 
 
 def check_policy(policy: Any, *, user: str) -> None:

@@ -246,3 +246,14 @@ def test_costs_are_known_only_after_a_generation(model: PreTrainedModel) -> None
         pytest.raises(InputError, match="Nothing has been generated"),
     ):
         _ = attached.events
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_a_tokenizer_that_is_none_is_refused_before_anything_is_decoded(
+    model: PreTrainedModel,
+) -> None:
+    with (
+        pytest.raises(InputError, match=r"skipkv\.attach needs the model's tokenizer, got 'tiny'"),
+        skipkv.attach(model, presets.skipkv(64), tokenizer="tiny"),  # type: ignore[arg-type]
+    ):
+        pass

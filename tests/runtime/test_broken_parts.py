@@ -1,6 +1,7 @@
 """What becomes of a generation when a part of the policy breaks, or the model does."""
 
 import gc
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -133,6 +134,29 @@ def test_a_part_that_edits_its_view_in_place_ends_its_event(kind: str, name: str
         where = "sentences[0].ends" if name == "ends" else name
         assert f"edited view.{where} in place" in str(completion.error)
         assert str(completion.error).startswith("Odd().")
+
+
+def replace_keys(view: CacheView) -> Tensor:
+    """Put another tensor into a view, past its being frozen."""
+    object.__setattr__(view, "keys", torch.zeros(2, 1).clone())
+    return view.positions.float()
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda view: view.positions.float().to_sparse(), "must return a dense tensor"),
+        (replace_keys, r"edited view\.keys"),
+    ],
+    ids=["sparse", "replaced"],
+)
+def test_what_a_scorer_does_never_ends_the_whole_generation(
+    score: Callable[[CacheView], Tensor], message: str
+) -> None:
+    for completion in decode(policy_with("scorer", score)):
+        assert completion.stop_reason == "error"
+        assert isinstance(completion.error, PartError)
+        assert re.search(message, str(completion.error))
 
 
 def test_protection_is_worked_out_by_the_runtime_whatever_became_of_the_view() -> None:

@@ -88,6 +88,7 @@ def padded(side: str) -> Callable[[Any], Any]:
         (lambda _: None, r"prompts must be a list of prompts \(or another iterable\), got None"),
         (lambda _: 7, "got an int"),
         (lambda _: b"one", "got a bytes. Each prompt is a text, a list of token ids, or a chat"),
+        (lambda _: {"one", "two"}, r"got a set, which has no order.*sorted\(prompts\)"),
         (lambda _: Prompt("one"), r"got one Prompt. Wrap it: \[prompt\]"),
         (lambda _: [9, 9], r"got one list of token ids. Wrap it: \[ids\]"),
         (lambda _: torch.tensor([9, 9]), r"got one row of token ids. Wrap it: \[ids\]"),
