@@ -69,26 +69,36 @@ def _parsed(answer: str) -> Any:
 
 
 # Spellings of numbers that math-verify reads as something else, or not at all.
-_THIN_SPACE = r"(?:\\[,;: ]|[~\u00a0\u2009\u202f])"
-_THOUSANDS = re.compile(rf"(?<![\d.,])[1-9]\d{{0,2}}(?:{_THIN_SPACE}\d{{3}})+(?!\d)")
+_SPACE = r"(?:\\[,;: ]|[~ ])"
+_THOUSANDS = re.compile(rf"(?<![\d.,])[1-9]\d{{0,2}}(?:{_SPACE}\d{{3}})+(?![\d/])")
+_MIXED = re.compile(rf"(?<![\d.,/])(\d+){_SPACE}(\d+)/(\d+)(?![\d.])")
 _EXPONENT = re.compile(r"([-+]?\d+(?:\.\d*)?)[eE]([-+]?\d{1,3})")
 _FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+_POWER = re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 
 
 def _latex(answer: str) -> str:
     r"""The same answer without a final full stop, and with its numbers in LaTeX.
 
     Example:
-        >>> [_latex(number) for number in (r"1\,000.", "1.5e3", "2\u00bd")]
-        ['1000', '1.5 \\cdot 10^{3}', '2\\frac{1}{2}']
+        >>> [_latex(number) for number in (r"1\,000.", "1.5e3", "2\u00bd", "1 1/2", "5\u00b2")]
+        ['1000', '1.5 \\cdot 10^{3}', '2\\frac{1}{2}', '1\\frac{1}{2}', '5^{2}']
     """
     text = re.sub(r"(?<=[^.\\])\.$", "", answer.strip())
     if (number := _EXPONENT.fullmatch(text)) is not None:
         return rf"{number[1]} \cdot 10^{{{int(number[2])}}}"
-    text = _THOUSANDS.sub(lambda number: re.sub(_THIN_SPACE, "", number[0]), text)
-    return _FRACTION.sub(_written_out, text)
+    text = _FRACTION.sub(_written_out, text)
+    text = _POWER.sub(lambda power: f"^{{{_plain(power[0])}}}", text)
+    text = _plain(text).replace("\u00b0", r"^\circ")
+    text = _THOUSANDS.sub(lambda number: re.sub(_SPACE, "", number[0]), text)
+    return _MIXED.sub(r"\1\\frac{\2}{\3}", text)
 
 
 def _written_out(character: re.Match[str]) -> str:
-    above, _, below = unicodedata.normalize("NFKC", character[0]).partition("\u2044")
+    above, _, below = _plain(character[0]).partition("\u2044")
     return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _plain(text: str) -> str:
+    """The text with plain digits, letters and spaces in the place of their variants."""
+    return unicodedata.normalize("NFKC", text)
