@@ -92,12 +92,17 @@ def test_a_folder_with_other_settings_is_refused_before_the_model_is_loaded(toy,
     assert "sampling seed was 0 and is 1" in result.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(toy, run, monkeypatch):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("skipkv.evaluation.records.RecordFile.add", interrupt)
-    result = run(*COMMAND, "--model", toy, "--policies", "rkv", "--budgets", "12", "-o", "out")
+def test_ctrl_c_says_how_to_go_on(toy, run):
+    Path("interrupts.py").write_text(
+        "from skipkv import Budget, Policy\n"
+        "class Interrupts:\n"
+        "    def score(self, view):\n"
+        "        raise KeyboardInterrupt\n"
+        "def policy(budget, interval):\n"
+        "    return Policy(budget=Budget(tokens=budget, interval=interval), scorer=Interrupts())\n"
+    )
+    policy = ("--policies", "interrupts:policy", "--budgets", "12", "--interval", "4")
+    result = run(*COMMAND, "--model", toy, *policy, "-o", "out")
     assert result.exit_code == exits.INTERRUPTED
     assert result.stdout == ""
     assert "interrupted; what is done is in out. The same command goes on" in result.stderr

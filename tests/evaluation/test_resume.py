@@ -34,36 +34,26 @@ def run(folder):
     return sweep.run(toy_model(eos=True), toy_tokenizer(), folder, progress=False)
 
 
-# Dies by SIGKILL with half of its n-th record written.
+# Dies by a signal when a file becomes larger than allowed: with a part of a record written.
 KILLED = """
-import os, signal, sys
-from skipkv.evaluation.records import RecordFile
+import resource, signal, sys
 from test_resume import run
 
-left = [int(sys.argv[2])]
-
-def add(self, record):
-    left[0] -= 1
-    if left[0] == 0:
-        self._file.write(record.line().encode()[:50])
-        self._file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(self, record)
-
-whole, RecordFile.add = RecordFile.add, add
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 run(sys.argv[1])
 """
 
 
-def kill_at(folder: Path, record: int) -> None:
-    """Start the sweep in a process of its own, which is killed while it writes this record."""
+def kill_at(folder: Path, size: int) -> None:
+    """Start the sweep in a process of its own, which is killed when a file reaches this size."""
     died = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), str(record)],
+        [sys.executable, "-c", KILLED, str(folder), str(size)],
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"},
         capture_output=True,
         check=False,
     )
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert died.returncode == -signal.SIGXFSZ, died.stderr.decode()
 
 
 def untimed(summary):
@@ -78,21 +68,23 @@ def untimed_records(folder):
     }
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit of file sizes here")
 def test_a_killed_run_goes_on_to_the_summary_of_an_undisturbed_one(tmp_path):
     undisturbed = run(tmp_path / "undisturbed")
-    kill_at(tmp_path / "killed", 3)  # in the baseline
-    kill_at(tmp_path / "killed", 9)  # of those left: among the policies
+    lines = (tmp_path / "undisturbed" / "records.jsonl").read_bytes().splitlines(keepends=True)
     path = tmp_path / "killed" / "records.jsonl"
-    assert not path.read_bytes().endswith(b"\n"), "the last line was to be torn"
+    for whole in (6, 14):  # in the baseline, and among the policies
+        half = len(lines[whole]) // 2  # lines differ by the digits of their times
+        kill_at(tmp_path / "killed", sum(map(len, lines[:whole])) + half)
+        assert not path.read_bytes().endswith(b"\n"), "the last line was to be torn"
     done, _ = read_records(path)
-    assert len(done) == 2 + 8
+    assert len(done) == 14
 
     killed = run(tmp_path / "killed")
 
     assert untimed(killed) == untimed(undisturbed)
     records, _ = read_records(path)
-    assert records[:10] == done, "a finished sample was decoded again"
+    assert records[:14] == done, "a finished sample was decoded again"
     assert len(records) == 24
     assert untimed_records(tmp_path / "killed") == untimed_records(tmp_path / "undisturbed")
     assert len({row.new_tokens.value for row in killed.rows}) > 1, "all alike: proves nothing"
