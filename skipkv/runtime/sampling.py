@@ -24,11 +24,27 @@ from skipkv.errors import ConfigError, SkipKVWarning
 _NOT_APPLIED = {
     "min_p": 0.0,
     "typical_p": 1.0,
+    "top_h": None,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
     "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
+    "penalty_alpha": 0.0,
+    "guidance_scale": 1.0,
     "num_beams": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "max_time": None,
+    "stop_strings": None,
+    "bad_words_ids": None,
+    "sequence_bias": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
 }
 # The default top-k of transformers' generate().
 _TOP_K = 50
@@ -129,7 +145,7 @@ class Sampling:
         asked = {
             name: value
             for name, neutral in _NOT_APPLIED.items()
-            if (value := getattr(config, name, None)) not in (None, neutral)
+            if (value := getattr(config, name, None)) not in (None, neutral, [])
         }
         if asked:
             warnings.warn(

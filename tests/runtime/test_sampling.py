@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipkv.errors import ConfigError, SkipKVError
+from skipkv.errors import ConfigError, SkipKVError, SkipKVWarning
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, can_choose, choose, uniforms
+from skipkv.testing import toy_model
 
 modest = settings(max_examples=80, deadline=None)
 BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -248,3 +249,30 @@ def test_a_top_p_or_top_k_that_a_greedy_decode_would_not_use_is_refused(
     with pytest.raises(ConfigError, match="Give a temperature"):
         Sampling.of(given)
     assert not Sampling(**given, temperature=1.0).greedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bad_words_ids", [[3]]),
+        ("suppress_tokens", [4]),
+        ("sequence_bias", {(3,): 1.0}),
+        ("min_new_tokens", 5),
+        ("stop_strings", ["x"]),
+        ("forced_eos_token_id", 3),
+        ("encoder_repetition_penalty", 1.3),
+    ],
+)
+def test_every_setting_of_a_generation_config_that_is_not_applied_is_warned_of(
+    name: str, value: object
+) -> None:
+    model = toy_model()
+    setattr(model.generation_config, name, value)
+    with pytest.warns(SkipKVWarning, match=rf"asks for {name}=.*which skipkv does not apply"):
+        Sampling.from_model(model)
+
+
+def test_a_generation_config_that_samples_at_temperature_0_is_greedy() -> None:
+    model = toy_model()
+    model.generation_config.update(do_sample=True, temperature=0.0, top_p=0.9)
+    assert Sampling.from_model(model) == Sampling()
