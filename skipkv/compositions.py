@@ -127,7 +127,14 @@ def resolve_policy(
         "strength": strength,
         "growth": growth,
     }
-    passed = {**written, **{key: value for key, value in explicit.items() if value is not None}}
+    explicit = {key: value for key, value in explicit.items() if value is not None}
+    if twice := written.keys() & explicit.keys():
+        key = min(twice)
+        raise ConfigError(
+            f"Policy {name} says {key}={written[key]}, and the {key} is given as {explicit[key]} "
+            "too. Give it once."
+        )
+    passed = {**written, **explicit}
     if isinstance(found, Policy):
         if passed.keys() & {"budget", "interval"}:
             raise ConfigError(

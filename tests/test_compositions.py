@@ -44,6 +44,11 @@ def test_a_preset_without_budget_stands_alone():
         ({"name": "full", "interval": 64}, "full takes no interval. Drop --interval"),
         ({"name": "rkv", "budget": 4}, r"Budget\(tokens=4\) must exceed"),
         ({"name": "rkv", "budget": 64, "interval": 0}, r"Budget\(interval=0\)"),
+        (
+            {"name": "rkv:budget=64", "budget": 32},
+            "says budget=64, and the budget is given as 32 too",
+        ),
+        ({"name": "rkv:interval=8", "budget": 32, "interval": 9}, "Give it once"),
         ({"name": "rkv:"}, "malformed: write package.module:object"),
         ({"name": ":rkv"}, "malformed"),
         ({"name": "a b:c"}, "malformed"),

@@ -47,6 +47,11 @@ class Candidate:
     own: Mapping[str, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        if "budget" in self.options:
+            raise ConfigError(
+                f"Policy {self.label} says budget={self.options['budget']}, and the budgets are "
+                "given apart. Drop it: --budgets names them for all policies."
+            )
         for option in self.options:
             if isinstance(self.source, Policy):
                 raise ConfigError(

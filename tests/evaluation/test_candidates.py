@@ -45,6 +45,7 @@ def test_a_finished_policy_keeps_its_budget():
             "rkv:nonsense=4",
             "rkv:nonsense=4 takes no nonsense. It takes: budget, importance, window",
         ),
+        ("rkv:budget=64", "rkv:budget=64 says budget=64, and the budgets are given apart"),
         ("rkv:window=99", r"rkv:window=99 at a budget of 64: Budget\(tokens=64\) must exceed"),
         ("full:window=4", "full:window=4 takes no window. It takes: nothing"),
     ],
