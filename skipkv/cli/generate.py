@@ -136,7 +136,7 @@ def generate(
     That of tiny holds a budget, a threshold and a steering vector. A line on stderr says what it
     took.
 
-    Exit code: 0, or 1 if a completion failed, or 2 if the input cannot be used.
+    Exit code: 0, or 1 if a completion failed, 2 if the input cannot be used, 130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
         # Everything that can be wrong without the model is found before the model is loaded.
