@@ -53,7 +53,9 @@ def tokenizer(tokens: Sequence[str] = TOKENS) -> PreTrainedTokenizerFast:
     ids = {token: number for number, token in enumerate(tokens)}
     model = Tokenizer(WordLevel(vocab=ids, unk_token=UNKNOWN))
     # the longest word first, so that "\n\n" is one token
-    longest_first = sorted((token for token in tokens if token not in SPECIAL), key=len, reverse=True)
+    longest_first = sorted(
+        (token for token in tokens if token not in SPECIAL), key=len, reverse=True
+    )
     words = "|".join(map(re.escape, longest_first))
     model.pre_tokenizer = pre_tokenizers.Split(Regex(words), behavior="isolated")
     model.decoder = decoders.Fuse()
