@@ -110,7 +110,8 @@ def evaluate(
     instruction: Annotated[
         str | None,
         typer.Option(
-            help="Text after every question. Default: the papers' instruction; none for tiny and rambler."
+            help="Text after every question. Default: the papers' instruction; none for tiny and "
+            "rambler."
         ),
     ] = None,
     output: Annotated[

@@ -134,8 +134,8 @@ def generate(
     Completions are printed as they finish, in the order of the prompts. Statistics go to stderr:
     tokens, speed, and what was saved beside a full cache.
     A preset takes its missing options from skipkv.json in the model's folder, if there is one.
-    That of an embedded model holds a budget, a threshold and a steering vector. A line on stderr says what it
-    took.
+    That of an embedded model holds a budget, a threshold and a steering vector. A line on stderr
+    says what it took.
 
     Exit code: 0, or 1 if a completion failed, or 2 if the input cannot be used.
     """
@@ -198,7 +198,7 @@ def generate(
 
 
 def check_known(prompts: list[Prompt], engine: "Engine") -> None:
-    """Raise `InputError` for a prompt that the tokenizer does not know, as prose for an embedded model."""
+    """Raise `InputError` for a prompt that the tokenizer does not know, as prose for `tiny`."""
     from skipkv.evaluation.prompts import LOST, lost_share
 
     for index, prompt in enumerate(prompts):

@@ -48,8 +48,8 @@ class Defaults:
     policies: str = "streaming_llm,snapkv,rkv,skipkv"
 
 
-# Source: SkipKV (arXiv 2512.07993) and R-KV (arXiv 2505.24133), experiments; `tiny` and `rambler` are
-# the embedded reasoners' own, with short traces and vocabularies that know no instruction.
+# Source: SkipKV (arXiv 2512.07993) and R-KV (arXiv 2505.24133), experiments; `tiny` and `rambler`
+# are the embedded reasoners' own, with short traces and vocabularies that know no instruction.
 DEFAULTS = {
     "tiny": Defaults(
         interval=16,
@@ -168,8 +168,8 @@ def load_dataset(
     """A data set by its name, from a file or from the hub.
 
     Args:
-        spec: a name (`tiny` and `rambler`, which are generated; `gsm8k`, `math500` or `aime24`, from the hub);
-            `name=FILE`, the same from a JSONL file; or a FILE alone, named after the file.
+        spec: a name (`tiny` and `rambler`, which are generated; `gsm8k`, `math500` or `aime24`,
+            from the hub); `name=FILE`, the same from a JSONL file; or a FILE alone, named after the file.
         limit: the number of problems, chosen at random (see `DataSet.limited`); of `tiny`
             and `rambler`, the number to generate.
         seed: seed of that choice, or of the generated problems.

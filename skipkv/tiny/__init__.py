@@ -2,9 +2,9 @@ r"""The embedded reasoners: chain-of-thought models small enough to come with th
 
 `tiny` decodes greedily and hardly errs. `load()` gives the model and its tokenizer, and
 `problems(count)` gives problems it can solve. It was made by `python -m skipkv.tiny.training`.
-README.md in `weights/` is its model card. `skipkv.tiny.rambler` is the other one: it is sampled, errs
-and checks itself. To add one, add its folder to `EMBEDDED` in `models/loading.py` and its problems
-below.
+README.md in `weights/` is its model card. `skipkv.tiny.rambler` is the other one: it is sampled,
+errs and checks itself. To add one, add its folder to `EMBEDDED` in `models/loading.py` and its
+problems below.
 """
 
 from skipkv.tiny import rambler
