@@ -169,7 +169,8 @@ def load_dataset(
 
     Args:
         spec: a name (`tiny` and `rambler`, which are generated; `gsm8k`, `math500` or `aime24`,
-            from the hub); `name=FILE`, the same from a JSONL file; or a FILE alone, named after the file.
+            from the hub); `name=FILE`, the same from a JSONL file; or a FILE alone, named after
+            the file.
         limit: the number of problems, chosen at random (see `DataSet.limited`); of `tiny`
             and `rambler`, the number to generate.
         seed: seed of that choice, or of the generated problems.

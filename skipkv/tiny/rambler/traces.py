@@ -95,7 +95,7 @@ class Trace:
         prompt: number of tokens of the prompt.
         kinds: the kind of each token, [T].
         expiry: the first position that no longer sees each token, [T]; NEVER for most.
-        answer: the code at its end.
+        answer: the code at its end; empty if the trace was cut before it.
         checks: number of results that were compared with an earlier one.
         rederived: number of values that were worked out anew because they were lost.
     """
@@ -153,9 +153,10 @@ class _Writer:
 
     def trace(self, longest: int) -> Trace:
         """What was written."""
+        answer = self._code if len(self._tokens) <= longest else ""
         return Trace(
             self._tokens[:longest], self._prompt, self._kinds[:longest],
-            self._expiry[: len(self._tokens)], self._code, self._checks, self._rederived,
+            self._expiry[: len(self._tokens)], answer, self._checks, self._rederived,
         )  # fmt: skip
 
     # ---- the prompt and the answer

@@ -347,6 +347,7 @@ def train(output: Path, *, recipe: Recipe | None = None, workers: int = 1, devic
     gradient = _Gradient(model, recipe, device)
     since = time.monotonic()
     for step, inputs in enumerate(batches, start=begin):
+        torch.manual_seed((recipe.seed << 32) + step)  # which stores keep a lost token is drawn
         gradient(inputs)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         for optimizer, peak in optimizers:
@@ -359,7 +360,8 @@ def train(output: Path, *, recipe: Recipe | None = None, workers: int = 1, devic
         if done % recipe.checkpoint == 0 or done == recipe.steps:
             _checkpoint(output, model, optimizers, recipe, done, spent + time.monotonic() - since)
     model.set_attn_implementation("sdpa")
-    model.to(torch.bfloat16).save_pretrained(output)
+    torch.nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(output)
     save_tokenizer(output, TOKENS)
 
 
