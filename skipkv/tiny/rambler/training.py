@@ -1,6 +1,6 @@
 """The recipe that made the rambling reasoner: `python -m skipkv.tiny.rambler.training DIR`.
 
-It writes the model, its tokenizer and a log into DIR. On one H100 it takes eight minutes; other
+It writes the model, its tokenizer and a log into DIR. On one H200 it takes six minutes; other
 processes write the traces meanwhile. It needs torch 2.9 or newer for Muon.
 
 Every step draws its traces from the seed and the step. So a run that was killed resumes from its
@@ -23,8 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
 
 from skipkv.errors import InputError
+from skipkv.models import load
 from skipkv.tiny.problem import TRAIN, draw
 from skipkv.tiny.rambler.phrases import IDS, TOKENS
+from skipkv.tiny.rambler.problem import LEAST, MOST, problems
 from skipkv.tiny.rambler.traces import (
     GIVEN,
     LOOKUP,
@@ -35,6 +37,8 @@ from skipkv.tiny.rambler.traces import (
     Trace,
     write_trace,
 )
+from skipkv.tiny.report import RAMBLER, report
+from skipkv.tiny.training import begin_or_resume, optimizers_of, restore, write_checkpoint
 from skipkv.tiny.vocabulary import DIGITS, EOS, NAMES, PAD, USER, save_tokenizer
 
 
@@ -59,10 +63,10 @@ class Recipe:
         checkpoint: steps between two checkpoints.
     """
 
-    steps: int = 9000
+    steps: int = 7000
     rows: int = 64
     length: int = 1408
-    names: tuple[int, int] = (6, 7)
+    names: tuple[int, int] = (LEAST, MOST)
     drills: int = 1200
     growing: int = 1000
     whole: int = 1500
@@ -70,7 +74,7 @@ class Recipe:
     muon: float = 0.02
     adamw: float = 4e-3
     warm_up: int = 60
-    decay: int = 4000
+    decay: int = 3200
     seed: int = 0
     checkpoint: int = 1000
 
@@ -80,7 +84,7 @@ class Recipe:
 
 
 _LAYERS, _HEADS, _KV_HEADS, _HEAD_SIZE = 4, 6, 2, 32
-_LOG, _CHECKPOINT = "training.jsonl", "checkpoint.pt"
+_LOG = "training.jsonl"
 
 
 def config() -> Qwen2Config:
@@ -330,7 +334,7 @@ def train(output: Path, *, recipe: Recipe | None = None, workers: int = 1, devic
     if not hasattr(torch.optim, "Muon"):
         raise InputError(f"torch {torch.__version__} has no Muon. Train with torch 2.9 or newer.")
     output.mkdir(parents=True, exist_ok=True)
-    begin, spent = _begun(output, recipe)
+    begin = begin_or_resume(output, recipe, free=("steps", "decay", "checkpoint"))
     loader = DataLoader(
         _Batches(recipe), batch_size=None, sampler=range(begin, recipe.steps), num_workers=workers,
         prefetch_factor=8 if workers else None, pin_memory=device != "cpu",
@@ -341,9 +345,8 @@ def train(output: Path, *, recipe: Recipe | None = None, workers: int = 1, devic
     torch.nn.Module.to(model, device)
     AttentionInterface.register("kv_dropout", _attention)
     model.set_attn_implementation("kv_dropout")
-    optimizers = _optimizers(model, recipe)
-    if begin:
-        _restore(output, model, optimizers)
+    optimizers = optimizers_of(model, muon=recipe.muon, adamw=recipe.adamw)
+    _, spent = restore(output, model, optimizers)
     gradient = _Gradient(model, recipe, device)
     since = time.monotonic()
     for step, inputs in enumerate(batches, start=begin):
@@ -353,33 +356,18 @@ def train(output: Path, *, recipe: Recipe | None = None, workers: int = 1, devic
         for optimizer, peak in optimizers:
             optimizer.param_groups[0]["lr"] = peak * recipe.rate(step)
             optimizer.step()
-        done = step + 1
+        done, elapsed = step + 1, spent + time.monotonic() - since
         if done % 100 == 0 or done == recipe.steps:
-            _log(output, done, gradient.sums, spent + time.monotonic() - since)
+            _log(output, done, gradient.sums, elapsed)
             gradient.sums.zero_()
         if done % recipe.checkpoint == 0 or done == recipe.steps:
-            _checkpoint(output, model, optimizers, recipe, done, spent + time.monotonic() - since)
+            write_checkpoint(
+                output, model, optimizers, recipe, done, spent + time.monotonic() - since
+            )
     model.set_attn_implementation("sdpa")
     torch.nn.Module.to(model, torch.bfloat16)
     model.save_pretrained(output)
     save_tokenizer(output, TOKENS)
-
-
-def _optimizers(
-    model: Qwen2ForCausalLM, recipe: Recipe
-) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the layers' matrices, AdamW for embeddings, biases and norms."""
-    matrices: list[torch.nn.Parameter] = []
-    others: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
-    return [
-        (torch.optim.Muon(matrices, lr=recipe.muon, weight_decay=0.01), recipe.muon),
-        (
-            torch.optim.AdamW(others, lr=recipe.adamw, betas=(0.9, 0.95), weight_decay=0),
-            recipe.adamw,
-        ),
-    ]
 
 
 def _log(output: Path, step: int, sums: Tensor, elapsed: float) -> None:
@@ -397,55 +385,6 @@ def _log(output: Path, step: int, sums: Tensor, elapsed: float) -> None:
         print(line, flush=True)
 
 
-def _checkpoint(
-    output: Path,
-    model: Qwen2ForCausalLM,
-    optimizers: list[tuple[torch.optim.Optimizer, float]],
-    recipe: Recipe,
-    step: int,
-    elapsed: float,
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer, _ in optimizers],
-        "recipe": attrs.asdict(recipe),
-        "step": step,
-        "seconds": elapsed,
-    }
-    # a kill while writing leaves the last complete checkpoint
-    new = output / "checkpoint.new"
-    torch.save(state, new)
-    new.replace(output / _CHECKPOINT)
-
-
-def _restore(
-    output: Path,
-    model: Qwen2ForCausalLM,
-    optimizers: list[tuple[torch.optim.Optimizer, float]],
-) -> None:
-    state = torch.load(output / _CHECKPOINT, weights_only=True)
-    model.load_state_dict(state["model"])
-    for (optimizer, _), saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-
-
-def _begun(output: Path, recipe: Recipe) -> tuple[int, float]:
-    """The step to resume from and the seconds spent; the log is cut there."""
-    log, path = output / _LOG, output / _CHECKPOINT
-    step, seconds = 0, 0.0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        ours = attrs.asdict(recipe) | {"steps": 0, "decay": 0, "checkpoint": 0}
-        if state["recipe"] | {"steps": 0, "decay": 0, "checkpoint": 0} != ours:
-            raise InputError(
-                f"{path} was made with another recipe: {state['recipe']}. Give another folder."
-            )
-        step, seconds = state["step"], state["seconds"]
-    lines = log.read_text().splitlines() if log.exists() else []
-    log.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
-    return step, seconds
-
-
 def main(
     output: Annotated[Path, typer.Argument(help="Folder for model, tokenizer and log.")],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda",
@@ -459,6 +398,9 @@ def main(
     """Train the rambling reasoner; a run that was killed resumes."""
     recipe = Recipe(seed=seed, steps=steps, decay=decay)
     train(output, recipe=recipe, workers=workers, device=device)
+    loaded = load(str(output), dtype="float32", device=device)
+    command = "python -m skipkv.tiny.rambler.training"
+    print(report(output, *loaded, problems(500), RAMBLER, command=command))
 
 
 if __name__ == "__main__":
