@@ -16,7 +16,7 @@ from skipkv.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from skipkv.steerers import Calibration, Separation
 
-TINY_QUESTIONS = 200
+OWN_QUESTIONS = 200
 MAX_NEW_TOKENS, BATCH_SIZE = 4096, 8
 
 
@@ -100,14 +100,19 @@ def calibrate(
         ),
     ] = None,
     temperature: Annotated[
-        float, typer.Option(help="Sampling temperature of the traces; 0 is greedy.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Sampling temperature of the traces; 0 is greedy. Default: 0; rambler 0.6."
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the sampling, and of the split into parts.")
     ] = 0,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Traces decoded together. Default: {BATCH_SIZE}; tiny 64."),
+        typer.Option(
+            min=1, help=f"Traces decoded together. Default: {BATCH_SIZE}; tiny and rambler 64."
+        ),
     ] = None,
     work: Annotated[
         str | None,
@@ -160,6 +165,7 @@ def calibrate(
             from skipkv.calibration.plot import plot_separation, require_matplotlib
             from skipkv.calibration.traces import read_completions
             from skipkv.evaluation.datasets import DEFAULTS
+            from skipkv.models.loading import EMBEDDED
             from skipkv.policy import Policy
             from skipkv.runtime import Engine
             from skipkv.steerers import SteeringVector
@@ -181,7 +187,9 @@ def calibrate(
             picture = None
         _check_folder(output)
         check_placement(dtype, device)
-        own = DEFAULTS["tiny"] if "tiny" in (model, data) else None
+        own = next((DEFAULTS[name] for name in (model, data) if name in EMBEDDED), None)
+        if temperature is None:
+            temperature = own.temperature if own else 0.0
         if max_new_tokens is None:
             max_new_tokens = own.max_new_tokens if own else MAX_NEW_TOKENS
         if batch_size is None:
@@ -244,15 +252,17 @@ def calibrate(
 def read_questions(data: str, *, field: str, limit: int | None) -> list[Prompt]:
     """The questions named by `--data`: of a data set, with its instruction, or of a file.
 
-    Questions of `tiny` are training problems, so they hold none that `skipkv eval` uses.
+    Questions of `tiny` and `rambler` are training problems, so they hold none that `skipkv eval`
+    uses.
     """
     from skipkv.evaluation.datasets import DEFAULTS, load_dataset
+    from skipkv.models.loading import EMBEDDED
 
     name, given, _ = data.partition("=")
-    if data == "tiny":
-        from skipkv import tiny
+    if data in EMBEDDED:
+        from skipkv.tiny import problems_of
 
-        return [p.question for p in tiny.problems(limit or TINY_QUESTIONS, split="train")]
+        return [p.question for p in problems_of(data, limit or OWN_QUESTIONS, split="train")]
     if given or name in DEFAULTS:
         found = load_dataset(data, limit=limit)
         instruction = found.defaults.instruction

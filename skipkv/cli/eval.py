@@ -22,7 +22,8 @@ def evaluate(
         typer.Option(
             "--model",
             "-m",
-            help="tiny (the embedded model), a folder, a hub id, or a .gguf file (or its folder).",
+            help="tiny or rambler (embedded models), a folder, a hub id, or a .gguf file (or its "
+            "folder).",
         ),
     ] = None,
     data: Annotated[
@@ -30,8 +31,9 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            help="Data sets: tiny, gsm8k, math500, aime24 (the last three from the hub), "
-            "NAME=FILE.jsonl or FILE.jsonl; comma-separated or repeated. Default: tiny.",
+            help="Data sets: tiny, rambler, gsm8k, math500, aime24 (the last three from the hub), "
+            "NAME=FILE.jsonl or FILE.jsonl; comma-separated or repeated. Default: rambler for the "
+            "model rambler, else tiny.",
         ),
     ] = None,
     policies: Annotated[
@@ -61,15 +63,22 @@ def evaluate(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples per problem.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of --limit and of the sampling.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Sampling temperature; 0 is greedy. Default: 0; rambler 0.6."),
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(help="Sample from the top probability mass; 1 is all.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Sample from the top probability mass; 1 is all. Default: 1; rambler 0.95."
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Sample from the top k tokens; 0 is all.")] = 0,
     interval: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Decode steps between two compression events. Default: 128; tiny 16."
+            min=1,
+            help="Decode steps between two compression events. Default: 128; tiny 16, rambler 32.",
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -78,11 +87,13 @@ def evaluate(
             "--max-new-tokens",
             "-n",
             min=1,
-            help="Most tokens to decode per sample. Default: 8192; aime24 16384, tiny 640.",
+            help="Most tokens to decode per sample. Default: 8192; aime24 16384, tiny 640, "
+            "rambler 1408.",
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Sequences decoded together. Default: 8; tiny 64.")
+        int | None,
+        typer.Option(min=1, help="Sequences decoded together. Default: 8; tiny and rambler 64."),
     ] = None,
     question_field: Annotated[
         str | None,
@@ -99,7 +110,8 @@ def evaluate(
     instruction: Annotated[
         str | None,
         typer.Option(
-            help="Text after every question. Default: the papers' instruction; none for tiny."
+            help="Text after every question. Default: the papers' instruction; none for tiny and "
+            "rambler."
         ),
     ] = None,
     output: Annotated[
@@ -149,6 +161,7 @@ def evaluate(
             from skipkv.evaluation.plots import FORMATS
             from skipkv.evaluation.sweep import check_extras
             from skipkv.models import load
+            from skipkv.models.loading import EMBEDDED
             from skipkv.runtime import Sampling
 
         # Everything that can be wrong without the model is found before the model is loaded.
@@ -164,7 +177,12 @@ def evaluate(
                 "run again: --summarize DIR."
             )
         check_placement(dtype, device)
-        specs = [spec for text in data or ["tiny"] for spec in text.split(",") if spec]
+        specs = [
+            spec
+            for text in data or [model if model in EMBEDDED else "tiny"]
+            for spec in text.split(",")
+            if spec
+        ]
         sets = [
             evaluation.load_dataset(
                 spec,
@@ -176,16 +194,27 @@ def evaluate(
             )
             for spec in specs
         ]
+        own = sets[0].defaults
+        if temperature is None and len({data.defaults.temperature for data in sets}) > 1:
+            raise InputError(
+                "The data sets are decoded at different temperatures by default: "
+                + ", ".join(f"{data.name} {data.defaults.temperature:g}" for data in sets)
+                + ". Give --temperature, or a command for each."
+            )
         candidates = parse_candidates(
-            policies or [sets[0].defaults.policies],
+            policies or [own.policies],
             settings={} if published else model_settings(model),
         )
         sweep = evaluation.Sweep(
             data=sets,
             policies=candidates,
-            budgets=budgets or ["25%,50%,75%"],
+            budgets=budgets or [own.budgets],
             sampling=Sampling(
-                temperature=temperature, top_p=top_p, top_k=top_k, n=samples, seed=seed
+                temperature=own.temperature if temperature is None else temperature,
+                top_p=own.top_p if top_p is None else top_p,
+                top_k=top_k,
+                n=samples,
+                seed=seed,
             ),
             interval=interval,
             max_new_tokens=max_new_tokens,

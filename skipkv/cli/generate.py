@@ -28,7 +28,8 @@ def generate(
         typer.Option(
             "--model",
             "-m",
-            help="tiny (the embedded model), a folder, a hub id, or a .gguf file (or its folder).",
+            help="tiny or rambler (embedded models), a folder, a hub id, or a .gguf file (or its "
+            "folder).",
         ),
     ] = ...,  # type: ignore[assignment]
     policy: Annotated[
@@ -133,8 +134,8 @@ def generate(
     Completions are printed as they finish, in the order of the prompts. Statistics go to stderr:
     tokens, speed, and what was saved beside a full cache.
     A preset takes its missing options from skipkv.json in the model's folder, if there is one.
-    That of tiny holds a budget, a threshold and a steering vector. A line on stderr says what it
-    took.
+    That of an embedded model holds a budget, a threshold and a steering vector. A line on stderr
+    says what it took.
 
     Exit code: 0, or 1 if a completion failed, 2 if the input cannot be used, 130 after Ctrl-C.
     """
@@ -209,7 +210,7 @@ def check_known(prompts: list[Prompt], engine: "Engine") -> None:
             raise InputError(
                 f"Prompt {index}: the model's tokenizer does not know {lost:.0%} of its "
                 "characters. The model is made for other texts; skipkv/tiny/weights/README.md "
-                "shows those of tiny."
+                "shows those of tiny, skipkv/tiny/rambler/weights/README.md those of rambler."
             )
 
 

@@ -15,6 +15,7 @@ from skipkv._validators import is_a
 from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation.jsonl import problem_of, read_problems
 from skipkv.evaluation.problems import Problem
+from skipkv.models.loading import EMBEDDED
 
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 """The instruction that the papers put after every question."""
@@ -29,7 +30,10 @@ class Defaults:
         max_new_tokens: the most tokens decoded per sample.
         batch_size: sequences decoded together.
         instruction: text after each question in the prompt; may be empty.
+        temperature: sampling temperature; 0 is greedy.
+        top_p: share of the probability that is sampled from.
         count: number of problems, for a generated set.
+        budgets: budgets that `skipkv eval` compares.
         policies: policies that `skipkv eval` compares with the full cache.
     """
 
@@ -37,12 +41,15 @@ class Defaults:
     max_new_tokens: int = 8192
     batch_size: int = 8
     instruction: str = INSTRUCTION
+    temperature: float = 0.0
+    top_p: float = 1.0
     count: int | None = None
+    budgets: str = "25%,50%,75%"
     policies: str = "streaming_llm,snapkv,rkv,skipkv"
 
 
-# Source: SkipKV (arXiv 2512.07993) and R-KV (arXiv 2505.24133), experiments; `tiny` is the embedded
-# reasoner's own, with short traces and a vocabulary that knows no instruction.
+# Source: SkipKV (arXiv 2512.07993) and R-KV (arXiv 2505.24133), experiments; `tiny` and `rambler`
+# are the embedded reasoners' own, with short traces and vocabularies that know no instruction.
 DEFAULTS = {
     "tiny": Defaults(
         interval=16,
@@ -51,6 +58,16 @@ DEFAULTS = {
         instruction="",
         count=100,
         # the papers also choose the threshold per model; docs/results.md says how this one was
+    ),
+    "rambler": Defaults(
+        interval=32,
+        max_new_tokens=1408,
+        batch_size=64,
+        instruction="",
+        temperature=0.6,
+        top_p=0.95,
+        count=100,
+        budgets="8%,13%,25%",
     ),
     "gsm8k": Defaults(),
     "math500": Defaults(),
@@ -151,14 +168,16 @@ def load_dataset(
     """A data set by its name, from a file or from the hub.
 
     Args:
-        spec: a name (`tiny`, which is generated; `gsm8k`, `math500` or `aime24`, from the hub);
-            `name=FILE`, the same from a JSONL file; or a FILE alone, named after the file.
-        limit: the number of problems, chosen at random (see `DataSet.limited`); of `tiny`, the
-            number to generate.
+        spec: a name (`tiny` and `rambler`, which are generated; `gsm8k`, `math500` or `aime24`,
+            from the hub); `name=FILE`, the same from a JSONL file; or a FILE alone, named after
+            the file.
+        limit: the number of problems, chosen at random (see `DataSet.limited`); of `tiny`
+            and `rambler`, the number to generate.
         seed: seed of that choice, or of the generated problems.
         question_field: JSONL field with the question; common names are found without it.
         answer_field: JSONL field with the answer; common names are found without it.
-        instruction: text after each question; by default the papers', and none for `tiny`.
+        instruction: text after each question; by default the papers', and none for `tiny`
+            and `rambler`.
 
     Raises:
         InputError: the name is unknown, the file cannot be used, or the hub cannot be reached.
@@ -171,8 +190,8 @@ def load_dataset(
         raise InputError(f"--data {spec} has no name before the '='. Write NAME=FILE.")
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit} must be at least 1.")
-    if not path and name == "tiny":
-        return _instructed(_tiny(limit, seed), instruction)
+    if not path and name in EMBEDDED:
+        return _instructed(_generated(name, limit, seed), instruction)
     if path:
         problems = read_problems(path, question_field=question_field, answer_field=answer_field)
     elif name in _HUB:
@@ -200,12 +219,12 @@ def _is_file(spec: str) -> bool:
     return spec.endswith((".jsonl", ".json")) or (spec not in DEFAULTS and Path(spec).is_file())
 
 
-def _tiny(limit: int | None, seed: int) -> DataSet:
-    from skipkv.tiny import problems
+def _generated(name: str, limit: int | None, seed: int) -> DataSet:
+    from skipkv.tiny import problems_of
 
-    generated = problems(limit or DEFAULTS["tiny"].count or 100, seed=seed)
+    generated = problems_of(name, limit or DEFAULTS[name].count or 100, seed=seed)
     return DataSet(
-        name="tiny",
+        name=name,
         problems=[
             Problem(id=str(i), question=problem.question, answer=problem.answer)
             for i, problem in enumerate(generated)

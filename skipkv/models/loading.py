@@ -1,6 +1,6 @@
-"""Loading a model and its tokenizer: by the name tiny, a folder, a hub id, a GGUF file or a config.
+"""Loading a model and its tokenizer: by name, from a folder, a hub id, a GGUF file or a config.
 
-A config.json gives random weights.
+The embedded models have names. A config.json gives random weights.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ from skipkv.models.families import check_model_type, check_sizes
 from skipkv.models.placement import check_dtype, find_device
 from skipkv.models.random_weights import random_model
 
-EMBEDDED = "tiny"
-"""Name of the model that comes with the package."""
+EMBEDDED = {"tiny": "tiny/weights", "rambler": "tiny/rambler/weights"}
+"""The models that come with the package, and their folders in it."""
 RANDOM = "random:"
 """The prefix of a config.json's path that asks for a model with random weights."""
 _NAMED = 3  # an error names at most this many of the wrong tensors
@@ -62,7 +62,7 @@ def load(
     as it is, also where transformers has a tokenizer class of its own for the architecture.
 
     Args:
-        name_or_path: "tiny" for the embedded reasoner (`skipkv.tiny`), a folder as
+        name_or_path: "tiny" or "rambler" for an embedded reasoner (`skipkv.tiny`), a folder as
             `save_pretrained` writes it, a folder with one GGUF file, a GGUF file, or an id on the
             model hub. A folder of your own that is called tiny is "./tiny". "random:CONFIG.json"
             is a model of that architecture with random weights (`random_model`).
@@ -125,8 +125,8 @@ def load(
 def folder_of(name_or_path: str | Path) -> Path | None:
     """The folder of a model's files; None for a model on the hub."""
     name_or_path = _name(name_or_path)
-    if name_or_path == EMBEDDED:
-        return Path(str(importlib.resources.files("skipkv"))) / "tiny" / "weights"
+    if name_or_path in EMBEDDED:
+        return Path(str(importlib.resources.files("skipkv"))) / EMBEDDED[name_or_path]
     path = Path(name_or_path)
     if os.path.isfile(path):  # not path.is_file(), which raises for a name that is too long
         return path.parent
@@ -147,14 +147,14 @@ def _name(given: object) -> str:
             "Engine(model, tokenizer, policy)."
         )
     if not given.strip():
-        raise InputError("The model's name is empty. Name a folder, a hub id, or tiny.")
+        raise InputError("The model's name is empty. Name a folder, a hub id, tiny or rambler.")
     return given
 
 
 def _source(name_or_path: str) -> tuple[str, dict[str, str]]:
     """The arguments for transformers: a folder or a hub id, and a GGUF file's name if it is one."""
-    if name_or_path == EMBEDDED:
-        return str(folder_of(EMBEDDED)), {}
+    if name_or_path in EMBEDDED:
+        return str(folder_of(name_or_path)), {}
     path = Path(name_or_path)
     if os.path.exists(path):
         gguf = _gguf_file(path)

@@ -26,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from skipkv.errors import InputError
 from skipkv.models import load
 from skipkv.tiny.dropout import NEVER, expiries
-from skipkv.tiny.problem import TRAIN, draw
+from skipkv.tiny.problem import TRAIN, draw, problems
 from skipkv.tiny.report import report
 from skipkv.tiny.traces import LOOKUP_WEIGHT, Trace, write_trace
 from skipkv.tiny.vocabulary import DIGITS, EOS, IDS, NAMES, PAD, TOKENS, USER, save_tokenizer
@@ -201,7 +201,7 @@ def train(
     if not hasattr(torch.optim, "Muon"):
         raise InputError(f"torch {torch.__version__} has no Muon. Train with torch 2.9 or newer.")
     output.mkdir(parents=True, exist_ok=True)
-    _check_folder(output, recipe)
+    begin_or_resume(output, recipe)
     if processes == 1:
         _work(0, 1, output, recipe, device)
         return
@@ -225,8 +225,8 @@ def _work(rank: int, processes: int, output: Path, recipe: Recipe, device: str) 
     torch.nn.Module.to(model, device)
     AttentionInterface.register("kv_dropout", _attention)
     model.set_attn_implementation("kv_dropout")
-    optimizers = _optimizers(model, recipe)
-    begin, spent = _restored(output, model, optimizers, recipe)
+    optimizers = optimizers_of(model, muon=recipe.muon, adamw=recipe.adamw)
+    begin, spent = restore(output, model, optimizers)
     since = time.monotonic()
     for step in range(begin, recipe.steps):
         for optimizer, peak in optimizers:
@@ -242,7 +242,7 @@ def _work(rank: int, processes: int, output: Path, recipe: Recipe, device: str) 
         if rank == 0 and ((step + 1) % 50 == 0 or step + 1 == recipe.steps):
             _log(output, recipe, step + 1, sums, elapsed)
         if rank == 0 and (step + 1) % recipe.checkpoint == 0:
-            _checkpoint(output, model, optimizers, recipe, step + 1, elapsed)
+            write_checkpoint(output, model, optimizers, recipe, step + 1, elapsed)
     if rank == 0:
         model.set_attn_implementation("sdpa")
         model.save_pretrained(output)
@@ -286,20 +286,17 @@ def _average(parameters: Sequence[Any], sums: Tensor, processes: int, shards: in
         at += parameter.numel()
 
 
-def _optimizers(
-    model: Qwen2ForCausalLM, recipe: Recipe
+def optimizers_of(
+    model: Qwen2ForCausalLM, *, muon: float, adamw: float
 ) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the layers' matrices, AdamW for embeddings, biases and norms."""
+    """Muon for the layers' matrices, AdamW for embeddings, biases and norms; with peak rates."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
     return [
-        (torch.optim.Muon(matrices, lr=recipe.muon, weight_decay=0.01), recipe.muon),
-        (
-            torch.optim.AdamW(others, lr=recipe.adamw, betas=(0.9, 0.95), weight_decay=0),
-            recipe.adamw,
-        ),
+        (torch.optim.Muon(matrices, lr=muon, weight_decay=0.01), muon),
+        (torch.optim.AdamW(others, lr=adamw, betas=(0.9, 0.95), weight_decay=0), adamw),
     ]
 
 
@@ -318,14 +315,24 @@ def _log(output: Path, recipe: Recipe, step: int, sums: Tensor, elapsed: float) 
     print(line, flush=True)
 
 
-def _checkpoint(
+def write_checkpoint(
     output: Path,
     model: Qwen2ForCausalLM,
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
-    recipe: Recipe,
+    recipe: Any,
     step: int,
     elapsed: float,
 ) -> None:
+    """Write what a training resumes from; a kill while writing leaves the last complete one.
+
+    Args:
+        output: folder of the training.
+        model: the model.
+        optimizers: its optimizers.
+        recipe: the attrs class with the training's settings.
+        step: number of steps done.
+        elapsed: seconds spent.
+    """
     state = {
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer, _ in optimizers],
@@ -333,19 +340,17 @@ def _checkpoint(
         "step": step,
         "seconds": elapsed,
     }
-    # a kill while writing leaves the last complete checkpoint
     new = output / "checkpoint.new"
     torch.save(state, new)
     new.replace(output / _CHECKPOINT)
 
 
-def _restored(
+def restore(
     output: Path,
     model: Qwen2ForCausalLM,
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
-    recipe: Recipe,
 ) -> tuple[int, float]:
-    """The step to resume from, and the seconds spent before it."""
+    """Read the checkpoint, if there is one; the steps done and the seconds spent before it."""
     path = output / _CHECKPOINT
     if not path.exists():
         return 0, 0.0
@@ -356,19 +361,30 @@ def _restored(
     return state["step"], state["seconds"]
 
 
-def _check_folder(output: Path, recipe: Recipe) -> None:
-    """Prepare to begin or resume: cut the log at the step of the checkpoint."""
+def begin_or_resume(output: Path, recipe: Any, *, free: Sequence[str] = ()) -> int:
+    """Cut the log at the step of the checkpoint; returns that step.
+
+    Args:
+        output: folder of the training.
+        recipe: the attrs class with the training's settings.
+        free: settings that may differ from the checkpoint's.
+
+    Raises:
+        InputError: the checkpoint was made with other settings.
+    """
     log, path = output / _LOG, output / _CHECKPOINT
     step = 0
     if path.exists():
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != attrs.asdict(recipe):
+        any_value = dict.fromkeys(free)
+        if state["recipe"] | any_value != attrs.asdict(recipe) | any_value:
             raise InputError(
                 f"{path} was made with another recipe: {state['recipe']}. Give another folder."
             )
         step = state["step"]
     lines = log.read_text().splitlines() if log.exists() else []
     log.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+    return step
 
 
 def main(
@@ -382,7 +398,7 @@ def main(
 ) -> None:
     """Train the embedded reasoner; a run that was killed resumes."""
     train(output, recipe=Recipe(seed=seed, steps=steps), processes=processes, device=device)
-    print(report(output, *load(str(output))))
+    print(report(output, *load(str(output)), problems(500)))
 
 
 if __name__ == "__main__":

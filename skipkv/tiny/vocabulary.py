@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
@@ -43,11 +44,18 @@ CHAT_TEMPLATE = (
 """A question, then the open think block, as in DeepSeek-R1's template."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A new tokenizer of the vocabulary; encoding and decoding a text gives the same text."""
-    model = Tokenizer(WordLevel(vocab=IDS, unk_token=UNKNOWN))
+def tokenizer(tokens: Sequence[str] = TOKENS) -> PreTrainedTokenizerFast:
+    """A new tokenizer of a vocabulary; encoding and decoding a text gives the same text.
+
+    Args:
+        tokens: the vocabulary, in the order of the ids; it has the `SPECIAL` tokens.
+    """
+    ids = {token: number for number, token in enumerate(tokens)}
+    model = Tokenizer(WordLevel(vocab=ids, unk_token=UNKNOWN))
     # the longest word first, so that "\n\n" is one token
-    longest_first = sorted((*NAMES, *DIGITS, *VALUES, *SYMBOLS, *WORDS), key=len, reverse=True)
+    longest_first = sorted(
+        (token for token in tokens if token not in SPECIAL), key=len, reverse=True
+    )
     words = "|".join(map(re.escape, longest_first))
     model.pre_tokenizer = pre_tokenizers.Split(Regex(words), behavior="isolated")
     model.decoder = decoders.Fuse()
@@ -69,13 +77,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 _CLASS = Path(__file__).parent / "weights" / "tokenization_tiny.py"
 
 
-def save_tokenizer(folder: str | Path) -> None:
-    """Save the tokenizer beside a model, so that AutoTokenizer reads it as it is.
+def save_tokenizer(folder: str | Path, tokens: Sequence[str] = TOKENS) -> None:
+    """Save a tokenizer beside a model, so that AutoTokenizer reads it as it is.
 
     Args:
         folder: folder of the model.
+        tokens: the vocabulary, in the order of the ids.
     """
-    tokenizer().save_pretrained(folder)
+    tokenizer(tokens).save_pretrained(folder)
     path = Path(folder) / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     declared = {"AutoTokenizer": [None, f"{_CLASS.stem}.TinyTokenizer"]}

@@ -36,18 +36,18 @@ def same(one: Path, other: Path) -> bool:
 def test_a_killed_run_goes_on_to_the_very_weights_of_an_undisturbed_one(
     trained, tmp_path, monkeypatch
 ):
-    written = training._checkpoint
+    written = training.write_checkpoint
 
     def killed(*args):
         written(*args)
         if args[4] == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_checkpoint", killed)
+    monkeypatch.setattr(training, "write_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, recipe=BRIEF, processes=1)
     assert not (tmp_path / "model.safetensors").exists()
-    monkeypatch.setattr(training, "_checkpoint", written)
+    monkeypatch.setattr(training, "write_checkpoint", written)
     train(tmp_path, recipe=BRIEF, processes=1)
     assert same(tmp_path, trained)
 

@@ -10,10 +10,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 import skipkv
 from skipkv import models, presets, tiny
-from skipkv.evictors import TopK
-from skipkv.policy import Budget, Policy
-from skipkv.scorers import Random
-from skipkv.tiny.report import INTERVAL, accuracy
+from skipkv.tiny.report import TINY, accuracy, blind
 from skipkv.tiny.vocabulary import TOKENS, save_tokenizer, tokenizer
 
 WEIGHTS = Path(skipkv.__file__).parent / "tiny" / "weights"
@@ -81,10 +78,5 @@ def test_it_solves_nearly_all_and_blind_eviction_costs_much(loaded):
     full, length = accuracy(*loaded, presets.full(), asked)
     assert full >= 0.95
     quarter = round(length / 4)
-    for policy in (
-        presets.streaming_llm(quarter, interval=INTERVAL),
-        Policy(
-            budget=Budget(tokens=quarter, interval=INTERVAL), scorer=Random(seed=0), evictor=TopK()
-        ),
-    ):
+    for policy in blind(quarter, TINY.interval).values():
         assert accuracy(*loaded, policy, asked)[0] <= full - 0.3

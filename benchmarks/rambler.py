@@ -1,0 +1,117 @@
+"""The sweep on the rambling reasoner for docs/rambler.md: tables and plots go into the page.
+
+    python benchmarks/rambler.py --output runs/rambler
+
+Every preset, a blind baseline, and SkipKV's ideas alone and together, sampled as the model is meant
+to be. It resumes an earlier run in the same folder. An hour or two on one core.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import rambler_errors
+import torch
+import typer
+from ablation import RKV
+from ablation import table as compared_table
+from pages import DOCS, insert, picture
+
+from skipkv import Policy, presets
+from skipkv.evaluation import Sweep, load_dataset
+from skipkv.evaluation.records import read_records
+from skipkv.evictors import TopK
+from skipkv.policy import Budget
+from skipkv.runtime import Sampling
+from skipkv.scorers import Random
+from skipkv.steerers import AdaptiveSteerer, SteeringVector
+from skipkv.tiny import Problem, rambler
+
+BUDGETS = "6%,8%,10%,13%,18%,25%"
+_VECTOR = Path(rambler.__file__).parent / "weights" / "steering.safetensors"
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder of records, tables and plots.")],
+    vector: Annotated[Path, typer.Option(help="The steering vector.")] = _VECTOR,
+    strength: Annotated[float, typer.Option(help="Of the steering, at the start.")] = 0.6,
+    growth: Annotated[float, typer.Option(help="Of it, per non-execution thought.")] = 0.02,
+    threshold: Annotated[float, typer.Option(help="Above it a sentence is repeated.")] = 0.9,
+    budgets: Annotated[str, typer.Option(help="Percent of the full trace, or tokens.")] = BUDGETS,
+    limit: Annotated[int, typer.Option(help="How many problems.")] = 500,
+    samples: Annotated[int, typer.Option(help="Samples of each problem.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the problems and of the sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Sequences decoded together.")] = 100,
+    page: Annotated[bool, typer.Option(help="Write docs/rambler.md.")] = True,
+) -> None:
+    """Measure every policy at every budget on the rambling reasoner."""
+    torch.set_num_threads(1)
+    steerer = AdaptiveSteerer(SteeringVector.load(str(vector)), strength=strength, growth=growth)
+    data = load_dataset("rambler", limit=limit, seed=seed)
+    sampling = Sampling(
+        temperature=data.defaults.temperature, top_p=data.defaults.top_p, n=samples, seed=seed
+    )
+    sweep = Sweep(
+        data=data, policies=policies(steerer, threshold), budgets=budgets, sampling=sampling
+    )
+    model, tokenizer = rambler.load(device="cpu")
+    summary = sweep.run(model, tokenizer, output, model_name="rambler", batch_size=batch_size)
+    text = compared_table(summary, read_records(output / "records.jsonl")[0])
+    errors = rambler_errors.table(traces(output, rambler.problems(limit, seed=seed)))
+    if not page:
+        print(text, errors, sep="\n\n")
+        return
+    insert(DOCS / "rambler.md", "sweep", text)
+    insert(DOCS / "rambler.md", "errors", errors)
+    for kind in ("accuracy", "length"):
+        picture(output / f"{kind}-rambler.png", f"rambler-{kind}.png")
+
+
+def policies(
+    steerer: AdaptiveSteerer, threshold: float
+) -> Mapping[str, Policy | Callable[..., Policy]]:
+    """Every policy under its label."""
+
+    def blind(budget: int, interval: int) -> Policy:
+        return Policy(
+            budget=Budget(tokens=budget, interval=interval), scorer=Random(seed=0), evictor=TopK()
+        )
+
+    def sentences(budget: int, interval: int) -> Policy:
+        return presets.skipkv(budget, interval=interval, threshold=threshold)
+
+    def steered(budget: int, interval: int) -> Policy:
+        return presets.rkv(budget, interval=interval).with_(steerer=steerer)
+
+    def both(budget: int, interval: int) -> Policy:
+        return sentences(budget, interval).with_(steerer=steerer)
+
+    return {
+        "full + steering": presets.full().with_(steerer=steerer),
+        RKV: presets.rkv,
+        "rkv + sentences": sentences,
+        "rkv + steering": steered,
+        "skipkv (both)": both,
+        "random": blind,
+        "h2o": presets.h2o,
+        "snapkv": presets.snapkv,
+        "tova": presets.tova,
+        "streaming_llm": presets.streaming_llm,
+    }
+
+
+def traces(folder: Path, problems: list[Problem]) -> dict[str, list[tuple[Problem, str]]]:
+    """The traces of each cell of the full cache and of the smallest and the middle budget."""
+    found: dict[str, list[tuple[Problem, str]]] = {}
+    for line in (folder / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["asked"] in (None, "8%", "13%"):
+            label = " ".join(filter(None, (record["policy"], record["asked"])))
+            pair = (problems[int(record["problem"])], record["text"])
+            found.setdefault(label, []).append(pair)
+    return found
+
+
+if __name__ == "__main__":
+    typer.run(main)
