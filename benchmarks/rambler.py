@@ -6,12 +6,12 @@ Every preset, a blind baseline, and SkipKV's ideas alone and together, sampled a
 to be. It resumes an earlier run in the same folder. An hour or two on one core.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import rambler_errors
+import rambler_habits
 import torch
 import typer
 from ablation import RKV
@@ -19,14 +19,14 @@ from ablation import table as compared_table
 from pages import DOCS, insert, picture
 
 from skipkv import Policy, presets
-from skipkv.evaluation import Sweep, load_dataset
+from skipkv.evaluation import Record, Sweep, load_dataset
 from skipkv.evaluation.records import read_records
 from skipkv.evictors import TopK
 from skipkv.policy import Budget
 from skipkv.runtime import Sampling
 from skipkv.scorers import Random
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
-from skipkv.tiny import Problem, rambler
+from skipkv.tiny import rambler
 
 BUDGETS = "6%,8%,10%,13%,18%,25%"
 _VECTOR = Path(rambler.__file__).parent / "weights" / "steering.safetensors"
@@ -57,13 +57,24 @@ def main(
     )
     model, tokenizer = rambler.load(device="cpu")
     summary = sweep.run(model, tokenizer, output, model_name="rambler", batch_size=batch_size)
-    text = compared_table(summary, read_records(output / "records.jsonl")[0])
-    errors = rambler_errors.table(traces(output, rambler.problems(limit, seed=seed)))
+    records = read_records(output / "records.jsonl")[0]
+    cells = chosen(records)
+    asked = rambler.problems(limit, seed=seed)
+    tables = {
+        "sweep": compared_table(summary, records),
+        "errors": rambler_errors.table(
+            {label: [(asked[int(r.problem)], r.text or "") for r in some]
+             for label, some in cells.items()}
+        ),
+        "habits": rambler_habits.table(cells),
+    }  # fmt: skip
+    for name, text in tables.items():
+        if page:
+            insert(DOCS / "rambler.md", name, text)
+        else:
+            print(text, end="\n\n")
     if not page:
-        print(text, errors, sep="\n\n")
         return
-    insert(DOCS / "rambler.md", "sweep", text)
-    insert(DOCS / "rambler.md", "errors", errors)
     for kind in ("accuracy", "length"):
         picture(output / f"{kind}-rambler.png", f"rambler-{kind}.png")
 
@@ -101,15 +112,13 @@ def policies(
     }
 
 
-def traces(folder: Path, problems: list[Problem]) -> dict[str, list[tuple[Problem, str]]]:
-    """The traces of each cell of the full cache and of the smallest and the middle budget."""
-    found: dict[str, list[tuple[Problem, str]]] = {}
-    for line in (folder / "records.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if record["asked"] in (None, "8%", "13%"):
-            label = " ".join(filter(None, (record["policy"], record["asked"])))
-            pair = (problems[int(record["problem"])], record["text"])
-            found.setdefault(label, []).append(pair)
+def chosen(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each cell of the full cache, and of two budgets, by a label."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record.asked in (None, "8%", "13%"):
+            label = " ".join(filter(None, (record.policy, record.asked)))
+            found.setdefault(label, []).append(record)
     return found
 
 
