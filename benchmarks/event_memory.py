@@ -30,7 +30,7 @@ SENTENCE = 16  # tokens
 
 
 def main(
-    page: Annotated[bool, typer.Option(help="Write docs/performance.md.")] = True,
+    page: Annotated[bool, typer.Option(help="Write docs/performance-cpu.md.")] = True,
 ) -> None:
     """Print a table, and draw memory against entries."""
     lines = ["| model | policy | one row | one sequence |", "|---|---|--:|--:|"]
@@ -45,7 +45,7 @@ def main(
     table = "\n".join(lines)
     print(table)
     if page:
-        insert(DOCS / "performance.md", "event-memory", table)
+        insert(DOCS / "performance-cpu.md", "event-memory", table)
         draw()
 
 

@@ -26,7 +26,7 @@ from skipkv.runtime.support import cache_shape
 def main(
     runs: Annotated[Path, typer.Option(help="Folder of the runs of performance.py.")],
     smollm: Annotated[str | None, typer.Option(help="SmolLM2-135M; left out by default.")] = None,
-    page: Annotated[bool, typer.Option(help="Write docs/performance.md.")] = True,
+    page: Annotated[bool, typer.Option(help="Write docs/performance-cpu.md.")] = True,
 ) -> None:
     """Print a table of the least time of a step, and the floor's time."""
     device = torch.device("cpu")
@@ -61,7 +61,7 @@ def main(
     table = "\n".join(lines)
     print(table)
     if page:
-        insert(DOCS / "performance.md", "machine", table)
+        insert(DOCS / "performance-cpu.md", "machine", table)
 
 
 def matmul_rate(size: int = 1024) -> float:

@@ -1,4 +1,4 @@
-"""The measurements of docs/performance.md: tables and plots go into the page.
+"""The measurements of docs/performance-cpu.md: tables and plots go into the page.
 
     python benchmarks/performance.py --output runs/performance --smollm ./SmolLM2.gguf \
         --kvpress-python ../kvpress/bin/python
@@ -17,7 +17,7 @@ from pages import DOCS, insert, picture
 
 from skipkv.benchmark import Summary
 
-PAGE = DOCS / "performance.md"
+PAGE = DOCS / "performance-cpu.md"
 PLOTS = ("throughput", "memory", "crossover")
 TABLES = ("throughput", "steps", "speedups", "memory", "crossings")
 """Tables of a summary, and the names of their places in the page, after the model's name."""
@@ -32,7 +32,7 @@ def main(
     kvpress_python: Annotated[Path | None, typer.Option(help="As for skipkv bench.")] = None,
     new_tokens: int = 2048,
     repeats: int = 3,
-    page: Annotated[bool, typer.Option(help="Write docs/performance.md.")] = True,
+    page: Annotated[bool, typer.Option(help="Write docs/performance-cpu.md.")] = True,
 ) -> None:
     """Run `skipkv bench` on every model, measure a profile of tiny, and fill the page."""
     models = {"tiny": "tiny", **({} if smollm is None else {"smollm": smollm})}
