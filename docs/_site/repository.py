@@ -15,6 +15,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "skipkv/tiny/weights/README.md": "tiny.md",
+    "skipkv/tiny/rambler/weights/README.md": "rambler-model.md",
 }
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 
