@@ -218,12 +218,12 @@ def measured(
     text, gaps = TokenText(tokenizer), Gaps()
     with torch.inference_mode():
         session = Session(model, policy, sequences=slots, text=text)
-    loop = kind(session, eos=frozenset(), text=text, prefill_chunk=chunk)
-    handle = model.register_forward_hook(gaps, with_kwargs=True)
     timings = Timings()
+    loop = kind(session, eos=frozenset(), text=text, prefill_chunk=chunk, timings=timings)
+    handle = model.register_forward_hook(gaps, with_kwargs=True)
     try:
         wall, cpu = time.perf_counter(), time.process_time()
-        tokens = sum(len(finished.tokens) for finished in loop.run(queue, timings))
+        tokens = sum(len(finished.tokens) for finished in loop.run(queue))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     finally:
         handle.remove()

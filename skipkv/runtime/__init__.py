@@ -9,6 +9,7 @@ from skipkv.runtime.completion import Completion, EventRecord, Stats
 from skipkv.runtime.engine import Engine
 from skipkv.runtime.prompts import Prompt
 from skipkv.runtime.sampling import Sampling
+from skipkv.runtime.server import Handle, Server
 from skipkv.runtime.streaming import Piece
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "Completion",
     "Engine",
     "EventRecord",
+    "Handle",
     "Piece",
     "Prompt",
     "Sampling",
+    "Server",
     "Stats",
     "attach",
 ]

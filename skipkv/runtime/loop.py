@@ -1,9 +1,8 @@
-"""The decode loop: admit, feed prompts, step, read back, compress; until every request is done."""
+"""The decode loop: admit, feed prompts, step, read back, compress; over and over."""
 
-import time
 from collections import abc
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import attrs
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from skipkv._calls import without_frames
-from skipkv.errors import PartError
+from skipkv.errors import PartError, SkipKVError
 from skipkv.runtime import checked
+from skipkv.runtime.completion import StopReason
 from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
@@ -23,7 +23,7 @@ from skipkv.runtime.session import Session
 from skipkv.runtime.slots import on_device
 from skipkv.runtime.stopping import StopFinder
 from skipkv.runtime.text import TokenText
-from skipkv.runtime.timing import Timings
+from skipkv.runtime.timing import Kind, Timings
 
 # Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
 # finished sequence decodes until then is thrown away.
@@ -60,13 +60,23 @@ def _choose(
 class DecodeLoop:
     """Decodes requests with a session, in as many sequences side by side as it has room for.
 
+    `add` and `cancel` requests at any time, and call `advance` as long as the loop is `busy`.
+
     A newcomer's prompt is fed in chunks, with a decode step of the others between any two of them.
     The newcomer decodes with the others from the step after its last chunk on. Every newcomer is
     fed its own next chunk in the same pass, so a short prompt does not wait for a long one.
     A lane that becomes free meanwhile is filled at once. Samples of one prompt that start together
     are fed it once: the others get a copy of what the first one has then.
 
-    Call `run` once.
+    After an error of `advance` make a new loop, with a new session.
+
+    Args:
+        session: what decodes.
+        eos: tokens that end a sequence.
+        text: the text of tokens.
+        prefill_chunk: tokens of a newcomer's prompt fed between two steps of the others.
+        graphs: record steps where that is possible.
+        streaming: sequences come out whenever they have grown, too.
     """
 
     def __init__(
@@ -78,9 +88,13 @@ class DecodeLoop:
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
         streaming: bool = False,
+        timings: Timings | None = None,
     ) -> None:
+        self.waiting: list[Order] = []
+        """Requests that have not started, in the order they came."""
         self._session = session
         self._streaming = streaming
+        self._timings = timings
         self._model = session.model
         self._scheduler = session.policy.scheduler
         self._lanes = session.store.sequences
@@ -96,92 +110,142 @@ class DecodeLoop:
         self._asks = _can_ask(self._device)
         # Further samples of a newcomer's prompt; each has a lane for itself from the beginning.
         self._samples: dict[Sequence, list[Sequence]] = {}
-
-    def run(self, requests: Iterable[Order], timings: Timings | None = None) -> Iterator[Sequence]:
-        """Decode all requests; each sequence comes out when it is done, and has a `reason` then.
-
-        If streaming, a sequence comes out whenever it has grown, too.
-
-        Args:
-            requests: what to decode. All of a list wait from the beginning. Of another iterable,
-                one is taken for each lane that is free.
-            timings: gets what it took.
-        """
-        coming = iter(requests)
-        waiting = list(coming) if isinstance(requests, abc.Sequence) else []
-        news: list[Sequence] = []
-        while True:
-            # The caller's own code, so it runs while the model is not hooked.
-            waiting += islice(coming, max(self._lanes - self._running - len(waiting), 0))
-            if not (waiting or self._running):
-                return
-            # Between results the model is the caller's: it is borrowed only here.
-            with (
-                borrowed(self._model, by="Engine"),
-                evaluating(self._model),
-                self._session.hooked(),
-                torch.inference_mode(),
-            ):
-                if timings is not None:
-                    timings.resume()
-                while not news and (waiting or self._running):
-                    if waiting and self._running < self._lanes:
-                        news += self._admit(waiting)
-                    if self._session.newcomers:
-                        self._feed_prompts()
-                        news += self._release()
-                        if timings is not None:
-                            timings.lap("prefill")
-                    if self._session.decoders:
-                        steps = self._steps()
-                        if timings is not None:
-                            timings.lap("step", steps=steps)
-                        if due := self._session.due():
-                            self._compress(due)
-                            if timings is not None:
-                                timings.lap("event")
-                        news += self._release()
-            yield from dict.fromkeys(news)  # one that grew twice comes once
-            news = []
+        self._news: list[Sequence] = []  # done or grown
 
     @property
-    def _running(self) -> int:
-        """Lanes taken."""
-        return len(self._session.sequences) + sum(map(len, self._samples.values()))
+    def running(self) -> list[Sequence]:
+        """The sequences that have started and are not done."""
+        return [*self._session.sequences, *chain.from_iterable(self._samples.values())]
 
-    def _admit(self, waiting: list[Order]) -> list[Sequence]:
-        """Start the requests that the scheduler chooses; returns sequences that can never start.
+    @property
+    def busy(self) -> bool:
+        """Whether something waits, runs, or is yet to come out."""
+        return bool(self.waiting or self._session.sequences or self._news)
+
+    @property
+    def room(self) -> int:
+        """Lanes that neither a running sequence has nor a waiting request can take."""
+        return max(self._lanes - len(self.running) - len(self.waiting), 0)
+
+    def add(self, requests: Iterable[Order]) -> None:
+        """Let requests wait for a free lane."""
+        self.waiting += requests
+
+    def cancel(self, requests: abc.Collection[Order]) -> None:
+        """End requests before the next pass. They come out with the reason "cancelled"."""
+        for request in [request for request in self.waiting if request in requests]:
+            self.waiting.remove(request)
+            self._refuse(request, "cancelled")
+        for first, samples in [*self._samples.items()]:
+            for sample in [s for s in samples if s.request in requests]:
+                samples.remove(sample)
+                sample.reason = "cancelled"
+                self._news.append(sample)
+            if first.request in requests and samples:  # the next sample goes on with its prompt
+                heir = samples.pop(0)
+                self._session.replace(first, heir)
+                del self._samples[first]
+                self._samples[heir] = samples
+                first.reason = "cancelled"
+                self._news.append(first)
+        for sequence in self._session.sequences:
+            if sequence.request in requests and sequence.reason is None:
+                sequence.reason = "cancelled"
+
+    def advance(self, stop: Callable[[], bool] = lambda: False) -> list[Sequence]:
+        """Decode until a sequence is done; if streaming, until one has grown.
+
+        The model is borrowed during the call, and the caller's afterwards.
+
+        Args:
+            stop: asked between passes; where it says yes, the call ends early.
+
+        Returns:
+            The sequences that are done, each with a `reason`; if streaming, those that have grown
+            too, which `fresh` tells.
+        """
+        with (
+            borrowed(self._model, by="Engine"),
+            evaluating(self._model),
+            self._session.hooked(),
+            torch.inference_mode(),
+        ):
+            if self._timings is not None:
+                self._timings.resume()
+            self._release()  # those cancelled since
+            while not self._news and self.busy:
+                self._turn()
+                if stop():
+                    break
+        return self.take()
+
+    def take(self) -> list[Sequence]:
+        """The sequences that `advance` has not returned because of an error."""
+        news, self._news = self._news, []
+        return list(dict.fromkeys(news))  # one that grew twice comes once
+
+    def run(self, requests: Iterable[Order]) -> Iterator[Sequence]:
+        """Decode requests to their end; all wait from the beginning."""
+        self.add(requests)
+        while self.busy:
+            yield from self.advance()
+
+    def _turn(self) -> None:
+        """One round: the newcomers' next chunk, steps of those who decode, the events due then."""
+        if self.waiting and len(self.running) < self._lanes:
+            self._admit()
+        if self._session.newcomers:
+            self._feed_prompts()
+            self._release()
+            self._lap("prefill")
+        if self._session.decoders:
+            self._lap("step", steps=self._steps())
+            if due := self._session.due():
+                self._compress(due)
+                self._lap("event")
+            self._release()
+
+    def _lap(self, kind: Kind, *, steps: int = 1) -> None:
+        if self._timings is not None:
+            self._timings.lap(kind, steps=steps)
+
+    def _admit(self) -> None:
+        """Start the requests that the scheduler chooses.
 
         Once a scheduler breaks, it is unknown which request should start next. So all that wait end
         with its error, and those that have started go on.
         """
-        running = self._running
+        waiting, running = self.waiting, len(self.running)
         try:
             chosen = checked.admitted(
                 self._scheduler, waiting, free=self._lanes - running, running=running
             )
         except PartError as error:
-            refused = [self._sequence(request) for request in waiting]
-            for sequence in refused:
-                sequence.reason, sequence.error = "error", without_frames(error)
-                sequence.trace = [] if self._session.traces else None
+            fault = without_frames(error)
+            for request in waiting:
+                self._refuse(request, "error", fault)
             waiting.clear()
-            return refused
+            return
         newcomers = [self._sequence(waiting[i]) for i in chosen]
         for index in sorted(chosen, reverse=True):
             del waiting[index]
         longest = max((sequence.prompt_tokens for sequence in newcomers), default=0)
-        firsts: dict[object, Sequence] = {}
+        firsts: dict[int, Sequence] = {}
         # Shortest first: who joins first lies in front, and need not change places to join.
         for sequence in sorted(newcomers, key=lambda s: s.prompt_tokens):
             sequence.padding = longest - sequence.prompt_tokens
-            request = sequence.request
-            first = firsts.setdefault((request.prompt_index, request.prompt), sequence)
-            if request.sample == 0 or first is sequence:
+            first = firsts.setdefault(sequence.request.index, sequence)
+            if first is sequence:
                 self._session.start(sequence)
             else:
                 self._samples.setdefault(first, []).append(sequence)
-        return []
+
+    def _refuse(self, request: Order, reason: StopReason, error: SkipKVError | None = None) -> None:
+        """End a request that has not started."""
+        sequence = self._sequence(request)
+        sequence.reason, sequence.error = reason, error
+        sequence.trace = [] if self._session.traces else None
+        self._news.append(sequence)
 
     def _sequence(self, request: Order) -> Sequence:
         """The record of a request that starts now."""
@@ -359,19 +423,20 @@ class DecodeLoop:
             if sequence.error is not None:
                 sequence.reason = "error"
 
-    def _release(self) -> list[Sequence]:
-        """The sequences that are done, whose lanes become free; if streaming, those that grew."""
+    def _release(self) -> None:
+        """Free the lanes of the sequences that are done; they, or if streaming all that grew, are
+        news.
+        """
         running = self._session.sequences
-        grown = [s for s in running if self._streaming and s.streamed < len(s.tokens)]
         done = [s for s in running if s.reason is not None]
+        if self._streaming:
+            self._news += [s for s in running if s.grown and s.reason is None]
+        self._news += done
         for sequence in reversed(done):  # so that fewer of them move
             sequence.stats = self._session.stats(
-                sequence,
-                new_tokens=len(sequence.tokens),
-                seconds=time.perf_counter() - sequence.started,
+                sequence, new_tokens=len(sequence.tokens), seconds=sequence.age
             )
             self._session.stop(sequence)
-        return [s for s in grown if s.reason is None] + done
 
 
 def _alike(sequences: abc.Sequence[Sequence]) -> list[_Alike]:

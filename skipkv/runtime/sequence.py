@@ -16,19 +16,23 @@ from skipkv.runtime.sentences import SentenceTracker
 from skipkv.runtime.stopping import StopFinder
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Order(Request):
-    """A request, with what only the loop reads.
+    """A request, with what only the loop reads. An order equals itself alone.
 
     Args:
-        prompt_index: the number of its prompt, from 0.
         sampling: how its tokens are chosen.
         stop: strings at which it ends.
     """
 
-    prompt_index: int = 0
     sampling: Sampling = attrs.field(factory=Sampling)
     stop: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -60,7 +64,7 @@ class Sequence:
 
     # What it has given.
     tokens: list[int] = attrs.field(factory=list)
-    streamed: int = 0  # how many of the tokens `fresh` has returned
+    told: int = 0  # how many of the tokens `fresh` has returned
     reason: StopReason | None = None  # once it is done
     stop_string: str | None = None
     error: SkipKVError | None = None  # a part broke on it, or the model; it cannot go on
@@ -94,9 +98,19 @@ class Sequence:
         self.peak_entries = source.peak_entries
         self.trace = None if source.trace is None else [*source.trace]
 
+    @property
+    def age(self) -> float:
+        """Seconds since it started."""
+        return time.perf_counter() - self.started
+
+    @property
+    def grown(self) -> bool:
+        """Whether tokens have come since the last call of `fresh`."""
+        return self.told < len(self.tokens)
+
     def fresh(self) -> list[int]:
         """The tokens that have come since the last call."""
-        start, self.streamed = self.streamed, len(self.tokens)
+        start, self.told = self.told, len(self.tokens)
         return self.tokens[start:]
 
     def fed(self, tokens: abc.Iterable[int]) -> None:

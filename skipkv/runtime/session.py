@@ -181,6 +181,12 @@ class Session:
         self._copy_rows([sequence.lane], [source.lane])
         sequence.share_prompt(source)
 
+    def replace(self, sequence: Sequence, heir: Sequence) -> None:
+        """Let another sequence go on in the place of one, with the same prompt."""
+        heir.lane = sequence.lane
+        self.sequences[heir.lane] = heir
+        heir.share_prompt(sequence)
+
     def join(self, sequence: Sequence) -> None:
         """Let a sequence decode from now on, in the lane after those that do.
 
