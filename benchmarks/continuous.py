@@ -30,6 +30,7 @@ from skipkv import Engine, Policy, presets
 from skipkv.models import load
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.loop import DecodeLoop
+from skipkv.runtime.observers import Observers
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.seam import under_way
 from skipkv.runtime.sequence import Order
@@ -216,10 +217,10 @@ def measured(
 ) -> Measured:
     """Decode a queue once."""
     text, gaps = TokenText(tokenizer), Gaps()
-    with torch.inference_mode():
-        session = Session(model, policy, sequences=slots, text=text)
     timings = Timings()
-    loop = kind(session, eos=frozenset(), text=text, prefill_chunk=chunk, timings=timings)
+    with torch.inference_mode():
+        session = Session(model, policy, sequences=slots, text=text, observers=Observers([timings]))
+    loop = kind(session, eos=frozenset(), text=text, prefill_chunk=chunk)
     handle = model.register_forward_hook(gaps, with_kwargs=True)
     try:
         wall, cpu = time.perf_counter(), time.process_time()

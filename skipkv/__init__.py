@@ -27,11 +27,13 @@ if TYPE_CHECKING:
         Engine,
         EventRecord,
         Handle,
+        Observer,
         Piece,
         Prompt,
         Sampling,
         Server,
         Stats,
+        Timings,
         attach,
     )
     from skipkv.schedulers import BatchScheduler
@@ -50,6 +52,7 @@ __all__ = [
     "Evictor",
     "Handle",
     "Needs",
+    "Observer",
     "Piece",
     "Policy",
     "Prompt",
@@ -64,6 +67,7 @@ __all__ = [
     "Steerer",
     "SteeringContext",
     "Thought",
+    "Timings",
     "TokenStream",
     "attach",
     "errors",
@@ -80,14 +84,15 @@ _HOMES = {
     **dict.fromkeys(("CacheView", "Cut", "Needs", "Request", "SentenceTable"), "_types"),
     **dict.fromkeys(("SteeringContext", "Thought", "TokenStream"), "_types"),
     **dict.fromkeys(("Budget", "Policy"), "policy"),
-    **dict.fromkeys(("Completion", "Engine", "EventRecord", "Handle", "Piece"), "runtime"),
-    **dict.fromkeys(("Prompt", "Sampling", "Server", "Stats", "attach"), "runtime"),
+    **dict.fromkeys(("Completion", "Engine", "EventRecord", "Handle", "Observer"), "runtime"),
+    **dict.fromkeys(("Piece", "Prompt", "Sampling", "Server", "Stats", "Timings"), "runtime"),
     "BatchScheduler": "schedulers",
     "Evictor": "evictors",
     "Scorer": "scorers",
     "Segmenter": "segmenters",
     "SkipKVError": "errors",
     "Steerer": "steerers",
+    "attach": "runtime",
 }
 
 

@@ -10,6 +10,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "ModelError",
+    "ObserverError",
     "PartError",
     "ProtocolError",
     "QueueFullError",
@@ -55,6 +56,10 @@ class ModelError(SkipKVError):
 
     The sequence fails with it; all others go on.
     """
+
+
+class ObserverError(SkipKVError):
+    """An observer raised an error while it was told of a decode; the message names it."""
 
 
 class DecodingError(SkipKVError):

@@ -1,23 +1,47 @@
-"""The completion of a sequence: its text, and which part of it is thinking."""
+"""Completions of sequences: their text, and which part of it is thinking."""
 
 from collections import abc
 from typing import Any
 
 from skipkv.errors import SkipKVError
-from skipkv.runtime.completion import Completion, Stats
+from skipkv.runtime.completion import Completion, EventRecord, Stats
+from skipkv.runtime.observers import Observers, Trace
 from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.stopping import before, shown
 
 THINK, END_THINK = "<think>", "</think>"
 
 
-def completion_of(sequence: Sequence, tokenizer: Any) -> Completion:
-    """The completion of a sequence that is done.
+class Answers:
+    """Makes completions, and tells observers of them.
 
     Args:
-        sequence: one that has a `reason`.
         tokenizer: the model's tokenizer.
+        observers: told of each.
+        trace: the one of them that records events for the completions.
     """
+
+    def __init__(
+        self, tokenizer: Any, observers: Observers | None = None, trace: Trace | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._observers = observers
+        self._trace = trace
+
+    def of(self, news: Sequence | Completion) -> Completion:
+        """The completion of a sequence that is done; one that is there already is told of."""
+        completion = news
+        if isinstance(completion, Sequence):
+            events = None if self._trace is None else self._trace.take(news.index, news.sample)
+            completion = _completion(completion, self._tokenizer, events)
+        if self._observers is not None:
+            self._observers.tell("on_completion", completion)
+        return completion
+
+
+def _completion(
+    sequence: Sequence, tokenizer: Any, trace: tuple[EventRecord, ...] | None
+) -> Completion:
     assert sequence.reason is not None
     order, tokens = sequence.request, sequence.tokens
     if sequence.stop_string is None:
@@ -37,7 +61,7 @@ def completion_of(sequence: Sequence, tokenizer: Any) -> Completion:
         stop_reason=sequence.reason,
         error=sequence.error if sequence.reason == "error" else None,
         stats=sequence.stats,
-        trace=None if sequence.trace is None else tuple(sequence.trace),
+        trace=trace,
     )
 
 

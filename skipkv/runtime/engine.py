@@ -1,24 +1,28 @@
 """The engine: prompts in, completions out, decoded under a policy."""
 
 import sys
+import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import attrs
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skipkv.errors import ConfigError, InputError
+from skipkv._validators import kind_of
+from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.models import load
 from skipkv.policy import Policy
-from skipkv.runtime.answer import completion_of
+from skipkv.runtime.answer import Answers
 from skipkv.runtime.compiled import Compile, compiled_layers
 from skipkv.runtime.completion import Completion
 from skipkv.runtime.loop import DecodeLoop
+from skipkv.runtime.observers import Observer, Observers, Trace
 from skipkv.runtime.orders import OrderDesk, Prompts
 from skipkv.runtime.prefill import PREFILL_CHUNK
+from skipkv.runtime.progress import Progress
 from skipkv.runtime.prompts import Content, whole_numbers
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import causal_lm, check_free, check_version
@@ -188,6 +192,7 @@ class Engine:
         ordered: bool = True,
         progress: bool | None = None,
         trace: bool = False,
+        observers: Sequence[Observer] = (),
         timings: Timings | None = None,
     ) -> Iterator[Completion]:
         """Decode prompts.
@@ -215,8 +220,10 @@ class Engine:
             ordered: completions in the order of the prompts, each as soon as it and those before it
                 are done; otherwise as they finish.
             progress: show a progress bar on stderr; by default if that is a terminal.
-            trace: record every compression event, with the positions kept.
-            timings: gets the seconds of every prefill, step and event.
+            trace: record every compression event, with the positions kept, for
+                `Completion.trace`.
+            observers: see passes, tokens, events and completions: see `Observer`.
+            timings: deprecated; a `Timings` is an observer.
 
         Returns:
             An iterator of `Completion`, `sampling.n` per prompt. A sequence on which a part of the
@@ -227,8 +234,17 @@ class Engine:
         Raises:
             InputError: a prompt that is empty, of a wrong kind, or too long for the model or the
                 budget.
-            ConfigError: a sampling that cannot be.
+            ConfigError: a sampling that cannot be, or an observer that observes nothing.
+            ObserverError: an observer raised an error.
         """
+        if timings is not None:
+            warnings.warn(
+                "Engine.generate(timings=...) is deprecated, and goes with the next release. "
+                "Timings are an observer: pass observers=[timings].",
+                SkipKVWarning,
+                stacklevel=2,
+            )
+            observers = [*observers, timings]
         settings = self._desk.settings(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
@@ -238,7 +254,11 @@ class Engine:
             invalid=invalid,
         )
         orders = self._desk.orders(prompts, settings)
-        return self._decode(orders, ordered, progress, trace, timings)
+        total = len(orders) if isinstance(orders, list) else None
+        show = (sys.stderr.isatty() if progress is None else progress) and total != 0
+        bar = Progress(total) if show else None
+        watch = _Watch.of(observers, trace=trace, progress=bar)
+        return self._decode(orders, ordered, watch, bar)
 
     def stream(
         self,
@@ -251,6 +271,7 @@ class Engine:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         invalid: Literal["raise", "fail"] = "raise",
         trace: bool = False,
+        observers: Sequence[Observer] = (),
     ) -> Iterator[Piece]:
         """Decode prompts and hand out their text as it is decoded.
 
@@ -271,6 +292,7 @@ class Engine:
             chat_template_kwargs: further arguments for the chat template.
             invalid: "raise" or "fail".
             trace: record every compression event.
+            observers: see passes, tokens, events and completions.
 
         Returns:
             An iterator of `Piece`. A sequence on which a part of the policy breaks its protocol
@@ -280,6 +302,7 @@ class Engine:
         Raises:
             InputError: as for `generate`.
             ConfigError: as for `generate`.
+            ObserverError: as for `generate`.
 
         Example:
             >>> from skipkv import Engine, presets
@@ -297,9 +320,12 @@ class Engine:
             chat_template_kwargs=chat_template_kwargs,
             invalid=invalid,
         )
-        return self._stream(self._desk.orders(prompts, settings), trace)
+        watch = _Watch.of(observers, trace=trace)
+        return self._stream(self._desk.orders(prompts, settings), watch)
 
-    def serve(self, *, queue: int = 64) -> Server:
+    def serve(
+        self, *, queue: int = 64, trace: bool = False, observers: Sequence[Observer] = ()
+    ) -> Server:
         """A server for requests that come and go while others are decoded.
 
         `batch_size` of them are decoded side by side, by the loop of `generate`, in a thread of the
@@ -308,13 +334,15 @@ class Engine:
 
         Args:
             queue: requests that may wait for a lane; at more, `submit` waits or refuses.
+            trace: record every compression event.
+            observers: see passes, tokens, events and completions, in the server's thread.
 
         Returns:
             A context manager. At the end of its block all requests are decoded to their end; if an
             exception ends the block, they are cancelled.
 
         Raises:
-            ConfigError: `queue` is below 1.
+            ConfigError: `queue` is below 1, or an observer observes nothing.
             InputError: a policy is attached to the model.
 
         Example:
@@ -333,10 +361,12 @@ class Engine:
                 "requests may wait for a lane."
             )
         check_free(self.model)
+        watch = _Watch.of(observers, trace=trace)
         return Server(
             self._desk,
             self.tokenizer,
-            lambda: self._loop(self.batch_size, streaming=True),
+            lambda: self._loop(self.batch_size, observers=watch.observers, streaming=True),
+            self._answers(watch),
             queue=queue,
         )
 
@@ -362,52 +392,49 @@ class Engine:
         )
 
     def _decode(
-        self,
-        orders: Orders,
-        ordered: bool,
-        progress: bool | None,
-        trace: bool,
-        timings: Timings | None,
+        self, orders: Orders, ordered: bool, watch: "_Watch", bar: Progress | None
     ) -> Iterator[Completion]:
-        show = sys.stderr.isatty() if progress is None else progress
-        total = len(orders) if isinstance(orders, list) else None
         asked: deque[tuple[int, int]] = deque()  # prompts and samples, in the order they came
         done: dict[tuple[int, int], Completion] = {}
-        with tqdm(total=total, unit="seq", disable=not show or total == 0, file=sys.stderr) as bar:
-            for news in self._run(orders, asked, trace=trace, timings=timings):
-                bar.update()
-                completion = self._completion(news)
+        answers = self._answers(watch)
+        try:
+            for news in self._run(orders, asked, watch.observers):
+                completion = answers.of(news)
                 if not ordered:
                     yield completion
                     continue
                 done[completion.index, completion.sample] = completion
                 while asked and asked[0] in done:
                     yield done.pop(asked.popleft())
+        finally:
+            if bar is not None:
+                bar.close()
 
-    def _stream(self, orders: Orders, trace: bool) -> Iterator[Piece]:
+    def _stream(self, orders: Orders, watch: "_Watch") -> Iterator[Piece]:
         streams: dict[Order, TextStream] = {}
-        for news in self._run(orders, deque(maxlen=0), trace=trace, streaming=True):
+        answers = self._answers(watch)
+        for news in self._run(orders, deque(maxlen=0), watch.observers, streaming=True):
             if isinstance(news, Completion):
-                yield Piece(index=news.index, sample=news.sample, text="", completion=news)
+                whole = answers.of(news)
+                yield Piece(index=whole.index, sample=whole.sample, text="", completion=whole)
                 continue
             order = news.request
             index, sample = order.index, order.sample
             if order not in streams:
                 streams[order] = TextStream(self.tokenizer, stop=order.stop)
-            whole = None if news.reason is None else self._completion(news)
-            for text in streams[order].texts(news.fresh(), whole):
+            done = None if news.reason is None else answers.of(news)
+            for text in streams[order].texts(news.fresh(), done):
                 yield Piece(index=index, sample=sample, text=text)
-            if whole is not None:
-                rest = streams.pop(order).rest(whole.text)
-                yield Piece(index=index, sample=sample, text=rest, completion=whole)
+            if done is not None:
+                rest = streams.pop(order).rest(done.text)
+                yield Piece(index=index, sample=sample, text=rest, completion=done)
 
     def _run(
         self,
         orders: Orders,
         asked: deque[tuple[int, int]],
+        observers: Observers | None,
         *,
-        trace: bool,
-        timings: Timings | None = None,
         streaming: bool = False,
     ) -> Iterator[Decoded | Completion]:
         """All that comes of these orders, what is refused as soon as it is met.
@@ -416,8 +443,7 @@ class Engine:
             orders: those of a list all wait from the beginning; of an iterator, one is taken for
                 each lane that is free.
             asked: gets index and sample of every order when it is taken.
-            trace: record events.
-            timings: gets what it takes.
+            observers: told of the decode.
             streaming: sequences come out whenever they have grown.
         """
         known, coming = isinstance(orders, list), iter(orders)
@@ -437,8 +463,7 @@ class Engine:
                     longest=max(o.prompt_tokens + o.max_new_tokens for o in taken)
                     if known
                     else None,
-                    trace=trace,
-                    timings=timings,
+                    observers=observers,
                     streaming=streaming,
                 )
             if loop is None:
@@ -453,8 +478,7 @@ class Engine:
         sequences: int,
         *,
         longest: int | None = None,
-        trace: bool = False,
-        timings: Timings | None = None,
+        observers: Observers | None,
         streaming: bool,
     ) -> DecodeLoop:
         """A loop with room for some sequences; see `Session` for the arguments."""
@@ -464,7 +488,7 @@ class Engine:
                 self.policy,
                 sequences=sequences,
                 text=self._text,
-                trace=trace,
+                observers=observers,
                 longest=longest,
                 compiled=self._compiled,
             )
@@ -475,11 +499,29 @@ class Engine:
             prefill_chunk=self.prefill_chunk,
             graphs=self._graphs,
             streaming=streaming,
-            timings=timings,
         )
 
-    def _completion(self, news: Decoded | Completion) -> Completion:
-        return news if isinstance(news, Completion) else completion_of(news, self.tokenizer)
+    def _answers(self, watch: "_Watch") -> Answers:
+        return Answers(self.tokenizer, watch.observers, watch.trace)
+
+
+@attrs.frozen
+class _Watch:
+    """The observers of a call, and the one of them that records the trace of its completions."""
+
+    observers: Observers | None
+    trace: Trace | None
+
+    @classmethod
+    def of(
+        cls, observers: Iterable[Observer], *, trace: bool, progress: Progress | None = None
+    ) -> "_Watch":
+        if not isinstance(observers, Iterable):
+            raise ConfigError(f"observers must be a list of them, got {kind_of(observers)}.")
+        recorder = Trace() if trace else None
+        ours = [observer for observer in (recorder, progress) if observer is not None]
+        every = [*observers, *ours]
+        return cls(Observers(every) if every else None, recorder)
 
 
 def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -3,6 +3,7 @@
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from typing import Literal
 
 import attrs
 import torch
@@ -15,6 +16,7 @@ from skipkv.errors import PartError, SkipKVError
 from skipkv.runtime import checked
 from skipkv.runtime.completion import StopReason
 from skipkv.runtime.graph import RecordedSteps, recorder
+from skipkv.runtime.observers import ObservedPass, ObservedToken
 from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
 from skipkv.runtime.seam import borrowed, evaluating
@@ -23,7 +25,6 @@ from skipkv.runtime.session import Session
 from skipkv.runtime.slots import on_device
 from skipkv.runtime.stopping import StopFinder
 from skipkv.runtime.text import TokenText
-from skipkv.runtime.timing import Kind, Timings
 
 # Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
 # finished sequence decodes until then is thrown away.
@@ -88,13 +89,12 @@ class DecodeLoop:
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
         streaming: bool = False,
-        timings: Timings | None = None,
     ) -> None:
         self.waiting: list[Order] = []
         """Requests that have not started, in the order they came."""
         self._session = session
         self._streaming = streaming
-        self._timings = timings
+        self._observers = session.observers
         self._model = session.model
         self._scheduler = session.policy.scheduler
         self._lanes = session.store.sequences
@@ -170,8 +170,8 @@ class DecodeLoop:
             self._session.hooked(),
             torch.inference_mode(),
         ):
-            if self._timings is not None:
-                self._timings.resume()
+            if self._observers is not None:
+                self._observers.tell("on_resume")
             self._release()  # those cancelled since
             while not self._news and self.busy:
                 self._turn()
@@ -197,17 +197,10 @@ class DecodeLoop:
         if self._session.newcomers:
             self._feed_prompts()
             self._release()
-            self._lap("prefill")
         if self._session.decoders:
-            self._lap("step", steps=self._steps())
-            if due := self._session.due():
-                self._compress(due)
-                self._lap("event")
+            self._steps()
+            self._compress(self._session.due())
             self._release()
-
-    def _lap(self, kind: Kind, *, steps: int = 1) -> None:
-        if self._timings is not None:
-            self._timings.lap(kind, steps=steps)
 
     def _admit(self) -> None:
         """Start the requests that the scheduler chooses.
@@ -239,12 +232,12 @@ class DecodeLoop:
                 self._session.start(sequence)
             else:
                 self._samples.setdefault(first, []).append(sequence)
+                first.shared = []
 
     def _refuse(self, request: Order, reason: StopReason, error: SkipKVError | None = None) -> None:
         """End a request that has not started."""
         sequence = self._sequence(request)
         sequence.reason, sequence.error = reason, error
-        sequence.trace = [] if self._session.traces else None
         self._news.append(sequence)
 
     def _sequence(self, request: Order) -> Sequence:
@@ -284,9 +277,8 @@ class DecodeLoop:
             ],
             device=self._device,
         )
-        logits = self._session.logits(
-            self._session.prompts(lane, [len(chunk) for chunk in chunks], ids)
-        )
+        counts = [len(chunk) for chunk in chunks]
+        logits = self._session.logits(self._session.prompts(lane, counts, ids))
         self._compress([n for n in newcomers if n.reading.at_end])
         joining, rows = [], []
         for row, first in enumerate(newcomers):
@@ -295,11 +287,14 @@ class DecodeLoop:
             samples = self._samples.pop(first, [])
             for sequence in samples:
                 self._session.start_copy(first, sequence)
+                sequence.shared = None
+            first.shared = None
             if first.reason is None:
                 joining += [first, *samples]
                 rows += [row] * (1 + len(samples))
         if rows:
             self._join(joining, logits[rows])
+        self._tell_pass("prompt", newcomers, counts)
 
     def _join(self, joining: abc.Sequence[Sequence], logits: Float[Tensor, "n V"]) -> None:
         """Let newcomers decode with the others; these are their logits."""
@@ -309,11 +304,8 @@ class DecodeLoop:
         chosen = _choose(logits, _alike(joining), None if drawn is None else drawn[:, 0])
         self._read(chosen[:, None], joining)
 
-    def _steps(self) -> int:
-        """Decode until the host must look: a finished sequence, an event, or the burst's end.
-
-        Returns how many steps that took.
-        """
+    def _steps(self) -> None:
+        """Decode until the host must look: a finished sequence, an event, or the burst's end."""
         decoding = self._session.decoders
         left = min(d.request.max_new_tokens - len(d.tokens) for d in decoding)
         steps = min(self._burst(), left, self._session.steps_to_event() or left)
@@ -333,7 +325,27 @@ class DecodeLoop:
         read = self._read(torch.stack(chosen, dim=1), decoding)
         for sequence, first, new in zip(decoding, fed, read, strict=True):
             sequence.fed([first, *new[:-1]])
-        return len(chosen)
+        self._tell_pass("step", decoding, [1] * len(decoding), steps=len(chosen))
+
+    def _tell_pass(
+        self,
+        kind: Literal["prompt", "step"],
+        sequences: abc.Sequence[Sequence],
+        fed: abc.Sequence[int],
+        *,
+        steps: int = 0,
+    ) -> None:
+        """Tell observers of the passes just done."""
+        if self._observers is None or not self._observers.passes:
+            return
+        passed = ObservedPass(
+            kind=kind,
+            steps=steps,
+            rows=tuple((sequence.index, sequence.sample) for sequence in sequences),
+            fed=tuple(fed),
+            steered=self._session.take_steered(),
+        )
+        self._observers.tell("on_pass", passed)
 
     def _burst(self) -> int:
         """Steps to the next look at the tokens, at most."""
@@ -406,6 +418,14 @@ class DecodeLoop:
 
     def _take(self, sequence: Sequence, token: int) -> None:
         sequence.tokens.append(token)
+        if self._observers is not None and self._observers.tokens:
+            seen = ObservedToken(
+                index=sequence.index,
+                sample=sequence.sample,
+                token=token,
+                position=sequence.prompt_tokens + len(sequence.tokens) - 1,
+            )
+            self._observers.tell("on_token", seen)
         if token in self._eos:
             sequence.reason = "eos"
             return
@@ -418,6 +438,8 @@ class DecodeLoop:
 
     def _compress(self, sequences: abc.Sequence[Sequence]) -> None:
         going = [sequence for sequence in sequences if sequence.reason is None]
+        if not going:
+            return
         self._session.events(going)
         for sequence in going:
             if sequence.error is not None:

@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from skipkv._types import Request
 from skipkv.errors import SkipKVError
-from skipkv.runtime.completion import EventRecord, Stats, StopReason
+from skipkv.runtime.completion import Stats, StopReason
+from skipkv.runtime.observers import SequenceEvent
 from skipkv.runtime.prefill import Reading
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.sentences import SentenceTracker
@@ -76,7 +77,8 @@ class Sequence:
     evicted: int = 0
     evicted_at: int = 0  # the sum of tokens seen when an entry was dropped, over those dropped
     peak_entries: int = 0  # before the events so far
-    trace: list[EventRecord] | None = None
+    # Events of a prompt that others wait to share, where events are observed.
+    shared: list[SequenceEvent] | None = None
     stats: Stats = attrs.field(factory=Stats.nothing)  # once it is done
 
     @property
@@ -96,7 +98,22 @@ class Sequence:
             source.evicted_at,
         )
         self.peak_entries = source.peak_entries
-        self.trace = None if source.trace is None else [*source.trace]
+        self.shared = source.shared
+
+    @property
+    def asked(self) -> Order | None:
+        """The request it decodes; None under `attach`."""
+        return self._request
+
+    @property
+    def index(self) -> int:
+        """Number of its prompt; under `attach`, its row."""
+        return self.lane if self._request is None else self._request.index
+
+    @property
+    def sample(self) -> int:
+        """Which sample of its prompt it is."""
+        return 0 if self._request is None else self._request.sample
 
     @property
     def age(self) -> float:

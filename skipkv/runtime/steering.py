@@ -13,6 +13,7 @@ from skipkv._types import SteeringContext, Thought
 from skipkv.errors import ConfigError, PartError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime import checked
 from skipkv.runtime.marks import Marks
+from skipkv.runtime.observers import Steered
 from skipkv.runtime.text import TokenText
 from skipkv.steerers import Steerer
 
@@ -34,8 +35,10 @@ class Steering:
         vocabulary: int,
         text: TokenText,
         device: torch.device | str,
+        watched: bool = False,
     ) -> None:
         self._steerer = steerer
+        self._acts: list[Steered] | None = [] if watched else None
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
         self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
         self._marks = Marks.of(text, vocabulary)
@@ -187,9 +190,33 @@ class Steering:
             torch.linalg.vector_norm(states, torch.inf, dim=-1, dtype=torch.float32)
             for states in (newest, delta)
         )
+        if self._acts is not None:
+            strength = torch.linalg.vector_norm(delta, dim=-1, dtype=torch.float32)
+            # a copy: recorded steps count in place
+            positions = self._context.positions.clone()
+            self._acts.append(Steered(positions=positions, strength=strength))
         torch.where(came < torch.inf, torch.maximum(largest, added), largest, out=largest)
         steered = (newest + delta)[:, None]
         return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+
+    def take(self) -> tuple[Steered, ...]:
+        """What the steerer did since the last call, where that is watched."""
+        if not self._acts:
+            return ()
+        acts, self._acts = self._acts, []
+        return tuple(acts)
+
+    def take_newest(self) -> list[Steered]:
+        """What it did in the newest pass, which was recorded and has not run; it is forgotten."""
+        return [self._acts.pop()] if self._acts else []
+
+    def again(self, acts: Sequence[Steered]) -> None:
+        """A recorded pass has run, whose results are in these tensors until it runs again."""
+        if self._acts is not None:
+            self._acts += [
+                Steered(positions=act.positions.clone(), strength=act.strength.clone())
+                for act in acts
+            ]
 
 
 def warn_if_idle(steerer: Steerer, text: TokenText, *, vocabulary: int) -> None:
