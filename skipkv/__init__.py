@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Handle,
         Observer,
         Piece,
+        Prefix,
         Prompt,
         Sampling,
         Server,
@@ -55,6 +56,7 @@ __all__ = [
     "Observer",
     "Piece",
     "Policy",
+    "Prefix",
     "Prompt",
     "Request",
     "Sampling",
@@ -85,14 +87,14 @@ _HOMES = {
     **dict.fromkeys(("SteeringContext", "Thought", "TokenStream"), "_types"),
     **dict.fromkeys(("Budget", "Policy"), "policy"),
     **dict.fromkeys(("Completion", "Engine", "EventRecord", "Handle", "Observer"), "runtime"),
-    **dict.fromkeys(("Piece", "Prompt", "Sampling", "Server", "Stats", "Timings"), "runtime"),
+    **dict.fromkeys(("Piece", "Prefix", "Prompt", "Sampling", "Server"), "runtime"),
+    **dict.fromkeys(("Stats", "Timings", "attach"), "runtime"),
     "BatchScheduler": "schedulers",
     "Evictor": "evictors",
     "Scorer": "scorers",
     "Segmenter": "segmenters",
     "SkipKVError": "errors",
     "Steerer": "steerers",
-    "attach": "runtime",
 }
 
 

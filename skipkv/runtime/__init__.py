@@ -17,6 +17,7 @@ from skipkv.runtime.observers import (
     SequenceEvent,
     Steered,
 )
+from skipkv.runtime.prefix import Prefix
 from skipkv.runtime.prompts import Prompt
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.server import Server
@@ -34,6 +35,7 @@ __all__ = [
     "ObservedToken",
     "Observer",
     "Piece",
+    "Prefix",
     "Prompt",
     "Sampling",
     "Scores",

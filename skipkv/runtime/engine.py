@@ -22,6 +22,7 @@ from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.observers import Observer, Observers, Trace
 from skipkv.runtime.orders import OrderDesk, Prompts
 from skipkv.runtime.prefill import PREFILL_CHUNK
+from skipkv.runtime.prefix import Prefix
 from skipkv.runtime.progress import Progress
 from skipkv.runtime.prompts import Content, whole_numbers
 from skipkv.runtime.sampling import Sampling
@@ -188,6 +189,7 @@ class Engine:
         stop: str | Sequence[str] = (),
         seeds: Sequence[int] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefix: Content | Prefix | None = None,
         invalid: Literal["raise", "fail"] = "raise",
         ordered: bool = True,
         progress: bool | None = None,
@@ -214,6 +216,8 @@ class Engine:
             seeds: a seed for each prompt; by default `sampling.seed` and on, counting up.
             chat_template_kwargs: further arguments for the chat template, such as
                 `{"enable_thinking": False}`.
+            prefix: what every prompt begins with: a text, token ids, or the first messages of every
+                chat. It is read and compressed once; `Engine.prefix` makes one for several calls.
             invalid: what comes of a prompt that cannot be decoded: "raise" raises its
                 `InputError`; with "fail" it gets a completion with that error, and the others are
                 decoded.
@@ -251,6 +255,7 @@ class Engine:
             stop=stop,
             seeds=seeds,
             chat_template_kwargs=chat_template_kwargs,
+            prefix=prefix,
             invalid=invalid,
         )
         orders = self._desk.orders(prompts, settings)
@@ -269,6 +274,7 @@ class Engine:
         stop: str | Sequence[str] = (),
         seeds: Sequence[int] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefix: Content | Prefix | None = None,
         invalid: Literal["raise", "fail"] = "raise",
         trace: bool = False,
         observers: Sequence[Observer] = (),
@@ -290,6 +296,7 @@ class Engine:
             stop: strings at which a sequence ends; its text ends before them.
             seeds: a seed for each prompt.
             chat_template_kwargs: further arguments for the chat template.
+            prefix: what every prompt begins with.
             invalid: "raise" or "fail".
             trace: record every compression event.
             observers: see passes, tokens, events and completions.
@@ -318,6 +325,7 @@ class Engine:
             stop=stop,
             seeds=seeds,
             chat_template_kwargs=chat_template_kwargs,
+            prefix=prefix,
             invalid=invalid,
         )
         watch = _Watch.of(observers, trace=trace)
@@ -370,12 +378,40 @@ class Engine:
             queue=queue,
         )
 
+    def prefix(
+        self, content: Content, *, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> Prefix:
+        """The beginning of many prompts, for several calls of `generate` and requests to servers.
+
+        It is read when it is first used. What the policy keeps of it is copied to every sequence
+        that begins with it, and held as long as the prefix is.
+
+        Args:
+            content: a text, token ids, or the first messages of every chat.
+            chat_template_kwargs: further arguments for the chat template.
+
+        Raises:
+            InputError: it is empty or of another kind, or its chat template fails.
+
+        Example:
+            >>> from skipkv import Engine, presets
+            >>> from skipkv.testing import toy_model, toy_tokenizer
+            >>> engine = Engine(toy_model(), toy_tokenizer(), presets.rkv(budget=64, interval=16))
+            >>> context = engine.prefix("one plus two is three. " * 20)
+            >>> questions = ["one plus two", "two plus one"]
+            >>> done = list(engine.generate(questions, prefix=context, max_new_tokens=9))
+            >>> len(context.ids), [completion.prompt_tokens for completion in done]
+            (220, [225, 225])
+        """
+        return self._desk.prefix(content, chat_template_kwargs)
+
     def encode(
         self,
         prompt: Content,
         *,
         index: int = 0,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefix: Prefix | None = None,
     ) -> list[int]:
         """The token ids of a prompt, as `generate` decodes it.
 
@@ -383,12 +419,16 @@ class Engine:
             prompt: a text, token ids, or a list of chat messages.
             index: its number, for the messages of errors.
             chat_template_kwargs: further arguments for the chat template.
+            prefix: what it begins with.
 
         Raises:
             InputError: it is empty or of another kind, or its chat template fails.
         """
         return self._desk.encode(
-            prompt, name=f"Prompt {index}", chat_template_kwargs=chat_template_kwargs
+            prompt,
+            name=f"Prompt {index}",
+            chat_template_kwargs=chat_template_kwargs,
+            prefix=prefix,
         )
 
     def _decode(

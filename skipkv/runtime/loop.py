@@ -110,17 +110,20 @@ class DecodeLoop:
         self._asks = _can_ask(self._device)
         # Further samples of a newcomer's prompt; each has a lane for itself from the beginning.
         self._samples: dict[Sequence, list[Sequence]] = {}
+        # Sequences with a lane that wait until another one has read their prefix.
+        self._held: list[Sequence] = []
         self._news: list[Sequence] = []  # done or grown
 
     @property
     def running(self) -> list[Sequence]:
         """The sequences that have started and are not done."""
-        return [*self._session.sequences, *chain.from_iterable(self._samples.values())]
+        samples = chain.from_iterable(self._samples.values())
+        return [*self._session.sequences, *samples, *self._held]
 
     @property
     def busy(self) -> bool:
         """Whether something waits, runs, or is yet to come out."""
-        return bool(self.waiting or self._session.sequences or self._news)
+        return bool(self.waiting or self._session.sequences or self._held or self._news)
 
     @property
     def room(self) -> int:
@@ -137,20 +140,26 @@ class DecodeLoop:
             self.waiting.remove(request)
             self._refuse(request, "cancelled")
         for first, samples in [*self._samples.items()]:
-            for sample in [s for s in samples if s.request in requests]:
-                samples.remove(sample)
-                sample.reason = "cancelled"
-                self._news.append(sample)
+            self._end([sample for sample in samples if sample.request in requests], samples)
             if first.request in requests and samples:  # the next sample goes on with its prompt
                 heir = samples.pop(0)
-                self._session.replace(first, heir)
-                del self._samples[first]
-                self._samples[heir] = samples
-                first.reason = "cancelled"
-                self._news.append(first)
+                self._samples[heir] = self._samples.pop(first)
+                if first in self._held:
+                    self._held[self._held.index(first)] = heir
+                else:
+                    self._session.replace(first, heir)
+                self._end([first], [first])
+        self._end([held for held in self._held if held.request in requests], self._held)
         for sequence in self._session.sequences:
             if sequence.request in requests and sequence.reason is None:
                 sequence.reason = "cancelled"
+
+    def _end(self, cancelled: abc.Sequence[Sequence], among: list[Sequence]) -> None:
+        """End sequences without a place in the cache, and take them out of a list."""
+        for sequence in cancelled:
+            among.remove(sequence)
+            sequence.reason = "cancelled"
+            self._news.append(sequence)
 
     def advance(self, stop: Callable[[], bool] = lambda: False) -> list[Sequence]:
         """Decode until a sequence is done; if streaming, until one has grown.
@@ -194,6 +203,8 @@ class DecodeLoop:
         """One round: the newcomers' next chunk, steps of those who decode, the events due then."""
         if self.waiting and len(self.running) < self._lanes:
             self._admit()
+        if self._held:
+            self._held = [sequence for sequence in self._held if not self._start(sequence)]
         if self._session.newcomers:
             self._feed_prompts()
             self._release()
@@ -228,11 +239,25 @@ class DecodeLoop:
         for sequence in sorted(newcomers, key=lambda s: s.prompt_tokens):
             sequence.padding = longest - sequence.prompt_tokens
             first = firsts.setdefault(sequence.request.index, sequence)
-            if first is sequence:
-                self._session.start(sequence)
-            else:
+            if first is not sequence:
                 self._samples.setdefault(first, []).append(sequence)
-                first.shared = []
+                first.shared = first.shared or []
+            elif not self._start(sequence):
+                self._held.append(sequence)
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Start a sequence, unless another one is reading its prefix; whether it has started."""
+        prefix, session = sequence.request.prefix, self._session
+        if prefix is None:
+            session.start(sequence)
+        elif prefix.state is not None and prefix.state.serves(self._observers):
+            session.start_after(prefix.state, sequence)
+        elif any(s.request.prefix is prefix and s.reason is None for s in session.newcomers):
+            return False
+        else:
+            session.start(sequence)
+            sequence.shared = []
+        return True
 
     def _refuse(self, request: Order, reason: StopReason, error: SkipKVError | None = None) -> None:
         """End a request that has not started."""
@@ -246,14 +271,14 @@ class DecodeLoop:
         if not request.sampling.greedy:
             drawn = uniforms(request.seed, request.sample, request.max_new_tokens)
             drawn = drawn.to(self._device)
-        passes = self._session.passes([request.prompt_tokens])
+        prefix = 0 if request.prefix is None else len(request.prefix.ids)
         return Sequence(
             request=request,
             prompt_tokens=request.prompt_tokens,
             most_tokens=request.prompt_tokens + request.max_new_tokens,
             uniforms=drawn,
             finder=StopFinder(self._text.tokenizer, request.stop) if request.stop else None,
-            reading=Reading(ends=[own.stop for (own,) in passes]),
+            reading=Reading(ends=self._session.ends(request.prompt_tokens, prefix=prefix)),
         )
 
     def _feed_prompts(self) -> None:
@@ -279,7 +304,14 @@ class DecodeLoop:
         )
         counts = [len(chunk) for chunk in chunks]
         logits = self._session.logits(self._session.prompts(lane, counts, ids))
-        self._compress([n for n in newcomers if n.reading.at_end])
+        # A prefix within its budget has no event, so that its prompt is as one without a prefix.
+        inside = [n for n in newcomers if n.at_prefix]
+        within = {*inside}.difference(self._session.over_budget(inside))
+        self._compress([n for n in newcomers if n.reading.at_end and n not in within])
+        for reader in inside:
+            if reader.reason is None:
+                assert reader.request.prefix is not None
+                reader.request.prefix.state = self._session.prefix_state(reader)
         joining, rows = [], []
         for row, first in enumerate(newcomers):
             if not first.reading.done and first.reason is None:

@@ -13,6 +13,7 @@ from skipkv.errors import InputError
 from skipkv.policy import Budget
 from skipkv.runtime.answer import refused
 from skipkv.runtime.completion import Completion
+from skipkv.runtime.prefix import Prefix
 from skipkv.runtime.prompts import (
     Content,
     Prompt,
@@ -43,6 +44,7 @@ class Settings:
     stop: tuple[str, ...]
     seeds: Sequence[int] | None
     chat_template_kwargs: Mapping[str, Any] | None
+    prefix: Prefix | None
     invalid: str
 
 
@@ -71,6 +73,7 @@ class OrderDesk:
         stop: str | Sequence[str],
         seeds: Sequence[int] | None,
         chat_template_kwargs: Mapping[str, Any] | None,
+        prefix: Content | Prefix | None,
         invalid: str = "raise",
     ) -> Settings:
         """What a call says of all its prompts.
@@ -97,6 +100,7 @@ class OrderDesk:
             stop=stop_strings(stop),
             seeds=None if seeds is None else whole_numbers("seeds", seeds),
             chat_template_kwargs=chat_template_kwargs,
+            prefix=None if prefix is None else self.prefix(prefix, chat_template_kwargs),
             invalid=invalid,
         )
 
@@ -138,11 +142,37 @@ class OrderDesk:
         """
         return [o for o in self._each([prompt], settings, index) if isinstance(o, Order)]
 
+    def prefix(
+        self, content: Content | Prefix, chat_template_kwargs: Mapping[str, Any] | None
+    ) -> Prefix:
+        """A prefix for the prompts of this engine; one of its own stays as it is.
+
+        Raises:
+            InputError: it is empty, of another kind, or of another engine.
+        """
+        if isinstance(content, Prefix):
+            content.check_owner(self)
+            return content
+        check_template_options(chat_template_kwargs or {})
+        with self._encoding:
+            return Prefix.of(
+                content, self._tokenizer, options=chat_template_kwargs or {}, owner=self
+            )
+
     def encode(
-        self, content: Content, *, name: str, chat_template_kwargs: Mapping[str, Any] | None
+        self,
+        content: Content,
+        *,
+        name: str,
+        chat_template_kwargs: Mapping[str, Any] | None,
+        prefix: Prefix | None = None,
     ) -> list[int]:
         """The token ids of a prompt: see `Engine.encode`."""
         with self._encoding:
+            if prefix is not None:
+                return prefix.followed_by(
+                    content, self._tokenizer, name=name, options=chat_template_kwargs or {}
+                )
             return token_ids(
                 content,
                 self._tokenizer,
@@ -156,15 +186,17 @@ class OrderDesk:
         for number, given in enumerate(prompts):
             prompt = given if isinstance(given, Prompt) else Prompt(given)
             sampling = prompt.sampling or settings.sampling
-            ids: list[int] = []
+            ids: Sequence[int] = ()
             try:
                 ids = self.encode(
                     prompt.content,
                     name=f"Prompt {number}",
                     chat_template_kwargs=settings.chat_template_kwargs,
+                    prefix=settings.prefix,
                 )
                 most = self._most(number, ids, prompt.max_new_tokens or settings.max_new_tokens)
                 seed = _seed(number, prompt, settings)
+                ids = tuple(ids)  # one for all samples
             except InputError as error:
                 if settings.invalid == "raise":
                     raise
@@ -180,9 +212,10 @@ class OrderDesk:
                     sample=sample,
                     sampling=sampling,
                     stop=settings.stop if prompt.stop is None else prompt.stop,
+                    prefix=settings.prefix,
                 )
 
-    def _most(self, number: int, ids: list[int], max_new_tokens: int | None) -> int:
+    def _most(self, number: int, ids: Sequence[int], max_new_tokens: int | None) -> int:
         """Tokens to decode after a prompt at most, once it is seen to be one the model can take."""
         config = self._model.config
         wrong = [token for token in ids if not 0 <= token < config.vocab_size]

@@ -12,6 +12,7 @@ from skipkv.errors import SkipKVError
 from skipkv.runtime.completion import Stats, StopReason
 from skipkv.runtime.observers import SequenceEvent
 from skipkv.runtime.prefill import Reading
+from skipkv.runtime.prefix import Prefix, PrefixState
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.sentences import SentenceTracker
 from skipkv.runtime.stopping import StopFinder
@@ -24,10 +25,12 @@ class Order(Request):
     Args:
         sampling: how its tokens are chosen.
         stop: strings at which it ends.
+        prefix: the beginning that its prompt has in common with others.
     """
 
     sampling: Sampling = attrs.field(factory=Sampling)
     stop: tuple[str, ...] = ()
+    prefix: Prefix | None = attrs.field(default=None, repr=False)
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -124,6 +127,22 @@ class Sequence:
     def grown(self) -> bool:
         """Whether tokens have come since the last call of `fresh`."""
         return self.told < len(self.tokens)
+
+    @property
+    def at_prefix(self) -> bool:
+        """Whether exactly the prefix of its prompt has been fed."""
+        prefix = self.request.prefix
+        return prefix is not None and self.reading.fed == len(prefix.ids)
+
+    def begin_after(self, state: PrefixState) -> None:
+        """Take over what another sequence had when it had read this one's prefix."""
+        self.reading.fed = state.tokens
+        if state.tracker is not None:
+            self.tracker = state.tracker.copy(prompt=self.prompt_tokens)
+        self.events, self.evicted = state.events, state.evicted
+        self.evicted_at = state.evicted * self.prompt_tokens
+        self.peak_entries = state.peak_entries
+        self.shared = [*state.shared]
 
     def fresh(self) -> list[int]:
         """The tokens that have come since the last call."""

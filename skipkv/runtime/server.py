@@ -22,6 +22,7 @@ from skipkv.runtime.completion import Completion
 from skipkv.runtime.handle import Handle
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.orders import OrderDesk
+from skipkv.runtime.prefix import Prefix
 from skipkv.runtime.prompts import Content, Prompt
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.sequence import Order
@@ -97,6 +98,7 @@ class Server:
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefix: Content | Prefix | None = None,
         timeout: float | int | None = None,
     ) -> Handle:
         """Ask for a completion. Any thread may.
@@ -111,6 +113,7 @@ class Server:
             stop: as for `Engine.generate`.
             seed: of its random numbers; by default `sampling.seed`.
             chat_template_kwargs: as for `Engine.generate`.
+            prefix: the beginning of the prompt; one that `Engine.prefix` made is read once for all.
             timeout: seconds to wait while `queue` requests wait already; None waits for ever, and
                 0 not at all.
 
@@ -131,6 +134,7 @@ class Server:
             stop=stop,
             seed=seed,
             chat_template_kwargs=chat_template_kwargs,
+            prefix=prefix,
         )
         if len(orders) > 1:
             raise InputError(
@@ -148,6 +152,7 @@ class Server:
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefix: Content | Prefix | None = None,
         timeout: float | int | None = None,
     ) -> list[Handle]:
         """Ask for `sampling.n` completions of one prompt.
@@ -161,6 +166,7 @@ class Server:
             stop: as for `Engine.generate`.
             seed: of the prompt's random numbers; by default `sampling.seed`.
             chat_template_kwargs: as for `Engine.generate`.
+            prefix: the beginning of the prompt; one that `Engine.prefix` made is read once for all.
             timeout: seconds to wait for room in the queue.
 
         Returns:
@@ -179,6 +185,7 @@ class Server:
             stop=stop,
             seed=seed,
             chat_template_kwargs=chat_template_kwargs,
+            prefix=prefix,
         )
         return self._enter(orders, timeout)
 

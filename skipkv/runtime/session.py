@@ -34,7 +34,8 @@ from skipkv.runtime.observers import (
     SequenceEvent,
     Steered,
 )
-from skipkv.runtime.prefill import plan
+from skipkv.runtime.prefill import ends, plan
+from skipkv.runtime.prefix import PrefixState
 from skipkv.runtime.seam import SlotCache, cache_name, under_way
 from skipkv.runtime.sentences import SentenceTracker, feed
 from skipkv.runtime.sequence import Sequence
@@ -190,6 +191,30 @@ class Session:
         sequence.share_prompt(source)
         self._tell_shared(sequence)
 
+    def start_after(self, state: PrefixState, sequence: Sequence) -> None:
+        """Add a sequence whose prefix has been read by another one."""
+        self.start(sequence)
+        self._reserve(state.lane.width)
+        self.store.load(sequence.lane, state.lane)
+        if self._steering is not None and state.steering is not None:
+            self._steering.load(sequence.lane, state.steering)
+        sequence.begin_after(state)
+        self._tell_shared(sequence)
+
+    def prefix_state(self, sequence: Sequence) -> PrefixState:
+        """What a sequence has, which has just been fed its prefix, for others to begin with."""
+        return PrefixState(
+            tokens=sequence.reading.fed,
+            lane=self.store.save(sequence.lane),
+            steering=None if self._steering is None else self._steering.save(sequence.lane),
+            tracker=None if sequence.tracker is None else sequence.tracker.copy(),
+            events=sequence.events,
+            evicted=sequence.evicted,
+            peak_entries=sequence.peak_entries,
+            observers=self.observers,
+            shared=[*(sequence.shared or ())],
+        )
+
     def replace(self, sequence: Sequence, heir: Sequence) -> None:
         """Let another sequence go on in the place of one, with the same prompt."""
         heir.lane = sequence.lane
@@ -286,6 +311,11 @@ class Session:
         Where the cache grows, under a ratio too, a prompt goes in whole.
         """
         return plan(prompts, self._fixed or max(prompts), self._interval)
+
+    def ends(self, prompt: int, *, prefix: int = 0) -> list[int]:
+        """Where the passes over a prompt of this length end: see `prefill.ends`."""
+        budget = None if self.policy.budget is None else self.policy.budget.tokens
+        return ends(prompt, prefix=prefix, first=self._fixed, chunk=self._interval, budget=budget)
 
     def prompts(
         self,
@@ -445,14 +475,15 @@ class Session:
         if observers is not None and (observers.scores or observers.terms):
             log = ScoreLog(self.policy.scorer, terms=observers.terms)
         outcomes: dict[Sequence, Outcome] = {}
-        if over := self._over_budget(sequences):
+        if over := self.over_budget(sequences):
             # Parts compute in the dtype of what they see, whatever the model is decoded under.
             with torch.autocast(self._device.type, enabled=False):
                 found = compress(
                     self.store,
                     self.policy,
                     [sequence.lane for sequence in over],
-                    prompts=[sequence.prompt_tokens for sequence in over],
+                    # of a prompt that has been fed in part, that part
+                    prompts=[min(s.prompt_tokens, self.store.tokens_seen[s.lane]) for s in over],
                     tables=[s.tracker.table for s in over if s.tracker is not None] or None,
                     watch=None if log is None else log.add,
                 )
@@ -520,7 +551,7 @@ class Session:
                 )
                 self.observers.tell("on_event", ObservedEvent(sequences=(own,), prompt=True))
 
-    def _over_budget(self, sequences: abc.Sequence[Sequence]) -> list[Sequence]:
+    def over_budget(self, sequences: abc.Sequence[Sequence]) -> list[Sequence]:
         """Those of these sequences that can go on and hold more than their budget allows."""
         budget, store = self.policy.budget, self.store
         if budget is None:

@@ -61,6 +61,15 @@ class Steering:
         for known in (self._thoughts, self._thinking, self._largest):
             known[targets] = known[sources]
 
+    def save(self, lane: int) -> list[Tensor]:
+        """A copy of a lane's state, which `load` writes into any lane."""
+        return [known[lane].clone() for known in (self._thoughts, self._thinking, self._largest)]
+
+    def load(self, lane: int, saved: Sequence[Tensor]) -> None:
+        """Write a saved state into a lane."""
+        for known, copy in zip((self._thoughts, self._thinking, self._largest), saved, strict=True):
+            known[lane] = copy
+
     def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
         """Set the counts of a sequence's thoughts; called at events."""
         kinds = torch.arange(len(Thought), device=thoughts.device)

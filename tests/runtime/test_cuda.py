@@ -184,9 +184,9 @@ def test_events_in_large_and_small_views_keep_the_same(name: str, dtype: torch.d
             store, policy, [3, 0, 1, 2, 4], prompts=[9] * 5, tables=None, **looking
         )
         assert all(o.error is None and o.evicted == 6 * 4 * 64 for o in outcomes)
-        assert all(outcome.error is None for outcome in outcomes)
         layers = slice(0, store.shape.layers)
-        kept.append([store.positions(layers, [n], store.widths[n]).tolist() for n in range(5)])
+        held = [store.positions(layers, [n], store.widths[n])[:, 0] for n in (3, 0, 1, 2, 4)]
+        kept.append([positions.tolist() for positions in held])
     assert kept[1] == kept[2]
     # Products of other shapes round otherwise, so near-equal scores may change places.
     ours, others = (
