@@ -148,7 +148,8 @@ class DecodeLoop:
                     self._held[self._held.index(first)] = heir
                 else:
                     self._session.replace(first, heir)
-                self._end([first], [first])
+                first.reason = "cancelled"
+                self._news.append(first)
         self._end([held for held in self._held if held.request in requests], self._held)
         for sequence in self._session.sequences:
             if sequence.request in requests and sequence.reason is None:

@@ -54,15 +54,15 @@ class Prefix:
 
     Args:
         ids: its token ids.
-        text: its text, where it is a chat.
-        chat: its messages, where it is a chat.
-        owner: what made it: prompts of other engines cannot begin with it.
     """
 
     ids: tuple[int, ...] = attrs.field(repr=lambda ids: f"<{len(ids)} tokens>")
+    # Of a chat, its text and its messages.
     _text: str | None = attrs.field(default=None, repr=False)
     _chat: Sequence[Mapping[str, Any]] | None = attrs.field(default=None, repr=False)
+    # What made it: prompts of other engines cannot begin with it.
     _owner: object = attrs.field(default=None, repr=False)
+    # What the first sequence had that read it; the loop sets it.
     state: PrefixState | None = attrs.field(default=None, init=False, repr=False)
 
     @classmethod

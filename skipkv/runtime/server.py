@@ -303,17 +303,16 @@ class Server:
 
     def _tell(self, sequence: Decoded) -> None:
         """Tell a sequence's handle what has come of it."""
-        order = sequence.request
-        handle = self._handles[order]
-        handle.grow(sequence.fresh())
+        self._handles[sequence.request].grow(sequence.fresh())
         if sequence.reason is not None:
-            try:
-                completion = self._answers.of(sequence)
-            except Exception as error:  # of the tokenizer, or an observer
-                completion = _failed(order, _told(error))
-            self._finish(order, completion)
+            self._finish(sequence.request, sequence)
 
-    def _finish(self, order: Order, completion: Completion) -> None:
+    def _finish(self, order: Order, news: Decoded | Completion) -> None:
+        """Give a request's handle its completion."""
+        try:
+            completion = self._answers.of(news)
+        except Exception as error:  # of the tokenizer, or an observer
+            completion = _failed(order, _told(error))
         with self._changed:
             handle = self._handles.pop(order)
         handle.finish(completion)
