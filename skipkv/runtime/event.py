@@ -31,10 +31,12 @@ class Outcome:
     """What an event did to one sequence.
 
     Args:
+        compacted: whether scorer and evictor answered, so that the cache is as they say.
         evicted: entries dropped, summed over layers and KV heads.
         error: why this sequence cannot go on: a part broke its protocol, or the model failed.
     """
 
+    compacted: bool = True
     evicted: int = 0
     error: SkipKVError | None = None
 
@@ -149,7 +151,7 @@ def _compress_group(
             )
             if isinstance(decision, list):  # without an answer, these sequences cannot go on
                 known = zip(errors, decision, strict=True)
-                return [Outcome(error=old or new) for old, new in known]
+                return [Outcome(compacted=False, error=old or new) for old, new in known]
             decisions.append(decision)
         held = torch.stack([decision.held for decision in decisions]).tolist()  # [groups n 4]
         for layers, laws in zip(some, held, strict=True):

@@ -77,7 +77,7 @@ class SequenceEvent:
         request: what was asked for, with the prompt's token ids; None under `attach`.
         prompt_tokens: length of the prompt.
         seen: tokens the sequence has seen.
-        compressed: whether it exceeded its budget, so that scorer and evictor were asked.
+        compressed: whether it exceeded its budget, and scorer and evictor chose what stays.
         entries: most entries that a head held before.
         evicted: entries dropped, summed over layers and KV heads.
         error: why the sequence ends here, if it does.
@@ -349,7 +349,7 @@ class ScoreLog:
 
 
 class Trace(Observer):
-    """Records events for `Completion.trace`: those that dropped something or tried to."""
+    """Records events for `Completion.trace`: those in which scorer and evictor chose."""
 
     def __init__(self) -> None:
         self._records: dict[tuple[int, int], list[EventRecord]] = {}
@@ -357,7 +357,7 @@ class Trace(Observer):
     def on_event(self, event: ObservedEvent) -> None:
         """Record what each sequence kept."""
         for one in event.sequences:
-            if one.compressed and one.error is None:
+            if one.compressed:
                 self._records.setdefault((one.index, one.sample), []).append(one.record())
 
     def of(self, index: int, sample: int) -> tuple[EventRecord, ...]:

@@ -516,7 +516,7 @@ class Session:
                 request=sequence.asked,
                 prompt_tokens=sequence.prompt_tokens,
                 seen=self.store.tokens_seen[lane],
-                compressed=outcome is not None,
+                compressed=outcome is not None and outcome.compacted,
                 entries=entries,
                 evicted=0 if outcome is None else outcome.evicted,
                 error=sequence.error,
