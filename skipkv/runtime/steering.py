@@ -39,6 +39,8 @@ class Steering:
     ) -> None:
         self._steerer = steerer
         self._acts: list[Steered] | None = [] if watched else None
+        self._act: Steered | None = None  # of the pass under way
+        self._asked = False  # whether the layer's hook ran in the pass under way
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
         self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
         self._marks = Marks.of(text, vocabulary)
@@ -140,6 +142,7 @@ class Steering:
         self, first: int, at_delimiter: Bool[Tensor, "B"], positions: Int[Tensor, "B"]
     ) -> SteeringContext:
         self._first = first
+        self._asked, self._act = False, None  # a pass before may have failed
         rows = slice(first, first + at_delimiter.shape[0])
         return SteeringContext(
             at_delimiter=at_delimiter,
@@ -154,12 +157,16 @@ class Steering:
         Raises:
             UnsupportedModelError: there was something to steer, and the layer's hook was not run.
         """
-        if self._context is not None:
-            self._context = None
+        context, self._context = self._context, None
+        asked, self._asked = self._asked, False
+        if context is not None and not asked:
             raise UnsupportedModelError(
                 f"Layer {self._steerer.layer} was not steered: the model's own code calls its "
                 "layers without their hooks."
             )
+        if self._acts is not None and self._act is not None:
+            self._acts.append(self._act)
+            self._act = None
         failed, self._failed = self._failed, {}
         return failed
 
@@ -180,7 +187,7 @@ class Steering:
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """A forward pre-hook of the steered layer: adds the delta to the newest column."""
-        context, self._context = self._context, None
+        context, self._asked = self._context, True
         if context is None:
             return None
         if args:
@@ -202,8 +209,8 @@ class Steering:
         if self._acts is not None:
             strength = torch.linalg.vector_norm(delta, dim=-1, dtype=torch.float32)
             # a copy: recorded steps count in place
-            positions = self._context.positions.clone()
-            self._acts.append(Steered(positions=positions, strength=strength))
+            positions = context.positions.clone()
+            self._act = Steered(positions=positions, strength=strength)
         torch.where(came < torch.inf, torch.maximum(largest, added), largest, out=largest)
         steered = (newest + delta)[:, None]
         return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
