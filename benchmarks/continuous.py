@@ -30,6 +30,7 @@ from skipkv import Engine, Policy, presets
 from skipkv.models import load
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.loop import DecodeLoop
+from skipkv.runtime.observers import Observers
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.seam import under_way
 from skipkv.runtime.sequence import Order
@@ -216,14 +217,14 @@ def measured(
 ) -> Measured:
     """Decode a queue once."""
     text, gaps = TokenText(tokenizer), Gaps()
+    timings = Timings()
     with torch.inference_mode():
-        session = Session(model, policy, sequences=slots, text=text)
+        session = Session(model, policy, sequences=slots, text=text, observers=Observers([timings]))
     loop = kind(session, eos=frozenset(), text=text, prefill_chunk=chunk)
     handle = model.register_forward_hook(gaps, with_kwargs=True)
-    timings = Timings()
     try:
         wall, cpu = time.perf_counter(), time.process_time()
-        tokens = sum(len(finished.tokens) for finished in loop.run(queue, timings))
+        tokens = sum(len(finished.tokens) for finished in loop.run(queue))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     finally:
         handle.remove()

@@ -183,7 +183,7 @@ class Bench:
                 max_new_tokens=2 * s.interval + 2,
                 sampling=Sampling(temperature=0.6, n=batch // count),
                 progress=False,
-                timings=timings,
+                observers=[timings],
             )
         )
         for completion in done:

@@ -86,7 +86,11 @@ def cost(engine: Engine, given: tuple[tuple[int, ...], ...], new_tokens: int) ->
     timings = Timings()
     list(
         engine.generate(
-            given, max_new_tokens=new_tokens, sampling=Sampling(), progress=False, timings=timings
+            given,
+            max_new_tokens=new_tokens,
+            sampling=Sampling(),
+            progress=False,
+            observers=[timings],
         )
     )
     return Cost(statistics.median(timings.steps), sum(timings.events) / len(timings.steps))

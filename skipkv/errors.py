@@ -6,11 +6,15 @@ A message names the field of the class, the rule, what came, and the remedy.
 
 __all__ = [
     "ConfigError",
+    "DecodingError",
     "InputError",
     "MissingExtraError",
     "ModelError",
+    "ObserverError",
     "PartError",
     "ProtocolError",
+    "QueueFullError",
+    "ServerClosedError",
     "SkipKVError",
     "SkipKVWarning",
     "UnsupportedModelError",
@@ -52,6 +56,26 @@ class ModelError(SkipKVError):
 
     The sequence fails with it; all others go on.
     """
+
+
+class ObserverError(SkipKVError):
+    """An observer raised an error while it was told of a decode; the message names it."""
+
+
+class DecodingError(SkipKVError):
+    """Decoding broke in a server with an error that is no single request's, such as one of memory.
+
+    All requests that ran at the time fail with it; the server goes on. The error's traceback is a
+    note of this one.
+    """
+
+
+class QueueFullError(SkipKVError):
+    """As many requests wait for a server as its queue holds; submit the request later."""
+
+
+class ServerClosedError(SkipKVError):
+    """A request was submitted to a server that is closed, or not open yet."""
 
 
 class MissingExtraError(SkipKVError, ImportError):

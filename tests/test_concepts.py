@@ -178,6 +178,13 @@ def test_the_tests_named_for_parity_are_those_there_are():
     assert told == {path.name for path in (ROOT / "tests" / "parity").glob("test_*.py")}
 
 
+def test_the_page_on_the_runtime_names_each_of_its_files():
+    page = (DOCS / "concepts" / "inside-the-runtime.md").read_text()
+    named = set(re.findall(r"`(\w+)\.py`", page))
+    there = {path.stem for path in (ROOT / "skipkv" / "runtime").glob("*.py")} - {"__init__"}
+    assert named == there
+
+
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
     """All figures, drawn twice by processes of their own."""

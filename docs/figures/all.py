@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 import evictor
+import inside
 import pipeline
 import scheduler
 import scorer
@@ -24,6 +25,7 @@ FIGURES = {
     "concept-steerer": steerer.draw,
     "concept-scheduler": scheduler.draw,
     "concept-token": token_life.draw,
+    "concept-inside": inside.draw,
 }
 
 

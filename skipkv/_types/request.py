@@ -18,11 +18,12 @@ class Request:
     """One sequence to decode, as a scheduler sees it.
 
     Args:
-        index: number of the request in its call of `generate`, from 0.
+        index: number of its prompt in the call of `generate`, or among those submitted to a
+            server, from 0.
         prompt: token ids of the prompt; never empty.
         max_new_tokens: most tokens to decode.
         seed: seed of this request's own random numbers, which depend on nothing else.
-        sample: which sample of its prompt and seed, from 0.
+        sample: which sample of its prompt, from 0.
     """
 
     index: int = attrs.field(validator=is_a(int, least=0))

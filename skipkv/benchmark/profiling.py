@@ -1,8 +1,7 @@
 """Where a policy's time goes: clocks around the model, its attention and the parts of the policy.
 
-The clocks use what is public: hooks of the model, wrapped parts of the policy, and the `Timings` of
-the engine. A phase's time is its own: what it spends inside another phase counts
-there.
+The clocks use what is public: hooks of the model, wrapped parts of the policy, and an observer. A
+phase's time is its own: what it spends inside another phase counts there.
 """
 
 import time
@@ -17,7 +16,7 @@ from skipkv.benchmark.bench import Bench
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.subjects import PolicySubject
 from skipkv.policy import Policy
-from skipkv.runtime import Engine, Sampling
+from skipkv.runtime import Engine, Observer, Sampling
 from skipkv.runtime.timing import Kind, Timings
 
 REST = "the rest"
@@ -167,7 +166,7 @@ def _profile(
 ) -> Clocks:
     policy = subject.policy(budget=budget, interval=bench.interval)
 
-    def decode(policy: Policy, new_tokens: int, timings: Timings | None) -> None:
+    def decode(policy: Policy, new_tokens: int, observers: Sequence[Observer]) -> None:
         # A replayed graph runs no hooks, and compiled layers no hooks of the modules inside them.
         engine = Engine(
             model,
@@ -184,14 +183,14 @@ def _profile(
                 max_new_tokens=new_tokens,
                 sampling=Sampling(),
                 progress=False,
-                timings=timings,
+                observers=observers,
             )
         )
 
-    decode(policy, bench.interval + 2, None)  # a warm-up
+    decode(policy, bench.interval + 2, [])  # a warm-up
     clocks = Clocks(model.device)
     with clocks.hooked(model):
-        decode(clocks.policy(policy), bench.new_tokens, clocks)
+        decode(clocks.policy(policy), bench.new_tokens, [clocks])
     return clocks
 
 

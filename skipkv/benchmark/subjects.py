@@ -115,7 +115,7 @@ class PolicySubject:
                     max_new_tokens=new_tokens,
                     sampling=Sampling(),
                     progress=False,
-                    timings=recorder,
+                    observers=[recorder],
                 )
             )
             for completion in done:

@@ -7,18 +7,42 @@ Start with `engine.py` and `attach.py` (the two ways in), then `session.py` (wha
 from skipkv.runtime.attach import Attachment, attach
 from skipkv.runtime.completion import Completion, EventRecord, Stats
 from skipkv.runtime.engine import Engine
+from skipkv.runtime.handle import Handle
+from skipkv.runtime.observers import (
+    ObservedEvent,
+    ObservedPass,
+    ObservedToken,
+    Observer,
+    Scores,
+    SequenceEvent,
+    Steered,
+)
+from skipkv.runtime.prefix import Prefix
 from skipkv.runtime.prompts import Prompt
 from skipkv.runtime.sampling import Sampling
+from skipkv.runtime.server import Server
 from skipkv.runtime.streaming import Piece
+from skipkv.runtime.timing import Timings
 
 __all__ = [
     "Attachment",
     "Completion",
     "Engine",
     "EventRecord",
+    "Handle",
+    "ObservedEvent",
+    "ObservedPass",
+    "ObservedToken",
+    "Observer",
     "Piece",
+    "Prefix",
     "Prompt",
     "Sampling",
+    "Scores",
+    "SequenceEvent",
+    "Server",
     "Stats",
+    "Steered",
+    "Timings",
     "attach",
 ]

@@ -18,6 +18,7 @@ from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.forward import PromptForward
+from skipkv.runtime.observers import Observers, Trace
 from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.seam import (
     ATTACH,
@@ -170,7 +171,8 @@ class Attachment:
         self._model = model
         self._policy = policy
         self._text = None if tokenizer is None else TokenText(tokenizer)
-        self._trace = trace
+        self._tracing = trace
+        self._trace: Trace | None = None
         self._hybrid = len(full_attention_layers(model.config)) < model.config.num_hidden_layers
         self._eos = _eos(model, tokenizer)
         self._fillers = self._eos | _as_ids(getattr(model.generation_config, "pad_token_id", None))
@@ -230,8 +232,9 @@ class Attachment:
     @property
     def trace(self) -> list[tuple[EventRecord, ...]]:
         """Every sequence's compression events, where `attach(trace=True)` asked for them."""
+        trace = self._trace
         return [
-            tuple(row.trace or ())[: stats.events]
+            () if trace is None else trace.of(row.index, row.sample)[: stats.events]
             for row, stats in zip(self._last.sequences, self.stats, strict=True)
         ]
 
@@ -430,8 +433,13 @@ class Attachment:
         self._decoded.clear()
         self._done.clear()
         self._started = time.perf_counter()
+        self._trace = Trace() if self._tracing else None
         self._session = Session(
-            self._model, self._policy, sequences=len(prompts), text=self._text, trace=self._trace
+            self._model,
+            self._policy,
+            sequences=len(prompts),
+            text=self._text,
+            observers=None if self._trace is None else Observers([self._trace]),
         )
         for prompt_tokens in prompts:
             row = self._session.start(Row(prompt_tokens=prompt_tokens))

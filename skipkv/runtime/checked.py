@@ -1,7 +1,7 @@
 """All calls that the runtime makes to the parts of a policy, with checks of the answers."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import attrs
@@ -152,7 +152,12 @@ class Decision:
 
 
 def decide(
-    policy: Policy, view: CacheView, budget: int, *, count: int
+    policy: Policy,
+    view: CacheView,
+    budget: int,
+    *,
+    count: int,
+    watch: Callable[[CacheView, Float[Tensor, "R H L"]], None] | None = None,
 ) -> Decision | list[SkipKVError | None]:
     """Which entries a policy keeps. Does not wait for the device.
 
@@ -161,6 +166,7 @@ def decide(
         view: row r is sequence r % count.
         budget: the most entries to keep per row and head.
         count: sequences in the view.
+        watch: gets the view and its scores.
 
     Returns:
         The decision; or, if a part failed, per sequence its error.
@@ -171,6 +177,8 @@ def decide(
     before = versions({"view": view})
     try:
         scores = scores_of(policy.scorer, view)
+        if watch is not None:
+            watch(view, scores)
         finite = torch.isfinite(scores) | ~occupied
         keep = _keep(policy.evictor, scores, view, budget)
     except PartError as error:

@@ -1,7 +1,6 @@
 """What decoding a prompt gave."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 from jaxtyping import Int
@@ -9,8 +8,7 @@ from torch import Tensor
 
 from skipkv.errors import SkipKVError
 
-StopReason = Literal["eos", "stop_string", "length", "error"]
-THINK, END_THINK = "<think>", "</think>"
+StopReason = Literal["eos", "stop_string", "length", "error", "cancelled"]
 
 
 def _rounded(value: float) -> str:
@@ -96,7 +94,8 @@ class Completion:
             thinking. Without `<think>` and surrounding white space.
         answer: the part of the text after `</think>`, without surrounding white space; None where
             thinking has not ended. All of the text of a model that does not mark its thinking.
-        stop_reason: "eos", "stop_string", "length" (max_new_tokens reached) or "error".
+        stop_reason: "eos", "stop_string", "length" (max_new_tokens reached), "error", or
+            "cancelled" by `Handle.cancel` or the end of a server.
         error: what broke, where the reason is "error": a part of the policy, or the model. Tokens
             and text end there.
         stats: what it cost.
@@ -114,31 +113,3 @@ class Completion:
     error: SkipKVError | None = None
     stats: Stats
     trace: tuple[EventRecord, ...] | None = attrs.field(default=None, repr=False)
-
-
-def split_thinking(
-    tokenizer: Any, tokens: Sequence[int], text: str, *, opened: bool
-) -> tuple[str | None, str | None]:
-    """A completion's thinking and its answer: see `Completion`.
-
-    Args:
-        tokenizer: a transformers tokenizer; it may hold the marks as special tokens, which the text
-            lacks.
-        tokens: what was decoded.
-        text: their text.
-        opened: whether the prompt ended in `<think>`.
-    """
-    begin, end = tokenizer.convert_tokens_to_ids([THINK, END_THINK])
-    thought, mark, answer = text.rpartition(END_THINK)
-    if not mark and end in tokens and end != tokenizer.unk_token_id:  # a special token
-        last = len(tokens) - 1 - tokens[::-1].index(end)
-        thought = str(tokenizer.decode(tokens[:last], skip_special_tokens=True))[: len(text)]
-        mark, answer = END_THINK, text[len(thought) :]
-    if not mark:
-        known = begin in tokens and begin != tokenizer.unk_token_id
-        if not (opened or known or THINK in text):
-            return None, text.strip()
-        thought = text
-    if THINK in thought:
-        thought = thought.partition(THINK)[2]
-    return thought.strip(), answer.strip() if mark else None

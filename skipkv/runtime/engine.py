@@ -1,78 +1,44 @@
 """The engine: prompts in, completions out, decoded under a policy."""
 
 import sys
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 import torch
-from jaxtyping import Int
-from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from skipkv.errors import ConfigError, InputError
+from skipkv._validators import kind_of
+from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.models import load
 from skipkv.policy import Policy
+from skipkv.runtime.answer import Answers
 from skipkv.runtime.compiled import Compile, compiled_layers
-from skipkv.runtime.completion import THINK, Completion, Stats, split_thinking
+from skipkv.runtime.completion import Completion
 from skipkv.runtime.loop import DecodeLoop
+from skipkv.runtime.observers import Observer, Observers, Trace
+from skipkv.runtime.orders import OrderDesk, Prompts
 from skipkv.runtime.prefill import PREFILL_CHUNK
-from skipkv.runtime.prompts import (
-    Content,
-    Prompt,
-    check_template_options,
-    each,
-    stop_strings,
-    token_ids,
-    whole_numbers,
-)
+from skipkv.runtime.prefix import Prefix
+from skipkv.runtime.progress import Progress
+from skipkv.runtime.prompts import Content, whole_numbers
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import causal_lm, check_free, check_version
 from skipkv.runtime.sequence import Order
 from skipkv.runtime.sequence import Sequence as Decoded
+from skipkv.runtime.server import Server
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
-from skipkv.runtime.stopping import before, shown
 from skipkv.runtime.streaming import Piece, TextStream
-from skipkv.runtime.support import (
-    check_all_full,
-    check_family,
-    check_given,
-    check_policy,
-    check_prompt,
-)
+from skipkv.runtime.support import check_all_full, check_family, check_given, check_policy
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
 
-MAX_NEW_TOKENS = 8192
-"""Tokens decoded at most where neither the caller nor the model's generation config says."""
-
-Prompts = Iterable[Content | Prompt] | Mapping[str, Any] | Int[Tensor, "B T"]
-"""Prompts as they are given: a list, another iterable, or what a tokenizer answers."""
-
-
-@attrs.frozen(kw_only=True)
-class _Failed:
-    """A prompt that cannot be decoded, in the place of its request."""
-
-    place: int
-    completion: Completion
-
-
-@attrs.frozen(kw_only=True)
-class _Settings:
-    """What a call says of all its prompts."""
-
-    max_new_tokens: int | None
-    sampling: Sampling
-    stop: tuple[str, ...]
-    seeds: Sequence[int] | None
-    chat_template_kwargs: Mapping[str, Any] | None
-    invalid: str
+Orders = list[Order | Completion] | Iterator[Order | Completion]
+"""What a call asks for; a completion stands for a prompt that was refused."""
 
 
 class Engine:
@@ -155,6 +121,7 @@ class Engine:
         given = None if eos_token_ids is None else whole_numbers("eos_token_ids", eos_token_ids)
         self._eos = _eos(model, tokenizer) if given is None else frozenset(given)
         self._text = TokenText(tokenizer)
+        self._desk = OrderDesk(model, tokenizer, policy.budget)
         warn_if_idle(policy.steerer, self._text, vocabulary=model.config.vocab_size)
 
     @classmethod
@@ -222,10 +189,12 @@ class Engine:
         stop: str | Sequence[str] = (),
         seeds: Sequence[int] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefix: Content | Prefix | None = None,
         invalid: Literal["raise", "fail"] = "raise",
         ordered: bool = True,
         progress: bool | None = None,
         trace: bool = False,
+        observers: Sequence[Observer] = (),
         timings: Timings | None = None,
     ) -> Iterator[Completion]:
         """Decode prompts.
@@ -247,14 +216,18 @@ class Engine:
             seeds: a seed for each prompt; by default `sampling.seed` and on, counting up.
             chat_template_kwargs: further arguments for the chat template, such as
                 `{"enable_thinking": False}`.
+            prefix: what every prompt begins with: a text, token ids, or the first messages of every
+                chat. It is read and compressed once; `Engine.prefix` makes one for several calls.
             invalid: what comes of a prompt that cannot be decoded: "raise" raises its
                 `InputError`; with "fail" it gets a completion with that error, and the others are
                 decoded.
             ordered: completions in the order of the prompts, each as soon as it and those before it
                 are done; otherwise as they finish.
             progress: show a progress bar on stderr; by default if that is a terminal.
-            trace: record every compression event, with the positions kept.
-            timings: gets the seconds of every prefill, step and event.
+            trace: record every compression event, with the positions kept, for
+                `Completion.trace`.
+            observers: see passes, tokens, events and completions: see `Observer`.
+            timings: deprecated; a `Timings` is an observer.
 
         Returns:
             An iterator of `Completion`, `sampling.n` per prompt. A sequence on which a part of the
@@ -265,12 +238,32 @@ class Engine:
         Raises:
             InputError: a prompt that is empty, of a wrong kind, or too long for the model or the
                 budget.
-            ConfigError: a sampling that cannot be.
+            ConfigError: a sampling that cannot be, or an observer that observes nothing.
+            ObserverError: an observer raised an error.
         """
-        settings = self._settings(
-            max_new_tokens, sampling, stop, seeds, chat_template_kwargs, invalid
+        if timings is not None:
+            warnings.warn(
+                "Engine.generate(timings=...) is deprecated, and goes with the next release. "
+                "Timings are an observer: pass observers=[timings].",
+                SkipKVWarning,
+                stacklevel=2,
+            )
+            observers = [*observers, timings]
+        settings = self._desk.settings(
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+            seeds=seeds,
+            chat_template_kwargs=chat_template_kwargs,
+            prefix=prefix,
+            invalid=invalid,
         )
-        return self._decode(self._jobs(prompts, settings), ordered, progress, trace, timings)
+        orders = self._desk.orders(prompts, settings)
+        total = len(orders) if isinstance(orders, list) else None
+        show = (sys.stderr.isatty() if progress is None else progress) and total != 0
+        bar = Progress(total) if show else None
+        watch = _Watch.of(observers, trace=trace, progress=bar)
+        return self._decode(orders, ordered, watch, bar)
 
     def stream(
         self,
@@ -281,8 +274,10 @@ class Engine:
         stop: str | Sequence[str] = (),
         seeds: Sequence[int] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefix: Content | Prefix | None = None,
         invalid: Literal["raise", "fail"] = "raise",
         trace: bool = False,
+        observers: Sequence[Observer] = (),
     ) -> Iterator[Piece]:
         """Decode prompts and hand out their text as it is decoded.
 
@@ -301,8 +296,10 @@ class Engine:
             stop: strings at which a sequence ends; its text ends before them.
             seeds: a seed for each prompt.
             chat_template_kwargs: further arguments for the chat template.
+            prefix: what every prompt begins with.
             invalid: "raise" or "fail".
             trace: record every compression event.
+            observers: see passes, tokens, events and completions.
 
         Returns:
             An iterator of `Piece`. A sequence on which a part of the policy breaks its protocol
@@ -312,6 +309,7 @@ class Engine:
         Raises:
             InputError: as for `generate`.
             ConfigError: as for `generate`.
+            ObserverError: as for `generate`.
 
         Example:
             >>> from skipkv import Engine, presets
@@ -321,10 +319,91 @@ class Engine:
             >>> "".join(piece.text for piece in pieces) == pieces[-1].completion.text
             True
         """
-        settings = self._settings(
-            max_new_tokens, sampling, stop, seeds, chat_template_kwargs, invalid
+        settings = self._desk.settings(
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+            seeds=seeds,
+            chat_template_kwargs=chat_template_kwargs,
+            prefix=prefix,
+            invalid=invalid,
         )
-        return self._stream(self._jobs(prompts, settings), trace)
+        watch = _Watch.of(observers, trace=trace)
+        return self._stream(self._desk.orders(prompts, settings), watch)
+
+    def serve(
+        self, *, queue: int = 64, trace: bool = False, observers: Sequence[Observer] = ()
+    ) -> Server:
+        """A server for requests that come and go while others are decoded.
+
+        `batch_size` of them are decoded side by side, by the loop of `generate`, in a thread of the
+        server. `submit` gives a handle for each, which iterates over its text and has its
+        completion. Other calls with the same model, in other threads, take turns with it.
+
+        Args:
+            queue: requests that may wait for a lane; at more, `submit` waits or refuses.
+            trace: record every compression event.
+            observers: see passes, tokens, events and completions, in the server's thread.
+
+        Returns:
+            A context manager. At the end of its block all requests are decoded to their end; if an
+            exception ends the block, they are cancelled.
+
+        Raises:
+            ConfigError: `queue` is below 1, or an observer observes nothing.
+            InputError: a policy is attached to the model.
+
+        Example:
+            >>> from skipkv import Engine, presets
+            >>> from skipkv.testing import toy_model, toy_tokenizer
+            >>> engine = Engine(toy_model(), toy_tokenizer(), presets.rkv(budget=64, interval=16))
+            >>> with engine.serve() as server:
+            ...     handle = server.submit("one plus two", max_new_tokens=9)
+            ...     text = "".join(handle)
+            >>> handle.result().text == text
+            True
+        """
+        if not isinstance(queue, int) or queue < 1:
+            raise ConfigError(
+                f"Engine.serve(queue={queue!r}) must be a whole number, 1 or more: it is how many "
+                "requests may wait for a lane."
+            )
+        check_free(self.model)
+        watch = _Watch.of(observers, trace=trace)
+        return Server(
+            self._desk,
+            self.tokenizer,
+            lambda: self._loop(self.batch_size, observers=watch.observers, streaming=True),
+            self._answers(watch),
+            queue=queue,
+        )
+
+    def prefix(
+        self, content: Content, *, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> Prefix:
+        """The beginning of many prompts, for several calls of `generate` and requests to servers.
+
+        It is read when it is first used. What the policy keeps of it is copied to every sequence
+        that begins with it, and held as long as the prefix is.
+
+        Args:
+            content: a text, token ids, or the first messages of every chat.
+            chat_template_kwargs: further arguments for the chat template.
+
+        Raises:
+            InputError: it is empty or of another kind, or its chat template fails.
+
+        Example:
+            >>> from skipkv import Engine, presets
+            >>> from skipkv.testing import toy_model, toy_tokenizer
+            >>> engine = Engine(toy_model(), toy_tokenizer(), presets.rkv(budget=64, interval=16))
+            >>> context = engine.prefix("one plus two is three. " * 20)
+            >>> questions = ["one plus two", "two plus one"]
+            >>> done = list(engine.generate(questions, prefix=context, max_new_tokens=9))
+            >>> len(context.ids), [completion.prompt_tokens for completion in done]
+            (220, [225, 225])
+        """
+        return self._desk.prefix(content, chat_template_kwargs)
 
     def encode(
         self,
@@ -332,6 +411,7 @@ class Engine:
         *,
         index: int = 0,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefix: Prefix | None = None,
     ) -> list[int]:
         """The token ids of a prompt, as `generate` decodes it.
 
@@ -339,208 +419,120 @@ class Engine:
             prompt: a text, token ids, or a list of chat messages.
             index: its number, for the messages of errors.
             chat_template_kwargs: further arguments for the chat template.
+            prefix: what it begins with.
 
         Raises:
             InputError: it is empty or of another kind, or its chat template fails.
         """
-        return token_ids(
+        return self._desk.encode(
             prompt,
-            self.tokenizer,
             name=f"Prompt {index}",
             chat_template_kwargs=chat_template_kwargs,
+            prefix=prefix,
         )
-
-    def _settings(
-        self,
-        max_new_tokens: int | None,
-        sampling: Sampling | Mapping[str, Any] | None,
-        stop: str | Sequence[str],
-        seeds: Sequence[int] | None,
-        chat_template_kwargs: Mapping[str, Any] | None,
-        invalid: str,
-    ) -> _Settings:
-        """What a call says of all its prompts, checked."""
-        check_free(self.model)
-        if max_new_tokens is not None and (
-            not isinstance(max_new_tokens, int) or max_new_tokens < 1
-        ):
-            raise InputError(
-                f"max_new_tokens must be a whole number of at least 1, got {max_new_tokens!r}."
-            )
-        if invalid not in ("raise", "fail"):
-            raise InputError(f"invalid must be 'raise' or 'fail', got {invalid!r}.")
-        check_template_options(chat_template_kwargs or {})
-        return _Settings(
-            max_new_tokens=max_new_tokens,
-            sampling=Sampling.from_model(self.model) if sampling is None else Sampling.of(sampling),
-            stop=stop_strings(stop),
-            seeds=None if seeds is None else whole_numbers("seeds", seeds),
-            chat_template_kwargs=chat_template_kwargs,
-            invalid=invalid,
-        )
-
-    def _jobs(self, prompts: Prompts, settings: _Settings) -> Iterable[Order | _Failed]:
-        """What is to be decoded: a list, checked, or an iterator that checks as it goes."""
-        given = each(prompts, self.tokenizer)
-        seeds = settings.seeds
-        if seeds is not None and isinstance(given, list) and len(seeds) != len(given):
-            raise InputError(
-                f"seeds must hold a number for each of the {len(given)} prompts, got {seeds}."
-            )
-        jobs = self._each_job(given, settings)
-        return list(jobs) if isinstance(given, list) else jobs
-
-    def _each_job(self, prompts: Iterable[Any], settings: _Settings) -> Iterator[Order | _Failed]:
-        place = 0
-        for index, given in enumerate(prompts):
-            prompt = given if isinstance(given, Prompt) else Prompt(given)
-            sampling = prompt.sampling or settings.sampling
-            ids: list[int] = []
-            try:
-                ids = token_ids(
-                    prompt.content,
-                    self.tokenizer,
-                    name=f"Prompt {index}",
-                    chat_template_kwargs=settings.chat_template_kwargs,
-                )
-                most = self._checked(index, ids, prompt.max_new_tokens or settings.max_new_tokens)
-                seed = self._seed(index, prompt, settings)
-            except InputError as error:
-                if settings.invalid == "raise":
-                    raise
-                for sample in range(sampling.n):
-                    yield _Failed(place=place, completion=_refused(index, sample, ids, error))
-                    place += 1
-                continue
-            for sample in range(sampling.n):
-                yield Order(
-                    index=place,
-                    prompt=ids,
-                    max_new_tokens=most,
-                    seed=seed,
-                    sample=sample,
-                    prompt_index=index,
-                    sampling=sampling,
-                    stop=settings.stop if prompt.stop is None else prompt.stop,
-                )
-                place += 1
-
-    def _seed(self, index: int, prompt: Prompt, settings: _Settings) -> int:
-        if prompt.seed is not None:
-            return prompt.seed
-        if settings.seeds is None:
-            return (prompt.sampling or settings.sampling).seed + index
-        if index >= len(settings.seeds):
-            raise InputError(
-                f"seeds holds {len(settings.seeds)} numbers, and none for prompt {index}."
-            )
-        return settings.seeds[index]
-
-    def _checked(self, index: int, ids: list[int], max_new_tokens: int | None) -> int:
-        """Tokens to decode after a prompt at most, once it is seen to be one the model can take."""
-        config = self.model.config
-        wrong = [token for token in ids if not 0 <= token < config.vocab_size]
-        if wrong:
-            raise InputError(
-                f"Prompt {index} holds token id {wrong[0]}; the vocabulary has {config.vocab_size}."
-            )
-        limit = getattr(config, "max_position_embeddings", None)
-        if max_new_tokens is None:
-            configured = getattr(self.model.generation_config, "max_new_tokens", None)
-            max_new_tokens = configured or MAX_NEW_TOKENS
-            if limit is not None:
-                max_new_tokens = max(min(max_new_tokens, limit - len(ids)), 1)
-        if limit is not None and len(ids) + max_new_tokens > limit:
-            raise InputError(
-                f"Prompt {index} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} that "
-                f"exceeds the model's {limit} positions. Evicted entries still count: positions "
-                "never change. Shorten the prompt or decode fewer tokens."
-            )
-        check_prompt(self.policy.budget, len(ids), index)
-        return max_new_tokens
 
     def _decode(
-        self,
-        jobs: Iterable[Order | _Failed],
-        ordered: bool,
-        progress: bool | None,
-        trace: bool,
-        timings: Timings | None,
+        self, orders: Orders, ordered: bool, watch: "_Watch", bar: Progress | None
     ) -> Iterator[Completion]:
-        show = sys.stderr.isatty() if progress is None else progress
-        total = len(jobs) if isinstance(jobs, list) else None
-        early: dict[int, Completion] = {}  # done before one that comes first
-        following = 0
-        with tqdm(total=total, unit="seq", disable=not show or total == 0, file=sys.stderr) as bar:
-            for news in self._run(jobs, trace=trace, timings=timings):
-                bar.update()
-                if isinstance(news, _Failed):
-                    place, completion = news.place, news.completion
-                else:
-                    place, completion = news.request.index, self._completion(news)
+        asked: deque[tuple[int, int]] = deque()  # prompts and samples, in the order they came
+        done: dict[tuple[int, int], Completion] = {}
+        answers = self._answers(watch)
+        try:
+            for news in self._run(orders, asked, watch.observers):
+                completion = answers.of(news)
                 if not ordered:
                     yield completion
                     continue
-                early[place] = completion
-                while following in early:
-                    yield early.pop(following)
-                    following += 1
+                done[completion.index, completion.sample] = completion
+                while asked and asked[0] in done:
+                    yield done.pop(asked.popleft())
+        finally:
+            if bar is not None:
+                bar.close()
 
-    def _stream(self, jobs: Iterable[Order | _Failed], trace: bool) -> Iterator[Piece]:
-        streams: dict[int, TextStream] = {}
-        for news in self._run(jobs, trace=trace, streaming=True):
-            if isinstance(news, _Failed):
-                whole = news.completion
+    def _stream(self, orders: Orders, watch: "_Watch") -> Iterator[Piece]:
+        streams: dict[Order, TextStream] = {}
+        answers = self._answers(watch)
+        for news in self._run(orders, deque(maxlen=0), watch.observers, streaming=True):
+            if isinstance(news, Completion):
+                whole = answers.of(news)
                 yield Piece(index=whole.index, sample=whole.sample, text="", completion=whole)
                 continue
             order = news.request
-            place, index, sample = order.index, order.prompt_index, order.sample
-            if place not in streams:
-                streams[place] = TextStream(self.tokenizer, stop=order.stop)
-            for token in news.fresh() if news.stop_string is None else ():
-                if text := streams[place].feed([token]):
-                    yield Piece(index=index, sample=sample, text=text)
-            if news.reason is not None:
-                whole = self._completion(news)
-                rest = streams.pop(place).rest(whole.text)
-                yield Piece(index=index, sample=sample, text=rest, completion=whole)
+            index, sample = order.index, order.sample
+            if order not in streams:
+                streams[order] = TextStream(self.tokenizer, stop=order.stop)
+            done = None if news.reason is None else answers.of(news)
+            for text in streams[order].texts(news.fresh(), done):
+                yield Piece(index=index, sample=sample, text=text)
+            if done is not None:
+                rest = streams.pop(order).rest(done.text)
+                yield Piece(index=index, sample=sample, text=rest, completion=done)
 
     def _run(
         self,
-        jobs: Iterable[Order | _Failed],
+        orders: Orders,
+        asked: deque[tuple[int, int]],
+        observers: Observers | None,
         *,
-        trace: bool,
-        timings: Timings | None = None,
         streaming: bool = False,
-    ) -> Iterator[Decoded | _Failed]:
-        """All that comes of these jobs, the failed ones as soon as they are met."""
-        failed: deque[_Failed] = deque()
+    ) -> Iterator[Decoded | Completion]:
+        """All that comes of these orders, what is refused as soon as it is met.
 
-        def orders() -> Iterator[Order]:
-            for job in jobs:
-                if isinstance(job, Order):
-                    yield job
+        Args:
+            orders: those of a list all wait from the beginning; of an iterator, one is taken for
+                each lane that is free.
+            asked: gets index and sample of every order when it is taken.
+            observers: told of the decode.
+            streaming: sequences come out whenever they have grown.
+        """
+        known, coming = isinstance(orders, list), iter(orders)
+        loop: DecodeLoop | None = None
+        while True:
+            room = self.batch_size if loop is None else loop.room
+            taken: list[Order] = []
+            while (known or len(taken) < room) and (order := next(coming, None)) is not None:
+                asked.append((order.index, order.sample))
+                if isinstance(order, Completion):
+                    yield order
                 else:
-                    failed.append(job)
+                    taken.append(order)
+            if loop is None and taken:
+                loop = self._loop(
+                    min(self.batch_size, len(taken)),
+                    longest=max(o.prompt_tokens + o.max_new_tokens for o in taken)
+                    if known
+                    else None,
+                    observers=observers,
+                    streaming=streaming,
+                )
+            if loop is None:
+                return
+            loop.add(taken)
+            if not loop.busy:
+                return
+            yield from loop.advance()
 
-        coming = orders()
-        first = list(islice(coming, None if isinstance(jobs, list) else self.batch_size))
-        while failed:
-            yield failed.popleft()
-        if not first:
-            return
-        known = isinstance(jobs, list)
+    def _loop(
+        self,
+        sequences: int,
+        *,
+        longest: int | None = None,
+        observers: Observers | None,
+        streaming: bool,
+    ) -> DecodeLoop:
+        """A loop with room for some sequences; see `Session` for the arguments."""
         with torch.inference_mode():
             session = Session(
                 self.model,
                 self.policy,
-                sequences=min(self.batch_size, len(first)),
+                sequences=sequences,
                 text=self._text,
-                trace=trace,
-                longest=max(o.prompt_tokens + o.max_new_tokens for o in first) if known else None,
+                observers=observers,
+                longest=longest,
                 compiled=self._compiled,
             )
-        loop = DecodeLoop(
+        return DecodeLoop(
             session,
             eos=self._eos,
             text=self._text,
@@ -548,49 +540,28 @@ class Engine:
             graphs=self._graphs,
             streaming=streaming,
         )
-        for news in loop.run(first if known else chain(first, coming), timings):
-            while failed:
-                yield failed.popleft()
-            yield news
-        while failed:
-            yield failed.popleft()
 
-    def _completion(self, finished: Decoded) -> Completion:
-        assert finished.reason is not None
-        order, tokens = finished.request, finished.tokens
-        if finished.stop_string is None:
-            text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        else:
-            text = before(self.tokenizer, tokens, finished.stop_string)
-        opened = shown(self.tokenizer, order.prompt[-8:]).rstrip().endswith(THINK)
-        thinking, answer = split_thinking(self.tokenizer, tokens, text, opened=opened)
-        return Completion(
-            index=order.prompt_index,
-            sample=order.sample,
-            prompt_tokens=order.prompt_tokens,
-            tokens=tuple(tokens),
-            text=text,
-            thinking=thinking,
-            answer=answer,
-            stop_reason=finished.reason,
-            error=finished.error if finished.reason == "error" else None,
-            stats=finished.stats,
-            trace=None if finished.trace is None else tuple(finished.trace),
-        )
+    def _answers(self, watch: "_Watch") -> Answers:
+        return Answers(self.tokenizer, watch.observers, watch.trace)
 
 
-def _refused(index: int, sample: int, ids: Sequence[int], error: InputError) -> Completion:
-    """What comes of a prompt that cannot be decoded."""
-    return Completion(
-        index=index,
-        sample=sample,
-        prompt_tokens=len(ids),
-        tokens=(),
-        text="",
-        stop_reason="error",
-        error=error,
-        stats=Stats.nothing(),
-    )
+@attrs.frozen
+class _Watch:
+    """The observers of a call, and the one of them that records the trace of its completions."""
+
+    observers: Observers | None
+    trace: Trace | None
+
+    @classmethod
+    def of(
+        cls, observers: Iterable[Observer], *, trace: bool, progress: Progress | None = None
+    ) -> "_Watch":
+        if not isinstance(observers, Iterable):
+            raise ConfigError(f"observers must be a list of them, got {kind_of(observers)}.")
+        recorder = Trace() if trace else None
+        ours = [observer for observer in (recorder, progress) if observer is not None]
+        every = [*observers, *ours]
+        return cls(Observers(every) if every else None, recorder)
 
 
 def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -1,10 +1,11 @@
 """One compression event: view, scores, keep mask and compaction, some layers at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView, SentenceTable
@@ -21,20 +22,22 @@ _ENOUGH = 2**28
 # Bytes that an event needs at most per element of keys: copies in float32, and entries being moved.
 _BYTES = 20
 
+Watch = Callable[[Sequence[int], CacheView, Float[Tensor, "R H L"]], None]
+"""Sees the scores of a view of some lanes."""
+
 
 @attrs.frozen(kw_only=True)
 class Outcome:
     """What an event did to one sequence.
 
     Args:
+        compacted: whether scorer and evictor answered, so that the cache is as they say.
         evicted: entries dropped, summed over layers and KV heads.
-        kept: positions kept per layer and head, filled up with -1, on the CPU; None without a
-            trace.
         error: why this sequence cannot go on: a part broke its protocol, or the model failed.
     """
 
+    compacted: bool = True
     evicted: int = 0
-    kept: Int[Tensor, "layers H K"] | None = attrs.field(default=None, repr=False)
     error: SkipKVError | None = None
 
 
@@ -45,7 +48,7 @@ def compress(
     *,
     prompts: Sequence[int],
     tables: Sequence[SentenceTable] | None,
-    trace: bool = False,
+    watch: Watch | None = None,
     elements: int | None = None,
     check_last: bool | None = None,
 ) -> list[Outcome]:
@@ -61,7 +64,7 @@ def compress(
         sequences: the lanes of the sequences.
         prompts: their prompts' lengths, in tokens.
         tables: their sentences, if the policy needs them.
-        trace: report which positions were kept.
+        watch: gets the lanes, the view and the scores of each group of layers.
         elements: the most elements of keys in one group of layers; by default what suits the device
             and the memory that is free there. It changes no outcome.
         check_last: whether all groups are decided before any is checked; by default as said above.
@@ -85,7 +88,7 @@ def compress(
             budget,
             prompts=[prompts[i] for i in group],
             tables=None if tables is None else [tables[i] for i in group],
-            trace=trace,
+            watch=watch,
             elements=elements,
             check_last=check_last,
         )
@@ -117,7 +120,7 @@ def _compress_group(
     *,
     prompts: list[int],
     tables: list[SentenceTable] | None,
-    trace: bool,
+    watch: Watch | None,
     elements: int,
     check_last: bool,
 ) -> list[Outcome]:
@@ -125,7 +128,6 @@ def _compress_group(
     width = max(store.widths[s] for s in sequences)
     before = store.dropped[:, span(sequences)].sum(dim=(0, 2))
     errors: list[SkipKVError | None] = [None] * count
-    kept_positions: list[Int[Tensor, "l n H K"]] = []
     per_layer = count * store.shape.heads * width * store.shape.dim
     step = max(1, elements // per_layer)
     groups = [
@@ -140,10 +142,16 @@ def _compress_group(
         decisions: list[Decision] = []
         for layers in some:
             # the view has no name here, so that its memory is free before entries are moved
-            decision = decide(policy, view(layers), budget, count=count)
+            decision = decide(
+                policy,
+                view(layers),
+                budget,
+                count=count,
+                watch=None if watch is None else partial(watch, sequences),
+            )
             if isinstance(decision, list):  # without an answer, these sequences cannot go on
                 known = zip(errors, decision, strict=True)
-                return [Outcome(error=old or new) for old, new in known]
+                return [Outcome(compacted=False, error=old or new) for old, new in known]
             decisions.append(decision)
         held = torch.stack([decision.held for decision in decisions]).tolist()  # [groups n 4]
         for layers, laws in zip(some, held, strict=True):
@@ -151,29 +159,10 @@ def _compress_group(
                 faults = law_faults(policy, view(layers), budget, laws)
                 errors = [known or new for known, new in zip(errors, faults, strict=True)]
         for layers, decision in zip(some, decisions, strict=True):
-            _, positions = store.compact(layers, sequences, decision.keep, most=min(budget, width))
-            if trace:
-                kept_positions.append(positions.unflatten(0, (-1, count)).cpu())
+            store.compact(layers, sequences, decision.keep, most=min(budget, width))
     store.compacted(sequences)
     evicted = (store.dropped[:, span(sequences)].sum(dim=(0, 2)) - before).tolist()
-    kept = _padded(kept_positions) if trace else None  # [layers n H K]
-    return [
-        Outcome(
-            evicted=evicted[i],
-            # K is the sequence's own width, not the widest of the batch
-            kept=None if kept is None else kept[:, i, :, : store.widths[sequence]],
-            error=errors[i],
-        )
-        for i, sequence in enumerate(sequences)
-    ]
-
-
-def _padded(chunks: list[Tensor]) -> Tensor:
-    """Chunks of layers as one tensor; chunks with fewer entries are filled up with -1."""
-    most = max(chunk.shape[-1] for chunk in chunks)
-    return torch.cat(
-        [torch.nn.functional.pad(c, (0, most - c.shape[-1]), value=-1) for c in chunks]
-    )
+    return [Outcome(evicted=e, error=error) for e, error in zip(evicted, errors, strict=True)]
 
 
 def _view(

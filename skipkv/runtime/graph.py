@@ -17,6 +17,7 @@ from transformers import LogitsProcessorList
 from skipkv.errors import SkipKVWarning
 from skipkv.runtime import kernels
 from skipkv.runtime.decode import DecodeForward
+from skipkv.runtime.observers import Steered
 from skipkv.runtime.sampling import choose
 from skipkv.runtime.session import Session
 from skipkv.runtime.slots import SlotStore
@@ -94,7 +95,8 @@ class RecordedSteps:
         shape.take(last, uniforms)
         if shape.steps >= _WARM and shape.replay is None and not self.failed:
             try:
-                shape.replay = self._record(lambda: shape.run(self._processors))
+                with self._session.recording_steering(shape.steered):
+                    shape.replay = self._record(lambda: shape.run(self._processors))
             except Exception as cause:
                 self.failed = True
                 warnings.warn(
@@ -108,6 +110,7 @@ class RecordedSteps:
             shape.run(self._processors)
         else:
             shape.replay()
+            self._session.replayed_steering(shape.steered)
         shape.count()
         return shape.chosen.clone()
 
@@ -148,6 +151,7 @@ class _Shape:
         self.chosen: Int[Tensor, "n"] = torch.zeros(count, dtype=torch.long, device=device)
         self.steps = 0
         self.replay: Callable[[], object] | None = None
+        self.steered: list[Steered] = []  # where a replay leaves what the steerer did
 
     def take(self, last: Int[Tensor, "n"], uniforms: Float[Tensor, "n"] | None) -> None:
         """What a step starts from."""

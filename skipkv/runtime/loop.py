@@ -1,9 +1,9 @@
-"""The decode loop: admit, feed prompts, step, read back, compress; until every request is done."""
+"""The decode loop: admit, feed prompts, step, read back, compress; over and over."""
 
-import time
 from collections import abc
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Literal
 
 import attrs
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from skipkv._calls import without_frames
-from skipkv.errors import PartError
+from skipkv.errors import PartError, SkipKVError
 from skipkv.runtime import checked
+from skipkv.runtime.completion import StopReason
 from skipkv.runtime.graph import RecordedSteps, recorder
+from skipkv.runtime.observers import ObservedPass, ObservedToken
 from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
 from skipkv.runtime.seam import borrowed, evaluating
@@ -23,7 +25,6 @@ from skipkv.runtime.session import Session
 from skipkv.runtime.slots import on_device
 from skipkv.runtime.stopping import StopFinder
 from skipkv.runtime.text import TokenText
-from skipkv.runtime.timing import Timings
 
 # Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
 # finished sequence decodes until then is thrown away.
@@ -60,13 +61,23 @@ def _choose(
 class DecodeLoop:
     """Decodes requests with a session, in as many sequences side by side as it has room for.
 
+    `add` and `cancel` requests at any time, and call `advance` as long as the loop is `busy`.
+
     A newcomer's prompt is fed in chunks, with a decode step of the others between any two of them.
     The newcomer decodes with the others from the step after its last chunk on. Every newcomer is
     fed its own next chunk in the same pass, so a short prompt does not wait for a long one.
     A lane that becomes free meanwhile is filled at once. Samples of one prompt that start together
     are fed it once: the others get a copy of what the first one has then.
 
-    Call `run` once.
+    After an error of `advance` make a new loop, with a new session.
+
+    Args:
+        session: what decodes.
+        eos: tokens that end a sequence.
+        text: the text of tokens.
+        prefill_chunk: tokens of a newcomer's prompt fed between two steps of the others.
+        graphs: record steps where that is possible.
+        streaming: sequences come out whenever they have grown, too.
     """
 
     def __init__(
@@ -79,8 +90,11 @@ class DecodeLoop:
         graphs: bool = True,
         streaming: bool = False,
     ) -> None:
+        self.waiting: list[Order] = []
+        """Requests that have not started, in the order they came."""
         self._session = session
         self._streaming = streaming
+        self._observers = session.observers
         self._model = session.model
         self._scheduler = session.policy.scheduler
         self._lanes = session.store.sequences
@@ -96,92 +110,161 @@ class DecodeLoop:
         self._asks = _can_ask(self._device)
         # Further samples of a newcomer's prompt; each has a lane for itself from the beginning.
         self._samples: dict[Sequence, list[Sequence]] = {}
-
-    def run(self, requests: Iterable[Order], timings: Timings | None = None) -> Iterator[Sequence]:
-        """Decode all requests; each sequence comes out when it is done, and has a `reason` then.
-
-        If streaming, a sequence comes out whenever it has grown, too.
-
-        Args:
-            requests: what to decode. All of a list wait from the beginning. Of another iterable,
-                one is taken for each lane that is free.
-            timings: gets what it took.
-        """
-        coming = iter(requests)
-        waiting = list(coming) if isinstance(requests, abc.Sequence) else []
-        news: list[Sequence] = []
-        while True:
-            # The caller's own code, so it runs while the model is not hooked.
-            waiting += islice(coming, max(self._lanes - self._running - len(waiting), 0))
-            if not (waiting or self._running):
-                return
-            # Between results the model is the caller's: it is borrowed only here.
-            with (
-                borrowed(self._model, by="Engine"),
-                evaluating(self._model),
-                self._session.hooked(),
-                torch.inference_mode(),
-            ):
-                if timings is not None:
-                    timings.resume()
-                while not news and (waiting or self._running):
-                    if waiting and self._running < self._lanes:
-                        news += self._admit(waiting)
-                    if self._session.newcomers:
-                        self._feed_prompts()
-                        news += self._release()
-                        if timings is not None:
-                            timings.lap("prefill")
-                    if self._session.decoders:
-                        steps = self._steps()
-                        if timings is not None:
-                            timings.lap("step", steps=steps)
-                        if due := self._session.due():
-                            self._compress(due)
-                            if timings is not None:
-                                timings.lap("event")
-                        news += self._release()
-            yield from dict.fromkeys(news)  # one that grew twice comes once
-            news = []
+        # Sequences with a lane that wait until another one has read their prefix.
+        self._held: list[Sequence] = []
+        self._news: list[Sequence] = []  # done or grown
 
     @property
-    def _running(self) -> int:
-        """Lanes taken."""
-        return len(self._session.sequences) + sum(map(len, self._samples.values()))
+    def running(self) -> list[Sequence]:
+        """The sequences that have started and are not done."""
+        samples = chain.from_iterable(self._samples.values())
+        return [*self._session.sequences, *samples, *self._held]
 
-    def _admit(self, waiting: list[Order]) -> list[Sequence]:
-        """Start the requests that the scheduler chooses; returns sequences that can never start.
+    @property
+    def busy(self) -> bool:
+        """Whether something waits, runs, or is yet to come out."""
+        return bool(self.waiting or self._session.sequences or self._held or self._news)
+
+    @property
+    def room(self) -> int:
+        """Lanes that neither a running sequence has nor a waiting request can take."""
+        return max(self._lanes - len(self.running) - len(self.waiting), 0)
+
+    def add(self, requests: Iterable[Order]) -> None:
+        """Let requests wait for a free lane."""
+        self.waiting += requests
+
+    def cancel(self, requests: abc.Collection[Order]) -> None:
+        """End requests before the next pass. They come out with the reason "cancelled"."""
+        for request in [request for request in self.waiting if request in requests]:
+            self.waiting.remove(request)
+            self._refuse(request, "cancelled")
+        for first, samples in [*self._samples.items()]:
+            self._end([sample for sample in samples if sample.request in requests], samples)
+            if first.request in requests and samples:  # the next sample goes on with its prompt
+                heir = samples.pop(0)
+                self._samples[heir] = self._samples.pop(first)
+                if first in self._held:
+                    self._held[self._held.index(first)] = heir
+                else:
+                    self._session.replace(first, heir)
+                first.reason = "cancelled"
+                self._news.append(first)
+        self._end([held for held in self._held if held.request in requests], self._held)
+        for sequence in self._session.sequences:
+            if sequence.request in requests and sequence.reason is None:
+                sequence.reason = "cancelled"
+
+    def _end(self, cancelled: abc.Sequence[Sequence], among: list[Sequence]) -> None:
+        """End sequences without a place in the cache, and take them out of a list."""
+        for sequence in cancelled:
+            among.remove(sequence)
+            sequence.reason = "cancelled"
+            self._news.append(sequence)
+
+    def advance(self, stop: Callable[[], bool] = lambda: False) -> list[Sequence]:
+        """Decode until a sequence is done; if streaming, until one has grown.
+
+        The model is borrowed during the call, and the caller's afterwards.
+
+        Args:
+            stop: asked between passes; where it says yes, the call ends early.
+
+        Returns:
+            The sequences that are done, each with a `reason`; if streaming, those that have grown
+            too, which `fresh` tells.
+        """
+        with (
+            borrowed(self._model, by="Engine"),
+            evaluating(self._model),
+            self._session.hooked(),
+            torch.inference_mode(),
+        ):
+            if self._observers is not None:
+                self._observers.tell("on_resume")
+            self._release()  # those cancelled since
+            while not self._news and self.busy:
+                self._turn()
+                if stop():
+                    break
+        return self.take()
+
+    def take(self) -> list[Sequence]:
+        """The sequences that `advance` has not returned because of an error."""
+        news, self._news = self._news, []
+        return list(dict.fromkeys(news))  # one that grew twice comes once
+
+    def run(self, requests: Iterable[Order]) -> Iterator[Sequence]:
+        """Decode requests to their end; all wait from the beginning."""
+        self.add(requests)
+        while self.busy:
+            yield from self.advance()
+
+    def _turn(self) -> None:
+        """One round: the newcomers' next chunk, steps of those who decode, the events due then."""
+        if self.waiting and len(self.running) < self._lanes:
+            self._admit()
+        if self._held:
+            self._held = [sequence for sequence in self._held if not self._start(sequence)]
+        if self._session.newcomers:
+            self._feed_prompts()
+            self._release()
+        if self._session.decoders:
+            self._steps()
+            self._compress(self._session.due())
+            self._release()
+
+    def _admit(self) -> None:
+        """Start the requests that the scheduler chooses.
 
         Once a scheduler breaks, it is unknown which request should start next. So all that wait end
         with its error, and those that have started go on.
         """
-        running = self._running
+        waiting, running = self.waiting, len(self.running)
         try:
             chosen = checked.admitted(
                 self._scheduler, waiting, free=self._lanes - running, running=running
             )
         except PartError as error:
-            refused = [self._sequence(request) for request in waiting]
-            for sequence in refused:
-                sequence.reason, sequence.error = "error", without_frames(error)
-                sequence.trace = [] if self._session.traces else None
+            fault = without_frames(error)
+            for request in waiting:
+                self._refuse(request, "error", fault)
             waiting.clear()
-            return refused
+            return
         newcomers = [self._sequence(waiting[i]) for i in chosen]
         for index in sorted(chosen, reverse=True):
             del waiting[index]
         longest = max((sequence.prompt_tokens for sequence in newcomers), default=0)
-        firsts: dict[object, Sequence] = {}
+        firsts: dict[int, Sequence] = {}
         # Shortest first: who joins first lies in front, and need not change places to join.
         for sequence in sorted(newcomers, key=lambda s: s.prompt_tokens):
             sequence.padding = longest - sequence.prompt_tokens
-            request = sequence.request
-            first = firsts.setdefault((request.prompt_index, request.prompt), sequence)
-            if request.sample == 0 or first is sequence:
-                self._session.start(sequence)
-            else:
+            first = firsts.setdefault(sequence.request.index, sequence)
+            if first is not sequence:
                 self._samples.setdefault(first, []).append(sequence)
-        return []
+                first.shared = first.shared or []
+            elif not self._start(sequence):
+                self._held.append(sequence)
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Start a sequence, unless another one is reading its prefix; whether it has started."""
+        prefix, session = sequence.request.prefix, self._session
+        if prefix is None:
+            session.start(sequence)
+        elif prefix.state is not None and prefix.state.serves(self._observers):
+            session.start_after(prefix.state, sequence)
+        elif any(s.request.prefix is prefix and s.reason is None for s in session.newcomers):
+            return False
+        else:
+            session.start(sequence)
+            sequence.shared = []
+        return True
+
+    def _refuse(self, request: Order, reason: StopReason, error: SkipKVError | None = None) -> None:
+        """End a request that has not started."""
+        sequence = self._sequence(request)
+        sequence.reason, sequence.error = reason, error
+        self._news.append(sequence)
 
     def _sequence(self, request: Order) -> Sequence:
         """The record of a request that starts now."""
@@ -189,14 +272,14 @@ class DecodeLoop:
         if not request.sampling.greedy:
             drawn = uniforms(request.seed, request.sample, request.max_new_tokens)
             drawn = drawn.to(self._device)
-        passes = self._session.passes([request.prompt_tokens])
+        prefix = 0 if request.prefix is None else len(request.prefix.ids)
         return Sequence(
             request=request,
             prompt_tokens=request.prompt_tokens,
             most_tokens=request.prompt_tokens + request.max_new_tokens,
             uniforms=drawn,
             finder=StopFinder(self._text.tokenizer, request.stop) if request.stop else None,
-            reading=Reading(ends=[own.stop for (own,) in passes]),
+            reading=Reading(ends=self._session.ends(request.prompt_tokens, prefix=prefix)),
         )
 
     def _feed_prompts(self) -> None:
@@ -220,10 +303,16 @@ class DecodeLoop:
             ],
             device=self._device,
         )
-        logits = self._session.logits(
-            self._session.prompts(lane, [len(chunk) for chunk in chunks], ids)
-        )
-        self._compress([n for n in newcomers if n.reading.at_end])
+        counts = [len(chunk) for chunk in chunks]
+        logits = self._session.logits(self._session.prompts(lane, counts, ids))
+        # A prefix within its budget has no event, so that its prompt is as one without a prefix.
+        inside = [n for n in newcomers if n.at_prefix]
+        within = {*inside}.difference(self._session.over_budget(inside))
+        self._compress([n for n in newcomers if n.reading.at_end and n not in within])
+        for reader in inside:
+            if reader.reason is None:
+                assert reader.request.prefix is not None
+                reader.request.prefix.state = self._session.prefix_state(reader)
         joining, rows = [], []
         for row, first in enumerate(newcomers):
             if not first.reading.done and first.reason is None:
@@ -231,11 +320,14 @@ class DecodeLoop:
             samples = self._samples.pop(first, [])
             for sequence in samples:
                 self._session.start_copy(first, sequence)
+                sequence.shared = None
+            first.shared = None
             if first.reason is None:
                 joining += [first, *samples]
                 rows += [row] * (1 + len(samples))
         if rows:
             self._join(joining, logits[rows])
+        self._tell_pass("prompt", newcomers, counts)
 
     def _join(self, joining: abc.Sequence[Sequence], logits: Float[Tensor, "n V"]) -> None:
         """Let newcomers decode with the others; these are their logits."""
@@ -245,11 +337,8 @@ class DecodeLoop:
         chosen = _choose(logits, _alike(joining), None if drawn is None else drawn[:, 0])
         self._read(chosen[:, None], joining)
 
-    def _steps(self) -> int:
-        """Decode until the host must look: a finished sequence, an event, or the burst's end.
-
-        Returns how many steps that took.
-        """
+    def _steps(self) -> None:
+        """Decode until the host must look: a finished sequence, an event, or the burst's end."""
         decoding = self._session.decoders
         left = min(d.request.max_new_tokens - len(d.tokens) for d in decoding)
         steps = min(self._burst(), left, self._session.steps_to_event() or left)
@@ -269,7 +358,27 @@ class DecodeLoop:
         read = self._read(torch.stack(chosen, dim=1), decoding)
         for sequence, first, new in zip(decoding, fed, read, strict=True):
             sequence.fed([first, *new[:-1]])
-        return len(chosen)
+        self._tell_pass("step", decoding, [1] * len(decoding), steps=len(chosen))
+
+    def _tell_pass(
+        self,
+        kind: Literal["prompt", "step"],
+        sequences: abc.Sequence[Sequence],
+        fed: abc.Sequence[int],
+        *,
+        steps: int = 0,
+    ) -> None:
+        """Tell observers of the passes just done."""
+        if self._observers is None or not self._observers.passes:
+            return
+        passed = ObservedPass(
+            kind=kind,
+            steps=steps,
+            rows=tuple((sequence.index, sequence.sample) for sequence in sequences),
+            fed=tuple(fed),
+            steered=self._session.take_steered(),
+        )
+        self._observers.tell("on_pass", passed)
 
     def _burst(self) -> int:
         """Steps to the next look at the tokens, at most."""
@@ -342,6 +451,14 @@ class DecodeLoop:
 
     def _take(self, sequence: Sequence, token: int) -> None:
         sequence.tokens.append(token)
+        if self._observers is not None and self._observers.tokens:
+            seen = ObservedToken(
+                index=sequence.index,
+                sample=sequence.sample,
+                token=token,
+                position=sequence.prompt_tokens + len(sequence.tokens) - 1,
+            )
+            self._observers.tell("on_token", seen)
         if token in self._eos:
             sequence.reason = "eos"
             return
@@ -354,24 +471,27 @@ class DecodeLoop:
 
     def _compress(self, sequences: abc.Sequence[Sequence]) -> None:
         going = [sequence for sequence in sequences if sequence.reason is None]
+        if not going:
+            return
         self._session.events(going)
         for sequence in going:
             if sequence.error is not None:
                 sequence.reason = "error"
 
-    def _release(self) -> list[Sequence]:
-        """The sequences that are done, whose lanes become free; if streaming, those that grew."""
+    def _release(self) -> None:
+        """Free the lanes of the sequences that are done; they, or if streaming all that grew, are
+        news.
+        """
         running = self._session.sequences
-        grown = [s for s in running if self._streaming and s.streamed < len(s.tokens)]
         done = [s for s in running if s.reason is not None]
+        if self._streaming:
+            self._news += [s for s in running if s.grown and s.reason is None]
+        self._news += done
         for sequence in reversed(done):  # so that fewer of them move
             sequence.stats = self._session.stats(
-                sequence,
-                new_tokens=len(sequence.tokens),
-                seconds=time.perf_counter() - sequence.started,
+                sequence, new_tokens=len(sequence.tokens), seconds=sequence.age
             )
             self._session.stop(sequence)
-        return [s for s in grown if s.reason is None] + done
 
 
 def _alike(sequences: abc.Sequence[Sequence]) -> list[_Alike]:

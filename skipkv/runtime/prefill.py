@@ -52,6 +52,36 @@ def plan(lengths: Sequence[int], first: int, chunk: int) -> list[list[range]]:
     return steps
 
 
+def ends(
+    length: int, *, prefix: int = 0, first: int | None, chunk: int, budget: int | None
+) -> list[int]:
+    """Where the passes end that feed one prompt: see `plan`.
+
+    A prefix is fed as a prompt of its own and compressed. The rest begins with as many tokens as
+    there is room for, then goes on as every prompt. So a prefix within the budget, which is not
+    compressed, moves no end: it only adds its own.
+
+    Args:
+        length: tokens of the prompt, with its prefix.
+        prefix: tokens of the prefix.
+        first: entries there is room for; None where the cache grows and prompts go in whole.
+        chunk: the most tokens of each later pass.
+        budget: entries after an event.
+
+    Example:
+        >>> ends(10, first=6, chunk=3, budget=3), ends(10, prefix=2, first=6, chunk=3, budget=3)
+        ([6, 9, 10], [2, 6, 9, 10])
+        >>> ends(20, prefix=8, first=6, chunk=3, budget=3)
+        [6, 8, 11, 14, 17, 20]
+    """
+    if first is None or budget is None:
+        return [prefix, length] if prefix else [length]
+    if not prefix:
+        return [*range(first, length, chunk), length]
+    room = first - min(prefix, budget)
+    return [*range(first, prefix, chunk), prefix, *range(prefix + room, length, chunk), length]
+
+
 @attrs.define(kw_only=True)
 class Reading:
     """The progress of a prompt: how many of its tokens have been fed.

@@ -184,7 +184,7 @@ def token_ids(
         InputError: the prompt is empty or of another kind, or the chat template fails on it.
     """
     if isinstance(content, str):
-        return _of_text(content, tokenizer, name)
+        return text_ids(content, tokenizer, name)
     if isinstance(content, Mapping):
         if "input_ids" in content:
             rows = _encoded(content, one=name)
@@ -201,7 +201,8 @@ def token_ids(
     if not items:
         raise InputError(f"{name} is empty: it has no tokens and no messages.")
     if isinstance(items[0], Mapping):
-        return _of_chat(items, tokenizer, name, chat_template_kwargs or {})
+        text = chat_text(items, tokenizer, name, chat_template_kwargs or {}, answer=True)
+        return text_ids(text, tokenizer, name, add_special_tokens=False)
     if all(isinstance(item, str) for item in items):
         raise InputError(
             f"{name} is a list of texts. Give each text as a prompt of its own, or join them."
@@ -209,7 +210,18 @@ def token_ids(
     return _of_ids(items, name)
 
 
-def _of_text(text: str, tokenizer: Any, name: str, **options: Any) -> list[int]:
+def text_ids(text: str, tokenizer: Any, name: str, **options: Any) -> list[int]:
+    """The token ids of a text.
+
+    Args:
+        text: the text.
+        tokenizer: the model's tokenizer.
+        name: the prompt's name, for errors.
+        options: further arguments for the tokenizer.
+
+    Raises:
+        InputError: the text is empty, or cannot be encoded.
+    """
     if not text.strip():
         raise InputError(f"{name} is empty.")
     try:
@@ -222,9 +234,31 @@ def _of_text(text: str, tokenizer: Any, name: str, **options: Any) -> list[int]:
     return list(tokenizer(text, **options)["input_ids"])
 
 
-def _of_chat(
-    messages: list[Any], tokenizer: Any, name: str, options: Mapping[str, Any]
-) -> list[int]:
+def is_chat(content: Any) -> bool:
+    """Whether a prompt is a list of messages."""
+    return isinstance(content, list | tuple) and bool(content) and isinstance(content[0], Mapping)
+
+
+def chat_text(
+    messages: Sequence[Any],
+    tokenizer: Any,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    answer: bool,
+) -> str:
+    """The text of a chat.
+
+    Args:
+        messages: its messages.
+        tokenizer: the model's tokenizer; its chat template makes the text.
+        name: the prompt's name, for errors.
+        options: further arguments for the template.
+        answer: whether the text ends where an answer begins.
+
+    Raises:
+        InputError: there is no template, or it fails on this chat.
+    """
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
             f"{name} is a chat, but the tokenizer has no chat template. Give the prompt as text."
@@ -233,7 +267,7 @@ def _of_chat(
     chat = [_message(message, number, name) for number, message in enumerate(messages)]
     try:
         text = tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=True, **options
+            chat, tokenize=False, add_generation_prompt=answer, **options
         )
     except Exception as error:  # templates raise errors of any kind
         reason = " ".join(str(error).split())
@@ -241,7 +275,7 @@ def _of_chat(
             f"{name}: the tokenizer's chat template fails on this chat: {type(error).__name__}: "
             f"{reason}. Look at the roles and their order, or at the template."
         ) from error
-    return _of_text(str(text), tokenizer, name, add_special_tokens=False)
+    return str(text)
 
 
 def _message(message: Any, number: int, name: str) -> dict[str, Any]:

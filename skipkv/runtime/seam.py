@@ -10,6 +10,7 @@ import inspect
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -261,6 +262,7 @@ class _Loan:
         self.changed = threading.Condition()
         self.holder: str | None = None
         self.thread = 0
+        self.queue: deque[object] = deque()  # of those who wait, first come, first served
 
 
 _loans: "WeakKeyDictionary[torch.nn.Module, _Loan]" = WeakKeyDictionary()
@@ -274,7 +276,8 @@ def borrowed(model: PreTrainedModel, *, by: str) -> Iterator[None]:
     """Within this context, passes of ours attend through our cache; afterwards as before.
 
     A model has one borrower at a time. An engine waits while an engine in another thread decodes
-    with the model. It does not wait for `attach`, which may last for ever.
+    with the model; whoever waits longest is next. It does not wait for `attach`, which may last for
+    ever.
 
     Args:
         model: the model to borrow.
@@ -286,18 +289,24 @@ def borrowed(model: PreTrainedModel, *, by: str) -> Iterator[None]:
     """
     with _new_loan:
         loan = _loans.setdefault(model, _Loan())
+    place = object()
     with loan.changed:
-        while loan.holder is not None:
-            _refuse_held(loan)
-            loan.changed.wait()
-        loan.holder, loan.thread = by, threading.get_ident()
+        loan.queue.append(place)
+        try:
+            while loan.holder is not None or loan.queue[0] is not place:
+                if loan.holder is not None:
+                    _refuse_held(loan)
+                loan.changed.wait()
+            loan.holder, loan.thread = by, threading.get_ident()
+        finally:
+            loan.queue.remove(place)
     try:
         with _switched(model):
             yield
     finally:
         with loan.changed:
             loan.holder = None
-            loan.changed.notify()
+            loan.changed.notify_all()
 
 
 def check_free(model: PreTrainedModel) -> None:

@@ -62,10 +62,16 @@ class SentenceTracker:
         if error is not None:
             raise error
 
-    def copy(self) -> "SentenceTracker":
-        """A tracker that goes on from here, independent of this one."""
+    def copy(self, *, prompt: int | None = None) -> "SentenceTracker":
+        """A tracker that goes on from here, independent of this one.
+
+        Args:
+            prompt: the length of its prompt, if that is another one.
+        """
         twin = copy.copy(self)
         twin._ids, twin._pieces = [*self._ids], [*self._pieces]
+        if prompt is not None:
+            twin.table = attrs.evolve(self.table, prompt=prompt)
         return twin
 
     def lengthen_prompt(self, tokens: int) -> None:

@@ -9,26 +9,34 @@ from jaxtyping import Float
 
 from skipkv._types import Request
 from skipkv.errors import SkipKVError
-from skipkv.runtime.completion import EventRecord, Stats, StopReason
+from skipkv.runtime.completion import Stats, StopReason
+from skipkv.runtime.observers import SequenceEvent
 from skipkv.runtime.prefill import Reading
+from skipkv.runtime.prefix import Prefix, PrefixState
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.sentences import SentenceTracker
 from skipkv.runtime.stopping import StopFinder
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Order(Request):
-    """A request, with what only the loop reads.
+    """A request, with what only the loop reads. An order equals itself alone.
 
     Args:
-        prompt_index: the number of its prompt, from 0.
         sampling: how its tokens are chosen.
         stop: strings at which it ends.
+        prefix: the beginning that its prompt has in common with others.
     """
 
-    prompt_index: int = 0
     sampling: Sampling = attrs.field(factory=Sampling)
     stop: tuple[str, ...] = ()
+    prefix: Prefix | None = attrs.field(default=None, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -60,7 +68,7 @@ class Sequence:
 
     # What it has given.
     tokens: list[int] = attrs.field(factory=list)
-    streamed: int = 0  # how many of the tokens `fresh` has returned
+    told: int = 0  # how many of the tokens `fresh` has returned
     reason: StopReason | None = None  # once it is done
     stop_string: str | None = None
     error: SkipKVError | None = None  # a part broke on it, or the model; it cannot go on
@@ -72,7 +80,8 @@ class Sequence:
     evicted: int = 0
     evicted_at: int = 0  # the sum of tokens seen when an entry was dropped, over those dropped
     peak_entries: int = 0  # before the events so far
-    trace: list[EventRecord] | None = None
+    # Events of a prompt that others wait to share, where events are observed.
+    shared: list[SequenceEvent] | None = None
     stats: Stats = attrs.field(factory=Stats.nothing)  # once it is done
 
     @property
@@ -92,11 +101,52 @@ class Sequence:
             source.evicted_at,
         )
         self.peak_entries = source.peak_entries
-        self.trace = None if source.trace is None else [*source.trace]
+        self.shared = source.shared
+
+    @property
+    def asked(self) -> Order | None:
+        """The request it decodes; None under `attach`."""
+        return self._request
+
+    @property
+    def index(self) -> int:
+        """Number of its prompt; under `attach`, its row."""
+        return self.lane if self._request is None else self._request.index
+
+    @property
+    def sample(self) -> int:
+        """Which sample of its prompt it is."""
+        return 0 if self._request is None else self._request.sample
+
+    @property
+    def age(self) -> float:
+        """Seconds since it started."""
+        return time.perf_counter() - self.started
+
+    @property
+    def grown(self) -> bool:
+        """Whether tokens have come since the last call of `fresh`."""
+        return self.told < len(self.tokens)
+
+    @property
+    def at_prefix(self) -> bool:
+        """Whether exactly the prefix of its prompt has been fed."""
+        prefix = self.request.prefix
+        return prefix is not None and self.reading.fed == len(prefix.ids)
+
+    def begin_after(self, state: PrefixState) -> None:
+        """Take over what another sequence had when it had read this one's prefix."""
+        self.reading.fed = state.tokens
+        if state.tracker is not None:
+            self.tracker = state.tracker.copy(prompt=self.prompt_tokens)
+        self.events, self.evicted = state.events, state.evicted
+        self.evicted_at = state.evicted * self.prompt_tokens
+        self.peak_entries = state.peak_entries
+        self.shared = [*state.shared]
 
     def fresh(self) -> list[int]:
         """The tokens that have come since the last call."""
-        start, self.streamed = self.streamed, len(self.tokens)
+        start, self.told = self.told, len(self.tokens)
         return self.tokens[start:]
 
     def fed(self, tokens: abc.Iterable[int]) -> None:

@@ -7,6 +7,7 @@ forward pass goes through its `run`, and it runs compression events when asked.
 from collections import abc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -19,13 +20,22 @@ from skipkv.errors import SkipKVError, UnsupportedModelError
 from skipkv.policy import Policy
 from skipkv.runtime import checked
 from skipkv.runtime.compiled import CompiledLayers
-from skipkv.runtime.completion import EventRecord, Stats
+from skipkv.runtime.completion import Stats
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, compress
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.last_hidden import LastHidden
-from skipkv.runtime.prefill import plan
+from skipkv.runtime.observers import (
+    ObservedEvent,
+    Observers,
+    Once,
+    ScoreLog,
+    SequenceEvent,
+    Steered,
+)
+from skipkv.runtime.prefill import ends, plan
+from skipkv.runtime.prefix import PrefixState
 from skipkv.runtime.seam import SlotCache, cache_name, under_way
 from skipkv.runtime.sentences import SentenceTracker, feed
 from skipkv.runtime.sequence import Sequence
@@ -72,7 +82,7 @@ class Session:
         *,
         sequences: int,
         text: TokenText | None,
-        trace: bool = False,
+        observers: Observers | None = None,
         longest: int | None = None,
         compiled: CompiledLayers | None = None,
     ) -> None:
@@ -83,7 +93,7 @@ class Session:
             policy: what to keep.
             sequences: decoded side by side, at most.
             text: of tokens, where the policy reads any.
-            trace: whether events are recorded.
+            observers: told of events, and of what the steerer did.
             longest: tokens that one of them can come to, prompt included; None where it is unknown.
             compiled: the model's layers for decode steps; None leaves them as they are.
         """
@@ -92,7 +102,7 @@ class Session:
         self.policy = policy
         self._text = text
         self._compiled = compiled
-        self.traces = trace
+        self.observers = observers
         self._layers = full_attention_layers(config)
         fixed = None if policy.budget is None else policy.budget.capacity
         # A budget may be larger than all that a sequence can come to hold.
@@ -124,6 +134,7 @@ class Session:
                 vocabulary=config.vocab_size,
                 text=text,
                 device=self._device,
+                watched=observers is not None and observers.steering,
             )
         # Read at events, so as many as there are steps between two of them are enough.
         self._interval = _INTERVAL if policy.budget is None else policy.budget.interval
@@ -169,8 +180,6 @@ class Session:
                 self._device,
                 prompt=sequence.prompt_tokens,
             )
-        if self.traces:
-            sequence.trace = []
         if self._steering is not None:
             self._steering.start(sequence.lane)
         return sequence
@@ -180,6 +189,38 @@ class Session:
         self.start(sequence)
         self._copy_rows([sequence.lane], [source.lane])
         sequence.share_prompt(source)
+        self._tell_shared(sequence)
+
+    def start_after(self, state: PrefixState, sequence: Sequence) -> None:
+        """Add a sequence whose prefix has been read by another one."""
+        self.start(sequence)
+        self._reserve(state.lane.width)
+        self.store.load(sequence.lane, state.lane)
+        if self._steering is not None and state.steering is not None:
+            self._steering.load(sequence.lane, state.steering)
+        sequence.begin_after(state)
+        self._tell_shared(sequence)
+
+    def prefix_state(self, sequence: Sequence) -> PrefixState:
+        """What a sequence has, which has just been fed its prefix, for others to begin with."""
+        return PrefixState(
+            tokens=sequence.reading.fed,
+            lane=self.store.save(sequence.lane),
+            steering=None if self._steering is None else self._steering.save(sequence.lane),
+            tracker=None if sequence.tracker is None else sequence.tracker.copy(),
+            events=sequence.events,
+            evicted=sequence.evicted,
+            peak_entries=sequence.peak_entries,
+            observers=self.observers,
+            shared=[*(sequence.shared or ())],
+        )
+
+    def replace(self, sequence: Sequence, heir: Sequence) -> None:
+        """Let another sequence go on in the place of one, with the same prompt."""
+        heir.lane = sequence.lane
+        self.sequences[heir.lane] = heir
+        heir.share_prompt(sequence)
+        self._tell_shared(heir)
 
     def join(self, sequence: Sequence) -> None:
         """Let a sequence decode from now on, in the lane after those that do.
@@ -270,6 +311,11 @@ class Session:
         Where the cache grows, under a ratio too, a prompt goes in whole.
         """
         return plan(prompts, self._fixed or max(prompts), self._interval)
+
+    def ends(self, prompt: int, *, prefix: int = 0) -> list[int]:
+        """Where the passes over a prompt of this length end: see `prefill.ends`."""
+        budget = None if self.policy.budget is None else self.policy.budget.tokens
+        return ends(prompt, prefix=prefix, first=self._fixed, chunk=self._interval, budget=budget)
 
     def prompts(
         self,
@@ -417,31 +463,95 @@ class Session:
 
         One that cannot go on has an `error` then.
         """
-        for sequence in sequences:
-            held = self.store.widths[sequence.lane]
-            sequence.peak_entries = max(sequence.peak_entries, held)
+        widths = self.store.widths
+        held = [widths[sequence.lane] for sequence in sequences]
+        for sequence, entries in zip(sequences, held, strict=True):
+            sequence.peak_entries = max(sequence.peak_entries, entries)
         self._read_decoded(sequences)
         for sequence in sequences:
             self._count_thoughts(sequence)
-        if over := self._over_budget(sequences):
-            entries = [self.store.widths[sequence.lane] for sequence in over]
+        observers = self.observers
+        log = None
+        if observers is not None and (observers.scores or observers.terms):
+            log = ScoreLog(self.policy.scorer, terms=observers.terms)
+        outcomes: dict[Sequence, Outcome] = {}
+        if over := self.over_budget(sequences):
             # Parts compute in the dtype of what they see, whatever the model is decoded under.
             with torch.autocast(self._device.type, enabled=False):
-                outcomes = compress(
+                found = compress(
                     self.store,
                     self.policy,
                     [sequence.lane for sequence in over],
-                    prompts=[sequence.prompt_tokens for sequence in over],
+                    # of a prompt that has been fed in part, that part
+                    prompts=[min(s.prompt_tokens, self.store.tokens_seen[s.lane]) for s in over],
                     tables=[s.tracker.table for s in over if s.tracker is not None] or None,
-                    trace=self.traces,
+                    watch=None if log is None else log.add,
                 )
-            for sequence, before, outcome in zip(over, entries, outcomes, strict=True):
-                self._note(sequence, before, outcome)
+            for sequence, outcome in zip(over, found, strict=True):
+                outcomes[sequence] = outcome
+                sequence.events += 1
+                sequence.drop(outcome.evicted, seen=self.store.tokens_seen[sequence.lane])
+                sequence.error = outcome.error
+        if observers is not None and observers.events and sequences:
+            self._tell_events(observers, sequences, held, outcomes, log)
         for sequence in sequences:
             if sequence.error is not None:  # its neighbours must not make room for it
                 self.store.clear(sequence.lane)
 
-    def _over_budget(self, sequences: abc.Sequence[Sequence]) -> list[Sequence]:
+    def _tell_events(
+        self,
+        observers: Observers,
+        sequences: abc.Sequence[Sequence],
+        held: abc.Sequence[int],
+        outcomes: Mapping[Sequence, Outcome],
+        log: ScoreLog | None,
+    ) -> None:
+        """Tell observers of an event, while the cache is as it left it."""
+        events = []
+        for sequence, entries in zip(sequences, held, strict=True):
+            lane, outcome = sequence.lane, outcomes.get(sequence)
+            event = SequenceEvent(
+                index=sequence.index,
+                sample=sequence.sample,
+                request=sequence.asked,
+                prompt_tokens=sequence.prompt_tokens,
+                seen=self.store.tokens_seen[lane],
+                compressed=outcome is not None and outcome.compacted,
+                entries=entries,
+                evicted=0 if outcome is None else outcome.evicted,
+                error=sequence.error,
+                sentences=None if sequence.tracker is None else sequence.tracker.table,
+                kept=Once("SequenceEvent.kept", partial(self._kept, lane)),
+                scores=None if log is None else log.of(lane),
+            )
+            events.append(event)
+            if sequence.shared is not None:
+                sequence.shared.append(event)
+        first = sequences[0]
+        in_prompt = self.store.tokens_seen[first.lane] <= first.prompt_tokens
+        observers.tell("on_event", ObservedEvent(sequences=tuple(events), prompt=in_prompt))
+        for event in events:
+            event.close()
+
+    def _kept(self, lane: int) -> Int[Tensor, "layers H K"]:
+        """Positions that a lane holds, filled up with -1, on the CPU."""
+        layers = slice(0, self.store.shape.layers)
+        return self.store.positions(layers, [lane], self.store.widths[lane])[:, 0].int().cpu()
+
+    def _tell_shared(self, sequence: Sequence) -> None:
+        """Tell observers, for this sequence too, of the events that it shares with another."""
+        if self.observers is not None:
+            for event in sequence.shared or ():
+                own = attrs.evolve(
+                    event,
+                    index=sequence.index,
+                    sample=sequence.sample,
+                    request=sequence.asked,
+                    prompt_tokens=sequence.prompt_tokens,
+                )
+                self.observers.tell("on_event", ObservedEvent(sequences=(own,), prompt=True))
+
+    def over_budget(self, sequences: abc.Sequence[Sequence]) -> list[Sequence]:
         """Those of these sequences that can go on and hold more than their budget allows."""
         budget, store = self.policy.budget, self.store
         if budget is None:
@@ -472,15 +582,21 @@ class Session:
     def _has_events(self) -> bool:
         return self.policy.budget is not None or self.policy.needs.sentences
 
-    def _note(self, sequence: Sequence, entries: int, outcome: Outcome) -> None:
-        seen = self.store.tokens_seen[sequence.lane]
-        sequence.events += 1
-        sequence.drop(outcome.evicted, seen=seen)
-        sequence.error = outcome.error
-        if sequence.trace is not None and outcome.kept is not None:
-            sequence.trace.append(
-                EventRecord(seen=seen, entries=entries, evicted=outcome.evicted, kept=outcome.kept)
-            )
+    def take_steered(self) -> tuple[Steered, ...]:
+        """What the steerer did in the passes since the last call, where that is observed."""
+        return () if self._steering is None else self._steering.take()
+
+    @contextmanager
+    def recording_steering(self, acts: list[Steered]) -> Iterator[None]:
+        """Within this context a pass is recorded: what its steerer does is told when it runs."""
+        yield
+        if self._steering is not None:
+            acts += self._steering.take_newest()
+
+    def replayed_steering(self, acts: abc.Sequence[Steered]) -> None:
+        """A recorded pass has run."""
+        if self._steering is not None:
+            self._steering.again(acts)
 
     def _read_prompt(
         self, forward: PromptForward, ids: Int[Tensor, "B T"], states: Float[Tensor, "B T E"]

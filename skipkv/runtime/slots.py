@@ -28,6 +28,25 @@ class CacheShape:
     dim: int
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class SavedLane:
+    """A copy of what a store holds of one sequence.
+
+    Args:
+        tensors: its rows of the store's tensors.
+        width: the most entries of a head.
+        tokens_seen: tokens that it has seen.
+        least_dropped: entries that every head has dropped.
+        even: whether all heads hold equally many entries.
+    """
+
+    tensors: Sequence[Tensor]
+    width: int
+    tokens_seen: int
+    least_dropped: int
+    even: bool
+
+
 def span(lanes: Sequence[int]) -> slice | list[int]:
     """An index of these lanes: a slice, which copies nothing, if they are contiguous."""
     if list(lanes) == list(range(lanes[0], lanes[-1] + 1)):
@@ -274,6 +293,35 @@ class SlotStore:
             tensor[:, lane] = 0
         self.tokens_seen[lane] = self.least_dropped[lane] = 0
         self.even[lane] = True
+
+    def save(self, lane: int) -> SavedLane:
+        """A copy of a sequence, which `load` writes into any lane."""
+        width = self.widths[lane]
+        return SavedLane(
+            tensors=[row.clone() for row in self._row(lane, width)],
+            width=width,
+            tokens_seen=self.tokens_seen[lane],
+            least_dropped=self.least_dropped[lane],
+            even=self.even[lane],
+        )
+
+    def load(self, lane: int, saved: SavedLane) -> None:
+        """Write a saved sequence into a lane; there must be room for its entries."""
+        self.clear(lane)
+        for row, copy in zip(self._row(lane, saved.width), saved.tensors, strict=True):
+            row.copy_(copy)
+        # before an entry that is yet to come lie all that its head has dropped
+        self.dropped_before[:, lane, :, saved.width :] = self.dropped[:, lane, :, None].int()
+        self.tokens_seen[lane], self.even[lane] = saved.tokens_seen, saved.even
+        self.least_dropped[lane] = saved.least_dropped
+
+    def _row(self, lane: int, width: int) -> list[Tensor]:
+        """A lane's rows of all tensors; of those with slots the first `width` slots."""
+        slotted = {id(t) for t in (self.keys, self.values, self.dropped_before, self.attention)}
+        return [
+            tensor[:, lane, :, :width] if id(tensor) in slotted else tensor[:, lane]
+            for tensor in self._tensors()
+        ]
 
     def _tensors(self) -> list[Tensor]:
         """All tensors with data of sequences; their axis 1 is the lane."""

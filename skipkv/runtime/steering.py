@@ -13,6 +13,7 @@ from skipkv._types import SteeringContext, Thought
 from skipkv.errors import ConfigError, PartError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime import checked
 from skipkv.runtime.marks import Marks
+from skipkv.runtime.observers import Steered
 from skipkv.runtime.text import TokenText
 from skipkv.steerers import Steerer
 
@@ -34,8 +35,12 @@ class Steering:
         vocabulary: int,
         text: TokenText,
         device: torch.device | str,
+        watched: bool = False,
     ) -> None:
         self._steerer = steerer
+        self._acts: list[Steered] | None = [] if watched else None
+        self._act: Steered | None = None  # of the pass under way
+        self._asked = False  # whether the layer's hook ran in the pass under way
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
         self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
         self._marks = Marks.of(text, vocabulary)
@@ -57,6 +62,15 @@ class Steering:
         """Copy the lanes `sources` to the lanes `targets`; all are read before any is written."""
         for known in (self._thoughts, self._thinking, self._largest):
             known[targets] = known[sources]
+
+    def save(self, lane: int) -> list[Tensor]:
+        """A copy of a lane's state, which `load` writes into any lane."""
+        return [known[lane].clone() for known in (self._thoughts, self._thinking, self._largest)]
+
+    def load(self, lane: int, saved: Sequence[Tensor]) -> None:
+        """Write a saved state into a lane."""
+        for known, copy in zip((self._thoughts, self._thinking, self._largest), saved, strict=True):
+            known[lane] = copy
 
     def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
         """Set the counts of a sequence's thoughts; called at events."""
@@ -128,6 +142,7 @@ class Steering:
         self, first: int, at_delimiter: Bool[Tensor, "B"], positions: Int[Tensor, "B"]
     ) -> SteeringContext:
         self._first = first
+        self._asked, self._act = False, None  # a pass before may have failed
         rows = slice(first, first + at_delimiter.shape[0])
         return SteeringContext(
             at_delimiter=at_delimiter,
@@ -142,12 +157,16 @@ class Steering:
         Raises:
             UnsupportedModelError: there was something to steer, and the layer's hook was not run.
         """
-        if self._context is not None:
-            self._context = None
+        context, self._context = self._context, None
+        asked, self._asked = self._asked, False
+        if context is not None and not asked:
             raise UnsupportedModelError(
                 f"Layer {self._steerer.layer} was not steered: the model's own code calls its "
                 "layers without their hooks."
             )
+        if self._acts is not None and self._act is not None:
+            self._acts.append(self._act)
+            self._act = None
         failed, self._failed = self._failed, {}
         return failed
 
@@ -168,7 +187,7 @@ class Steering:
 
     def hook(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """A forward pre-hook of the steered layer: adds the delta to the newest column."""
-        context, self._context = self._context, None
+        context, self._asked = self._context, True
         if context is None:
             return None
         if args:
@@ -187,9 +206,33 @@ class Steering:
             torch.linalg.vector_norm(states, torch.inf, dim=-1, dtype=torch.float32)
             for states in (newest, delta)
         )
+        if self._acts is not None:
+            strength = torch.linalg.vector_norm(delta, dim=-1, dtype=torch.float32)
+            # a copy: recorded steps count in place
+            positions = context.positions.clone()
+            self._act = Steered(positions=positions, strength=strength)
         torch.where(came < torch.inf, torch.maximum(largest, added), largest, out=largest)
         steered = (newest + delta)[:, None]
         return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+
+    def take(self) -> tuple[Steered, ...]:
+        """What the steerer did since the last call, where that is watched."""
+        if not self._acts:
+            return ()
+        acts, self._acts = self._acts, []
+        return tuple(acts)
+
+    def take_newest(self) -> list[Steered]:
+        """What it did in the newest pass, which was recorded and has not run; it is forgotten."""
+        return [self._acts.pop()] if self._acts else []
+
+    def again(self, acts: Sequence[Steered]) -> None:
+        """A recorded pass has run, whose results are in these tensors until it runs again."""
+        if self._acts is not None:
+            self._acts += [
+                Steered(positions=act.positions.clone(), strength=act.strength.clone())
+                for act in acts
+            ]
 
 
 def warn_if_idle(steerer: Steerer, text: TokenText, *, vocabulary: int) -> None:

@@ -1,7 +1,7 @@
 """Streaming text: pieces that join to exactly the text of the completion."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -81,6 +81,17 @@ class TextStream:
         piece, self._held = self._held[:ready], self._held[ready:]
         self._sent += len(piece)
         return piece
+
+    def texts(self, tokens: Sequence[int], whole: Completion | None) -> Iterator[str]:
+        """The texts that become certain with each of the next tokens; empty ones are left out.
+
+        Args:
+            tokens: the next tokens.
+            whole: the completion that they end, if they end one. At a stop string these tokens may
+                reach beyond the end of its text: `rest` gives what is left of it.
+        """
+        if whole is None or whole.stop_reason != "stop_string":
+            yield from filter(None, (self.feed([token]) for token in tokens))
 
     def rest(self, text: str) -> str:
         """The part of the whole text that `feed` has not returned."""

@@ -4,17 +4,19 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from skipkv.runtime.observers import ObservedEvent, ObservedPass, Observer
+
 Kind = Literal["prefill", "step", "event"]
 """What the time of a lap was spent on."""
 
 
-class Timings:
+class Timings(Observer):
     """The seconds of every prefill, decode step and compression event, in their order.
 
-    Give one to `Engine.generate`. Laps follow one another without a gap. Their sum is the decode's
-    wall time without the time that the caller spends between results. On an accelerator a lap ends
-    where the loop reads from the device. Steps are then timed in bursts, and each step of a burst
-    gets its mean.
+    It is an observer: `engine.generate(prompts, observers=[timings])`. Laps follow one another
+    without a gap. Their sum is the decode's wall time without the time that the caller spends
+    between results. On an accelerator a lap ends where the loop reads from the device. Steps are
+    then timed in bursts, and each step of a burst gets its mean.
 
     Args:
         clock: returns seconds, from any start.
@@ -38,6 +40,19 @@ class Timings:
     def resume(self) -> None:
         """Begin the next lap now."""
         self._since = self._clock()
+
+    def on_resume(self) -> None:
+        """Leave out what the caller did with the last result."""
+        self.resume()
+
+    def on_pass(self, passed: ObservedPass) -> None:
+        """End the lap of a prompt, with its events, or of some decode steps."""
+        self.lap("prefill" if passed.kind == "prompt" else "step", steps=passed.steps)
+
+    def on_event(self, event: ObservedEvent) -> None:
+        """End the lap of an event between two steps."""
+        if not event.prompt:
+            self.lap("event")
 
     def lap(self, kind: Kind, *, steps: int = 1) -> float:
         """Record the time since the last lap; returns it.

@@ -27,7 +27,10 @@ def test_it_prints_a_row_for_each_policy(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_events_are_shared_among_the_steps() -> None:
     class Scripted:
-        def generate(self, given: object, *, timings: Timings, **others: object) -> list[object]:
+        def generate(
+            self, given: object, *, observers: list[Timings], **others: object
+        ) -> list[object]:
+            [timings] = observers
             timings.steps += [1.0, 2.0, 9.0]
             timings.events += [0.5, 1.0]
             return []

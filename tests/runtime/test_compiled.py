@@ -10,7 +10,7 @@ import torch
 from skipkv import Engine, Policy, presets
 from skipkv.errors import ConfigError, SkipKVWarning
 from skipkv.runtime.compiled import compiled_layers
-from skipkv.steerers import AdaptiveSteerer, SteeringVector
+from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 
 PROMPTS = ["one plus two", "a", "wait so three plus four is seven", "two"]
@@ -51,6 +51,25 @@ def test_compiled_layers_decode_and_keep_the_same(name: str) -> None:
     expected = decode(toy, POLICIES[name], compile=False)
     assert decode(toy, POLICIES[name], compile="eager") == expected
     assert all("forward" not in vars(layer) for layer in toy.base_model.layers)
+
+
+@pytest.mark.filterwarnings("error::skipkv.errors.SkipKVWarning")
+def test_a_step_that_tries_compiled_layers_is_steered_each_time_it_is_done() -> None:
+    toy = toy_model(seed=10)
+    vector = SteeringVector(
+        vector=torch.randn(64, generator=torch.Generator().manual_seed(1)), layer=1
+    )
+    policy = presets.rkv(24, interval=8).with_(steerer=AdditiveSteerer(vector, strength=5.0))
+    plain, tried = (
+        list(
+            Engine(toy, toy_tokenizer(), policy, compile=compile).generate(
+                ["<think>wait so"], max_new_tokens=20
+            )
+        )
+        for compile in (False, "eager")
+    )
+    assert "\n\n" in toy_tokenizer().decode(plain[0].tokens[:1])  # the first step is steered
+    assert tried[0].tokens == plain[0].tokens
 
 
 @pytest.mark.slow

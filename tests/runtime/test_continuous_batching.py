@@ -19,6 +19,7 @@ from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
 from skipkv.runtime import loop
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.loop import DecodeLoop
+from skipkv.runtime.observers import Observers, Trace
 from skipkv.runtime.seam import under_way
 from skipkv.runtime.sequence import Order
 from skipkv.runtime.sequence import Sequence as Decoded
@@ -96,9 +97,16 @@ def loop_of(
     *,
     slots: int,
     chunk: int,
+    observers: Sequence[Any] = (),
 ) -> DecodeLoop:
     with torch.inference_mode():
-        session = Session(model, policy, sequences=slots, text=TEXT, trace=True)
+        session = Session(
+            model,
+            policy,
+            sequences=slots,
+            text=TEXT,
+            observers=Observers(observers) if observers else None,
+        )
     return DecodeLoop(
         session,
         eos=frozenset(),
@@ -107,26 +115,30 @@ def loop_of(
     )
 
 
-def what_came_of(finished: Decoded) -> tuple[Any, ...]:
+def key(finished: Decoded) -> tuple[int, int]:
+    return finished.request.index, finished.request.sample
+
+
+def what_came_of(finished: Decoded, trace: Trace) -> tuple[Any, ...]:
     """All that must not depend on neighbours, chunks and slots."""
-    trace = [(r.seen, r.entries, r.evicted, r.kept.tolist()) for r in finished.trace or ()]
+    events = [(r.seen, r.entries, r.evicted, r.kept.tolist()) for r in trace.of(*key(finished))]
     stats = attrs.evolve(finished.stats, seconds=0.0, padding=0, peak_kv_bytes=0)
-    return finished.tokens, finished.reason, finished.stop_string, stats, trace
+    return finished.tokens, finished.reason, finished.stop_string, stats, events
 
 
 def decoded(
     model: PreTrainedModel, policy: Policy, requests: Sequence[Order], **how: Any
-) -> dict[int, tuple[Any, ...]]:
-    finished = list(loop_of(model, policy, **how).run(requests))
-    indices = [f.request.index for f in finished]
-    assert sorted(indices) == sorted(r.index for r in requests)  # each once
-    return {f.request.index: what_came_of(f) for f in finished}
+) -> dict[tuple[int, int], tuple[Any, ...]]:
+    trace = Trace()
+    finished = list(loop_of(model, policy, observers=[trace], **how).run(requests))
+    assert sorted(map(key, finished)) == sorted((r.index, r.sample) for r in requests)  # each once
+    return {key(f): what_came_of(f, trace) for f in finished}
 
 
 def each_alone(
     model: PreTrainedModel, policy: Policy, requests: Sequence[Order], **how: Any
-) -> dict[int, tuple[Any, ...]]:
-    found: dict[int, tuple[Any, ...]] = {}
+) -> dict[tuple[int, int], tuple[Any, ...]]:
+    found: dict[tuple[int, int], tuple[Any, ...]] = {}
     for request in requests:
         found |= decoded(model, policy, [request], slots=1, chunk=1, **how)
     return found
@@ -288,11 +300,10 @@ def test_samples_that_start_together_are_fed_their_prompt_once_and_are_as_alone(
     prompts = [counted(70), RAMBLING]
     requests = [
         Order(
-            index=3 * i + sample,
+            index=i,
             prompt=prompt,
             max_new_tokens=12 + sample,
             sample=sample,
-            prompt_index=i,
             sampling=Sampling(temperature=1.0),
         )
         for i, prompt in enumerate(prompts)
@@ -317,14 +328,12 @@ def test_a_part_that_breaks_on_a_shared_prompt_ends_all_its_samples(
         policy = policy.with_(segmenter=Picky())
     prompt = [9] * 36 + said("seven") + [9] * 40
     requests = [
-        Order(index=i, prompt=prompt, max_new_tokens=5, sample=i, sampling=Sampling(temperature=1))
+        Order(index=0, prompt=prompt, max_new_tokens=5, sample=i, sampling=Sampling(temperature=1))
         for i in range(3)
     ]
-    requests.append(Order(index=3, prompt=[9] * 5, max_new_tokens=5, prompt_index=1))
-    reasons = {
-        f.request.index: f.reason for f in loop_of(model, policy, slots=4, chunk=16).run(requests)
-    }
-    assert reasons == {0: "error", 1: "error", 2: "error", 3: "length"}
+    requests.append(Order(index=1, prompt=[9] * 5, max_new_tokens=5))
+    reasons = {key(f): f.reason for f in loop_of(model, policy, slots=4, chunk=16).run(requests)}
+    assert reasons == {(0, 0): "error", (0, 1): "error", (0, 2): "error", (1, 0): "length"}
 
 
 class Poisoned:
@@ -364,15 +373,15 @@ def test_a_part_that_breaks_on_a_newcomers_prompt_ends_that_newcomer_only(
     requests = [
         Order(index=i, prompt=prompt, max_new_tokens=new) for i, (prompt, new) in enumerate(sizes)
     ]
-    finished = {
-        f.request.index: f for f in loop_of(model, policy, slots=2, chunk=chunk).run(requests)
-    }
+    trace = Trace()
+    going = loop_of(model, policy, slots=2, chunk=chunk, observers=[trace])
+    finished = {f.request.index: f for f in going.run(requests)}
     assert sorted(finished) == [0, 1, 2, 3, 4]
     assert finished[2].reason == "error"
     assert finished[2].tokens == []
     assert ("Poisoned" if broken_part == "scorer" else "no seven") in str(finished[2].error)
     well = decoded(model, healthy, requests[:2] + requests[3:], slots=2, chunk=chunk)
-    assert {i: what_came_of(f) for i, f in finished.items() if i != 2} == well
+    assert {(i, 0): what_came_of(f, trace) for i, f in finished.items() if i != 2} == well
 
 
 def test_a_stream_closed_while_a_prompt_is_being_read_leaves_the_model_as_it_was(

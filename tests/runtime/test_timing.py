@@ -12,7 +12,7 @@ PROMPTS = [list(range(5, 15)), list(range(20, 30))]
 def test_every_prefill_step_and_event_is_a_lap() -> None:
     timings = Timings()
     engine = Engine(toy_model(), toy_tokenizer(), presets.streaming_llm(16, interval=8))
-    list(engine.generate(PROMPTS, max_new_tokens=30, timings=timings))
+    list(engine.generate(PROMPTS, max_new_tokens=30, observers=[timings]))
     assert len(timings.prefill) == 1
     assert len(timings.steps) == 29
     # tokens 17, 25, 33 are k * 8 + 1; the prompt ends at 10
@@ -23,7 +23,7 @@ def test_every_prefill_step_and_event_is_a_lap() -> None:
 def test_steps_between_two_readings_of_the_tokens_are_all_counted() -> None:
     timings = Timings()
     engine = Engine(toy_model(), toy_tokenizer(), presets.full())
-    list(engine.generate(PROMPTS, max_new_tokens=30, timings=timings))
+    list(engine.generate(PROMPTS, max_new_tokens=30, observers=[timings]))
     assert len(timings.steps) == 29
     assert len(set(timings.steps)) == 2  # bursts of 16 and 13, each at its mean
 
@@ -38,7 +38,7 @@ def test_laps_leave_out_what_the_reader_of_the_results_does() -> None:
 
     timings = Timings(clock)
     engine = Engine(toy_model(), toy_tokenizer(), presets.full(), batch_size=1)
-    completions = engine.generate(PROMPTS, max_new_tokens=4, timings=timings)
+    completions = engine.generate(PROMPTS, max_new_tokens=4, observers=[timings])
     next(completions)
     now += 1000.0
     list(completions)
@@ -48,7 +48,7 @@ def test_laps_leave_out_what_the_reader_of_the_results_does() -> None:
 
 def test_a_decode_without_timings_says_the_same() -> None:
     engine = Engine(toy_model(), toy_tokenizer(), presets.rkv(16, window=4, interval=8))
-    timed = engine.generate(PROMPTS, max_new_tokens=30, timings=Timings())
+    timed = engine.generate(PROMPTS, max_new_tokens=30, observers=[Timings()])
     assert [c.tokens for c in timed] == [
         c.tokens for c in engine.generate(PROMPTS, max_new_tokens=30)
     ]
