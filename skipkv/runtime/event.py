@@ -12,7 +12,7 @@ from skipkv._types import CacheView, SentenceTable
 from skipkv.errors import SkipKVError
 from skipkv.policy import Policy
 from skipkv.runtime.checked import Decision, decide, law_faults
-from skipkv.runtime.slots import SlotStore, span
+from skipkv.runtime.slots import SlotStore, on_device, span
 
 # The most elements of keys in one view. On a CPU they fit its caches. An accelerator launches every
 # operation in the same time, however small it is, so a view there is as large as its memory allows,
@@ -188,7 +188,7 @@ def _view(
         values=store.values[layers, at, :, :width].flatten(0, 1),
         positions=positions,
         protected=policy.budget.protected(
-            positions, seen, torch.tensor(prompts, device=device).repeat(depth)
+            positions, seen, on_device(prompts, device).repeat(depth)
         ),
         seen=seen,
         sequences=torch.arange(len(sequences), device=device).repeat(depth),
