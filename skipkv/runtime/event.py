@@ -158,8 +158,11 @@ def _compress_group(
             if not all(map(all, laws)):
                 faults = law_faults(policy, view(layers), budget, laws)
                 errors = [known or new for known, new in zip(errors, faults, strict=True)]
-        for layers, decision in zip(some, decisions, strict=True):
-            store.compact(layers, sequences, decision.keep, most=min(budget, width))
+        for layers, decision, laws in zip(some, decisions, held, strict=True):
+            # A mask that breaks a law keeps what it says, so that a trace shows it.
+            lawful = all(map(all, laws))
+            most = min(budget, width) if lawful else None
+            store.compact(layers, sequences, decision.keep, most=most)
     store.compacted(sequences)
     evicted = (store.dropped[:, span(sequences)].sum(dim=(0, 2)) - before).tolist()
     return [Outcome(evicted=e, error=error) for e, error in zip(evicted, errors, strict=True)]
