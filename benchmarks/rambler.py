@@ -35,7 +35,7 @@ _VECTOR = Path(rambler.__file__).parent / "weights" / "steering.safetensors"
 def main(
     output: Annotated[Path, typer.Option(help="Folder of records, tables and plots.")],
     vector: Annotated[Path, typer.Option(help="The steering vector.")] = _VECTOR,
-    strength: Annotated[float, typer.Option(help="Of the steering, at the start.")] = 0.6,
+    strengths: Annotated[str, typer.Option(help="Of the steering, at the start.")] = "0.6,1.5",
     growth: Annotated[float, typer.Option(help="Of it, per non-execution thought.")] = 0.02,
     threshold: Annotated[float, typer.Option(help="Above it a sentence is repeated.")] = 0.9,
     budgets: Annotated[str, typer.Option(help="Percent of the full trace, or tokens.")] = BUDGETS,
@@ -47,13 +47,17 @@ def main(
 ) -> None:
     """Measure every policy at every budget on the rambling reasoner."""
     torch.set_num_threads(1)
-    steerer = AdaptiveSteerer(SteeringVector.load(str(vector)), strength=strength, growth=growth)
+    loaded = SteeringVector.load(str(vector))
+    steerers = {
+        strength: AdaptiveSteerer(loaded, strength=float(strength), growth=growth)
+        for strength in strengths.split(",")
+    }
     data = load_dataset("rambler", limit=limit, seed=seed)
     sampling = Sampling(
         temperature=data.defaults.temperature, top_p=data.defaults.top_p, n=samples, seed=seed
     )
     sweep = Sweep(
-        data=data, policies=policies(steerer, threshold), budgets=budgets, sampling=sampling
+        data=data, policies=policies(steerers, threshold), budgets=budgets, sampling=sampling
     )
     model, tokenizer = rambler.load(device="cpu")
     summary = sweep.run(model, tokenizer, output, model_name="rambler", batch_size=batch_size)
@@ -80,35 +84,34 @@ def main(
 
 
 def policies(
-    steerer: AdaptiveSteerer, threshold: float
+    steerers: Mapping[str, AdaptiveSteerer], threshold: float
 ) -> Mapping[str, Policy | Callable[..., Policy]]:
     """Every policy under its label."""
+
+    def sentences(budget: int, interval: int) -> Policy:
+        return presets.skipkv(budget, interval=interval, threshold=threshold)
 
     def blind(budget: int, interval: int) -> Policy:
         return Policy(
             budget=Budget(tokens=budget, interval=interval), scorer=Random(seed=0), evictor=TopK()
         )
 
-    def sentences(budget: int, interval: int) -> Policy:
-        return presets.skipkv(budget, interval=interval, threshold=threshold)
-
-    def steered(budget: int, interval: int) -> Policy:
-        return presets.rkv(budget, interval=interval).with_(steerer=steerer)
-
-    def both(budget: int, interval: int) -> Policy:
-        return sentences(budget, interval).with_(steerer=steerer)
+    def steered(
+        preset: Callable[..., Policy], steerer: AdaptiveSteerer
+    ) -> Callable[[int, int], Policy]:
+        return lambda budget, interval: preset(budget, interval=interval).with_(steerer=steerer)
 
     return {
-        "full + steering": presets.full().with_(steerer=steerer),
+        **{f"full + steering {s}": presets.full().with_(steerer=v) for s, v in steerers.items()},
         RKV: presets.rkv,
         "rkv + sentences": sentences,
-        "rkv + steering": steered,
-        "skipkv (both)": both,
+        **{f"skipkv (both) {s}": steered(sentences, v) for s, v in steerers.items()},
+        **{f"rkv + steering {s}": steered(presets.rkv, v) for s, v in steerers.items()},
         "random": blind,
+        "streaming_llm": presets.streaming_llm,
         "h2o": presets.h2o,
         "snapkv": presets.snapkv,
         "tova": presets.tova,
-        "streaming_llm": presets.streaming_llm,
     }
 
 
