@@ -98,7 +98,9 @@ def load(
                 _check_downloaded(source, name_or_path)
             _refuse_adapter(source, name_or_path, offline)
             config, _ = PretrainedConfig.get_config_dict(source, **options)
-            check_model_type(config.get("model_type"))
+            check_model_type(
+                config.get("model_type"), own_code=_has_code(config, trust_remote_code)
+            )
             check_sizes(config)
         with _named(name_or_path, "tokenizer"):
             tokenizer = _tokenizer(source, options, trust_remote_code)
@@ -120,6 +122,11 @@ def load(
             _check_complete(report)
             torch.nn.Module.to(model, place)
     return torch.nn.Module.train(model, False), tokenizer
+
+
+def _has_code(config: Mapping[str, Any], trusted: bool) -> bool:
+    """Whether a config names Python code of its own, which the user lets run."""
+    return trusted and bool(config.get("auto_map"))
 
 
 def folder_of(name_or_path: str | Path) -> Path | None:
