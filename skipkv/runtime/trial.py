@@ -87,16 +87,30 @@ def difference(model: PreTrainedModel, *, by: str) -> str | None:
             if is_out_of_memory(error):
                 raise
             return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if apart := agree(found, expected, model.dtype):
+        return (
+            f"logits through skipkv's cache differ from the model's own {apart}. The model "
+            "computes something that skipkv's attention does not."
+        )
+    return None
+
+
+def agree(
+    found: Float[Tensor, "*tokens N"], expected: Float[Tensor, "*tokens N"], dtype: torch.dtype
+) -> str | None:
+    """How two results of a model differ by more than rounding explains; None if they do not.
+
+    Args:
+        found: a vector per token.
+        expected: the same, computed in another way.
+        dtype: of the model.
+    """
     apart = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)
     # The median: rounding may send single tokens of a mixture of experts to other experts.
     typical = float(apart.median())
-    if typical <= _ROUNDING.get(model.dtype, _HALF_ROUNDING):
+    if typical <= _ROUNDING.get(dtype, _HALF_ROUNDING):  # not so if it is NaN
         return None
-    return (
-        f"logits through skipkv's cache differ from the model's own by {typical:.2g} of their "
-        f"norm, in the median of {apart.numel()} tokens. The model computes something that "
-        "skipkv's attention does not."
-    )
+    return f"by {typical:.2g} of their norm, in the median of {apart.numel()} tokens"
 
 
 def _own_logits(
