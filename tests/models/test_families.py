@@ -1,6 +1,7 @@
 """Every family that is named as supported decodes as transformers' own `generate()` does."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 import skipkv
 from skipkv import Engine, presets
 from skipkv.errors import UnsupportedModelError
-from skipkv.models import FAMILIES
+from skipkv.models import FAMILIES, load
 from skipkv.models.architecture import Architecture
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_tokenizer
@@ -139,7 +140,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("family", REFUSED)
-def test_what_a_cache_of_keys_and_values_cannot_hold_is_refused_by_its_config(family: str) -> None:
+def test_what_a_cache_of_keys_and_values_cannot_hold_is_refused_by_its_config(
+    family: str, tmp_path: Path
+) -> None:
     changes, message = REFUSED[family]
     try:
         config = AutoConfig.for_model(family, num_hidden_layers=2, **changes)
@@ -147,6 +150,9 @@ def test_what_a_cache_of_keys_and_values_cannot_hold_is_refused_by_its_config(fa
         pytest.skip(f"this transformers has no {family}")
     with pytest.raises(UnsupportedModelError, match=message):
         Architecture.of(config)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=message):  # before there are any weights
+        load(tmp_path)
 
 
 def test_a_window_longer_than_the_models_positions_holds_until_it_would_take_effect() -> None:
