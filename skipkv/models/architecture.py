@@ -17,7 +17,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 # Architectures whose configs do not show what is missing, by `model_type`.
 _REFUSED: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(
-        ("falcon", "bloom", "mpt", "gptj", "codegen"),
+        ("falcon", "bloom", "mpt"),
         "Its layers compute attention themselves, not through transformers' attention interface, "
         "so a policy's cache cannot take their place.",
     )
