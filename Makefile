@@ -47,7 +47,8 @@ pytest: .venv/.dev
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 # What meets transformers' own code. The rest of the runtime's tests see tensors alone.
-SEAMS := tests/models tests/parity tests/test_frontends.py $(addprefix tests/runtime/test_, \
+SEAMS := tests/models tests/parity tests/test_frontends.py tests/testing/test_model_check.py \
+	$(addprefix tests/runtime/test_, \
 	attach.py engine.py engine_and_attach.py kinds_of_prompts.py recorded_steps.py seam.py \
 	steering_hook.py stopping.py streaming.py)
 

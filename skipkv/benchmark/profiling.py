@@ -15,6 +15,7 @@ import torch
 from skipkv.benchmark.bench import Bench
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.subjects import PolicySubject
+from skipkv.models.architecture import attention_modules
 from skipkv.policy import Policy
 from skipkv.runtime import Engine, Observer, Sampling
 from skipkv.runtime.timing import Kind, Timings
@@ -95,7 +96,7 @@ class Clocks(Timings):
     def hooked(self, model: Any) -> Iterator[None]:
         """While it lasts, the model and its attention are timed."""
         phases = {model: "model"}
-        phases |= {layer.self_attn: "attention" for layer in model.base_model.layers}
+        phases |= dict.fromkeys(attention_modules(model), "attention")
         handles = []
         for module, phase in phases.items():
             handles += [

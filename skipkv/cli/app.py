@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from skipkv.cli.bench import bench
 from skipkv.cli.calibrate import calibrate
+from skipkv.cli.check import check
 from skipkv.cli.eval import evaluate
 from skipkv.cli.exits import clean_exit
 from skipkv.cli.generate import generate
@@ -46,6 +47,7 @@ app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(calibrate)
 app.command()(policies)
+app.command()(check)
 
 
 def _print_version(wanted: bool) -> bool:

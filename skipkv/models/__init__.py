@@ -1,7 +1,7 @@
 """Models and tokenizers: loads both by name, ready to decode.
 
-Start with `loading.py`. To support another architecture, add its name in `families.py` after the
-runtime's tests pass with it.
+Start with `loading.py`; `architecture.py` is what the runtime reads in a config. A family that
+follows transformers' conventions needs no code: add its name in `families.py` once a test passes.
 """
 
 from skipkv.models.families import FAMILIES

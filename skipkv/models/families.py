@@ -1,21 +1,51 @@
-"""The supported architectures, and what their config.json must say."""
+"""The architectures that the tests decode; checks of a config.json before anything is loaded."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from skipkv.errors import InputError, UnsupportedModelError
 
-FAMILIES = ("llama", "qwen2", "qwen3")
-"""Values of `model_type` in a config.json."""
+FAMILIES = (
+    "cohere2",
+    "exaone4",
+    "gemma2",
+    "gemma3_text",
+    "glm4",
+    "glm4_moe",
+    "gpt_neox",
+    "gpt_oss",
+    "granite",
+    "llama",
+    "ministral",
+    "mistral",
+    "olmo2",
+    "olmo3",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+)
+"""Values of `model_type` in a config.json with which the tests decode as transformers does."""
 
 
-def check_model_type(model_type: object) -> None:
-    """Raise `UnsupportedModelError` unless the runtime was tested with models of this type."""
-    if model_type not in FAMILIES:
-        raise UnsupportedModelError(
-            f"Models of type {model_type!r} are not supported. Supported are the families "
-            f"{', '.join(FAMILIES)} (transformers' model_type)."
-        )
+def check_model_type(model_type: object, *, own_code: bool = False) -> None:
+    """Raise `UnsupportedModelError` unless there is a causal language model of this type.
+
+    Args:
+        model_type: what a config.json says.
+        own_code: whether the model's own code is run, which may define any type.
+    """
+    if own_code or model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return
+    raise UnsupportedModelError(
+        f"Models of type {model_type!r} are not supported: the installed transformers has no "
+        "causal language model of this type. Install a version that has it. If the model "
+        "brings code of its own that you trust, load it with trust_remote_code=True."
+    )
 
 
 _SIZES = (

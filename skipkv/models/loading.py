@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -36,7 +37,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from skipkv._validators import kind_of
-from skipkv.errors import InputError, MissingExtraError, SkipKVError, SkipKVWarning
+from skipkv.errors import (
+    InputError,
+    MissingExtraError,
+    SkipKVError,
+    SkipKVWarning,
+    UnsupportedModelError,
+)
+from skipkv.models.architecture import Architecture
 from skipkv.models.families import check_model_type, check_sizes
 from skipkv.models.placement import check_dtype, find_device
 from skipkv.models.random_weights import random_model
@@ -98,8 +106,11 @@ def load(
                 _check_downloaded(source, name_or_path)
             _refuse_adapter(source, name_or_path, offline)
             config, _ = PretrainedConfig.get_config_dict(source, **options)
-            check_model_type(config.get("model_type"))
+            own_code = trust_remote_code and bool(config.get("auto_map"))
+            check_model_type(config.get("model_type"), own_code=own_code)
             check_sizes(config)
+            if not own_code:
+                _check_architecture(source, options)
         with _named(name_or_path, "tokenizer"):
             tokenizer = _tokenizer(source, options, trust_remote_code)
             _check_template(tokenizer)
@@ -180,6 +191,16 @@ def _gguf_file(path: Path) -> Path | None:
             "path of a .gguf file, or another folder."
         )
     return found[0]
+
+
+def _check_architecture(source: str, options: dict[str, Any]) -> None:
+    """Raise `UnsupportedModelError` for a model that cannot be decoded, before it is downloaded."""
+    try:
+        Architecture.of(AutoConfig.from_pretrained(source, trust_remote_code=False, **options))
+    except UnsupportedModelError:
+        raise
+    except Exception:  # a config that makes no model: reading the model says why
+        return
 
 
 def _require_gguf() -> None:

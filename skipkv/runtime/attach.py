@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
+from skipkv.models.architecture import Architecture
 from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.forward import PromptForward
@@ -32,13 +33,13 @@ from skipkv.runtime.sequence import Sequence as Row
 from skipkv.runtime.session import Pass, Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.support import (
-    check_family,
+    check_architecture,
     check_policy,
     check_prompt,
     check_tokenizer,
-    full_attention_layers,
 )
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.trial import check_untested
 
 # What transformers' continuous batching is started by: it decodes with a cache of its own, in a
 # thread whose errors do not reach the caller.
@@ -63,7 +64,7 @@ def attach(
     Layers with sliding-window attention keep transformers' own cache for them.
 
     Args:
-        model: a causal language model of a supported family, or a wrapper around one: a PEFT
+        model: a causal language model of transformers, or a wrapper around one: a PEFT
             adapter, `torch.compile(model)`, one that adds a value head.
         policy: what to keep. Its scheduler rests: `generate()` decodes the batch it is given.
         tokenizer: needed by policies that read sentences or steer.
@@ -73,7 +74,8 @@ def attach(
         An `Attachment`, which says what the last generation cost.
 
     Raises:
-        UnsupportedModelError: an architecture the runtime does not decode.
+        UnsupportedModelError: an architecture the runtime does not decode, or a model of a family
+            that is not tested and that decodes in another way through skipkv's cache.
         ConfigError: the policy is none, or needs a tokenizer, or a layer the model does not have.
         InputError: the tokenizer is not one. `generate()` raises it for inputs that cannot be
             decoded so: right padding, a cache of one's own, `use_cache=False`.
@@ -95,15 +97,14 @@ def attach(
         check_tokenizer(tokenizer, user="skipkv.attach")
     model = causal_lm(model, user="skipkv.attach")
     check_version()
-    check_family(model)
-    check_steerer(
-        policy.steerer, layers=model.config.num_hidden_layers, width=model.config.hidden_size
-    )
+    found = check_architecture(model)
+    check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
     if tokenizer is None and (policy.needs.sentences or policy.steerer.layer is not None):
         raise ConfigError(
             "This policy reads text (sentences or steering). Give the tokenizer: "
             "skipkv.attach(model, policy, tokenizer=tokenizer)."
         )
+    check_untested(model, by=ATTACH)
     attachment = Attachment(model, policy, tokenizer, trace=trace)
     if attachment._text is not None:
         warn_if_idle(policy.steerer, attachment._text, vocabulary=model.config.vocab_size)
@@ -173,7 +174,7 @@ class Attachment:
         self._text = None if tokenizer is None else TokenText(tokenizer)
         self._tracing = trace
         self._trace: Trace | None = None
-        self._hybrid = len(full_attention_layers(model.config)) < model.config.num_hidden_layers
+        self._hybrid = Architecture.of(model.config).window is not None
         self._eos = _eos(model, tokenizer)
         self._fillers = self._eos | _as_ids(getattr(model.generation_config, "pad_token_id", None))
         self._session: Session | None = None

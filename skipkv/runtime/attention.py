@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.softmax import PLAIN, Softmax, observed
 
 # Queries per tile where a part needs the attention weights, which the fused kernel does not give.
 _TILE = 128
@@ -22,6 +23,7 @@ def attend(
     key: Float[Tensor, "B H L D"],
     value: Float[Tensor, "B H L D"],
     scale: float,
+    softmax: Softmax = PLAIN,
 ) -> Float[Tensor, "B T Q D"]:
     """Attention of one layer in a forward pass.
 
@@ -32,16 +34,18 @@ def attend(
         key: the keys that the rows hold.
         value: the values that the rows hold.
         scale: factor of the logits.
+        softmax: how logits become weights.
     """
     batch, heads, _, size = key.shape
     columns = query.shape[2]
     if isinstance(forward, DecodeForward):
-        one = forward.attend(layer, query.view(batch, heads, -1, size), key, value, scale)
+        grouped = query.view(batch, heads, -1, size)
+        one = forward.attend(layer, grouped, key, value, scale, softmax)
         return one.reshape(batch, 1, -1, size)
     grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
-    forward.observe(layer, grouped)
-    if forward.store.attention is not None:
-        output = _seen_attention(forward, layer, grouped, key, value, scale)
+    forward.observe(layer, observed(grouped, scale))
+    if forward.store.attention is not None or not softmax.plain:
+        output = _seen_attention(forward, layer, grouped, key, value, scale, softmax)
     else:
         output = _fused_attention(forward, layer, grouped, key, value, scale)
     # [B H G T D] -> [B T Q D]
@@ -73,15 +77,20 @@ def _seen_attention(
     key: Float[Tensor, "B H L D"],
     value: Float[Tensor, "B H L D"],
     scale: float,
+    softmax: Softmax,
 ) -> Float[Tensor, "B H G T D"]:
-    """As `_fused_attention`, but records the weights: a tile at a time, with a float32 softmax."""
+    """Attention with the weights at hand: a tile at a time, with a float32 softmax.
+
+    The weights are recorded where a part needs them.
+    """
     mask = forward.mask(layer)
     outputs = []
     for start in range(0, query.shape[3], _TILE):
         tile = slice(start, start + _TILE)
         logits = torch.einsum("bhgtd,bhld->bhgtl", query[..., tile, :], key).float() * scale
-        logits = logits.masked_fill(~mask[:, :, None, tile], -torch.inf)
-        weights = logits.softmax(dim=-1)
-        forward.add_attention(layer, weights, tile)
+        logits = softmax.cap(logits).masked_fill(~mask[:, :, None, tile], -torch.inf)
+        weights = softmax.weights(logits)
+        if forward.store.attention is not None:
+            forward.add_attention(layer, weights, tile)
         outputs.append(torch.einsum("bhgtl,bhld->bhgtd", weights.to(value.dtype), value))
     return torch.cat(outputs, dim=3)

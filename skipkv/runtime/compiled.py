@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from skipkv._calls import is_out_of_memory
 from skipkv.errors import ConfigError, SkipKVError, SkipKVWarning
+from skipkv.models.architecture import decoder_layers
 from skipkv.runtime.seam import stay_uncompiled
 
 Compile = bool | str
@@ -140,7 +141,7 @@ class CompiledLayers:
 
     def _compile(self) -> list[tuple[dict[str, Any], Callable[..., Any]]]:
         """A compiled `forward` for every layer, beside the attributes of the layer."""
-        layers: Any = self._model.base_model.layers
+        layers: Any = decoder_layers(self._model)
         if any("forward" in vars(layer) for layer in layers):
             raise RuntimeError(
                 "a layer has a forward of its own already, as accelerate gives it to layers that "

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.slots import SlotStore
+from skipkv.runtime.softmax import PLAIN, Softmax, observed
 
 
 class DecodeForward:
@@ -176,15 +177,17 @@ class DecodeForward:
         key: Float[Tensor, "B H L D"],
         value: Float[Tensor, "B H L D"],
         scale: float,
+        softmax: Softmax = PLAIN,
     ) -> Float[Tensor, "B H G D"]:
         """One query per row: the `G` query heads of a KV head are its queries."""
         if self._observes:
-            self.observe(layer, query)
+            self.observe(layer, observed(query, scale))
         bias = self.bias(layer)
-        if self.store.attention is not None:
-            logits = (query @ key.mT).float() * scale  # [B H G L]
-            weights = (logits if bias is None else logits + bias).softmax(dim=-1)
-            self.add_attention(layer, weights)
+        if self.store.attention is not None or not softmax.plain:
+            logits = softmax.cap((query @ key.mT).float() * scale)  # [B H G L]
+            weights = softmax.weights(logits if bias is None else logits + bias)
+            if self.store.attention is not None:
+                self.add_attention(layer, weights)
             seen: Tensor = weights.to(value.dtype) @ value
             return seen
         if self._kernel is not None:

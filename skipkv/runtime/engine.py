@@ -33,9 +33,10 @@ from skipkv.runtime.server import Server
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.streaming import Piece, TextStream
-from skipkv.runtime.support import check_all_full, check_family, check_given, check_policy
+from skipkv.runtime.support import check_all_full, check_architecture, check_given, check_policy
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
+from skipkv.runtime.trial import check_untested
 
 Orders = list[Order | Completion] | Iterator[Order | Completion]
 """What a call asks for; a completion stands for a prompt that was refused."""
@@ -48,7 +49,7 @@ class Engine:
     transformers' own registries and hooks, and put back before a result is handed out.
 
     Args:
-        model: a causal language model of a supported family, or a wrapper around one (a PEFT
+        model: a causal language model of transformers, or a wrapper around one (a PEFT
             adapter, say). It is decoded in evaluation mode, and is as it was between results.
         tokenizer: its tokenizer.
         policy: what to keep in the cache, whom to decode together.
@@ -67,7 +68,9 @@ class Engine:
             fails, a warning says why and layers stay as they are.
 
     Raises:
-        UnsupportedModelError: an architecture or a kind of layer the engine does not decode.
+        UnsupportedModelError: an architecture or a kind of layer the engine does not decode, or a
+            model of a family that is not tested and that decodes in another way through skipkv's
+            cache.
         InputError: the model or the tokenizer is none, or no EOS token is known.
         ConfigError: the policy is none, `batch_size` or `prefill_chunk` is below 1, or a steerer
             does not fit the model.
@@ -96,11 +99,9 @@ class Engine:
         check_given(model, tokenizer, policy, user="Engine")
         model = causal_lm(model, user="Engine")
         check_version()
-        check_family(model)
+        found = check_architecture(model)
         check_all_full(model.config)
-        check_steerer(
-            policy.steerer, layers=model.config.num_hidden_layers, width=model.config.hidden_size
-        )
+        check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(
                 f"Engine(batch_size={batch_size!r}) must be a whole number, 1 or more."
@@ -111,6 +112,7 @@ class Engine:
                 "how many tokens of a newcomer's prompt are fed between two decode steps of the "
                 "others."
             )
+        check_untested(model, by="Engine")
         self.model: PreTrainedModel = model
         self.tokenizer = tokenizer
         self.policy = policy

@@ -1,12 +1,14 @@
 """The hidden states that enter a model's layers at given positions of a text."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from skipkv.models.architecture import decoder_layers
 
 
 def layer_inputs(
@@ -41,7 +43,7 @@ def layer_inputs(
 
         return hook
 
-    modules = cast(torch.nn.ModuleList, model.base_model.layers)
+    modules = decoder_layers(model)
     handles = [
         modules[layer].register_forward_pre_hook(take(layer), with_kwargs=True)
         for layer in set(layers)

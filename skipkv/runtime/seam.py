@@ -31,8 +31,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from skipkv._validators import kind_of
 from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
+from skipkv.models.architecture import Architecture
 from skipkv.runtime.attention import attend
 from skipkv.runtime.forward import Forward
+from skipkv.runtime.softmax import PLAIN, Softmax
 
 OLDEST, NEWEST = "5.0.0", "5.24.0"
 """The range of transformers' versions that the tests run with."""
@@ -122,23 +124,24 @@ class SlotCache(Cache):
     """A transformers cache whose full-attention layers live in a `SlotStore`.
 
     Args:
-        config: the model's; says which layers there are.
-        layers: model layer -> layer of the store. All others keep the cache transformers gives
-            them.
+        config: the model's; says which layers there are. Those that attend to the whole past are
+            layers of the store. All others keep the cache transformers gives them.
         dtype: of the store. Under autocast a model computes keys and queries in another dtype.
     """
 
-    def __init__(
-        self, config: PretrainedConfig, layers: dict[int, int], *, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: PretrainedConfig, *, dtype: torch.dtype) -> None:
+        architecture = Architecture.of(config)
+        layers = architecture.full_layers
         own = DynamicCache(config=config).layers
         super().__init__(
             layers=[
                 SlotLayer(self, layers[i]) if i in layers else own[i]
-                for i in range(config.num_hidden_layers)
+                for i in range(architecture.layers)
             ]
         )
         self.slot_layers = layers
+        self.horizon = architecture.horizon
+        self.has_windows = architecture.window is not None
         self.columns = 0
         self._dtype = dtype
         self._forward: Forward | None = None
@@ -157,7 +160,16 @@ class SlotCache(Cache):
         return self._forward
 
     def begin(self, forward: Forward) -> None:
-        """Begin a pass: what the layers write next goes where `forward` says."""
+        """Begin a pass: what the layers write next goes where `forward` says.
+
+        Raises:
+            UnsupportedModelError: a window of the model's layers would take effect.
+        """
+        if self.horizon is not None and max(forward.store.tokens_seen) > self.horizon:
+            raise UnsupportedModelError(
+                f"A sequence is longer than the model's sliding window of {self.horizon} tokens, "
+                "which skipkv's cache does not apply. Decode fewer tokens."
+            )
         self._forward = forward
         self._written, self._attended = [], []
         _this_thread.cache = self
@@ -198,10 +210,18 @@ class SlotCache(Cache):
         self._written.append(layer)
         return forward.write(layer, keys.to(dtype), values.to(dtype))
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        softmax: Softmax = PLAIN,
+    ) -> Tensor:
         """Attention of the pass under way."""
         self._attended.append(layer)
-        output = attend(self.forward, layer, query.to(self._dtype), key, value, scale)
+        output = attend(self.forward, layer, query.to(self._dtype), key, value, scale, softmax)
         return output.to(query.dtype)
 
 
@@ -212,7 +232,8 @@ def _mask_function(
     **kwargs: Any,
 ) -> Tensor | None:
     """The stock mask; None for full attention in a pass of ours, where the cache has the mask."""
-    if local_size is None and under_way() is not None:
+    cache = under_way()
+    if cache is not None and (local_size is None or not cache.has_windows):
         return None
     stock = AttentionMaskInterface()[_original(config)]
     return cast(Tensor | None, stock(*args, config=config, local_size=local_size, **kwargs))
@@ -227,14 +248,65 @@ def _attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "B T Q D"], Tensor | None]:
-    """The signature of transformers' attention functions; `Q` is `H * G` query heads."""
+    """The signature of transformers' attention functions; `Q` is `H * G` query heads.
+
+    Raises:
+        UnsupportedModelError: the layer asks for something that our attention does not compute.
+    """
     cache = under_way()
     layer = None if cache is None else cache.slot_layers.get(cast(int, module.layer_idx))
     if cache is None or layer is None:  # not a pass of ours, or a layer with a cache of its own
         stock = _stock_attention(module)
         return stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)  # type: ignore[no-any-return]
+    if attention_mask is not None:
+        kwargs["attention_mask"] = attention_mask
+    _check_keywords(kwargs, horizon=cache.horizon)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return cache.attend(layer, query, key, value, scale), None
+    softmax = PLAIN
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        softmax = Softmax(softcap=kwargs.get("softcap"), sinks=kwargs.get("s_aux"))
+    return cache.attend(layer, query, key, value, scale, softmax), None
+
+
+# Keywords of attention functions that change nothing here. Models also pass on what they were
+# called with themselves.
+_HARMLESS = {
+    *("position_ids", "cache_position", "use_cache", "logits_to_keep", "return_dict"),
+    *("output_attentions", "output_hidden_states", "output_router_logits"),
+}
+_HONOURED = {"softcap", "s_aux"}
+
+
+def _check_keywords(given: dict[str, Any], *, horizon: int | None) -> None:
+    """Raise `UnsupportedModelError` for a keyword that would change the attention."""
+    for name, value in given.items():
+        if value is None or name in _HARMLESS or name in _HONOURED:
+            continue
+        if name == "is_causal":
+            if value:
+                continue
+        elif not isinstance(value, Tensor) and not value:
+            continue
+        if name == "sliding_window" and horizon is not None and value >= horizon:
+            continue
+        raise UnsupportedModelError(_WHY.get(name, _UNKNOWN.format(name=name)))
+
+
+_UNKNOWN = (
+    "The model calls its attention with {name!r}, which skipkv's attention does not compute. "
+    "Decoding would differ from the model's own."
+)
+_WHY = {
+    "dropout": "The model drops attention weights at random, because it is in training mode. Call "
+    "model.eval() before you generate.",
+    "is_causal": "A layer of the model attends to tokens that come later (is_causal=False). skipkv "
+    "decodes causal language models.",
+    "sliding_window": "A layer that attends to the whole past, by the model's config, is called "
+    "with a sliding window. skipkv's cache does not apply it. A config says which layers have one "
+    "in `layer_types`, or by `sliding_window` if all have.",
+    "attention_mask": "The model adds a mask or a position bias of its own to its attention. "
+    "skipkv's cache knows no positions that such a mask could refer to.",
+}
 
 
 AttentionInterface.register(NAME, _attention_forward)

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipkv.errors import SkipKVError, UnsupportedModelError
+from skipkv.models.architecture import decoder_layers
 from skipkv.policy import Policy
 from skipkv.runtime import checked
 from skipkv.runtime.compiled import CompiledLayers
@@ -89,7 +90,7 @@ class Session:
         """Allocate what these sequences need.
 
         Args:
-            model: a causal language model of a supported family.
+            model: a causal language model of transformers.
             policy: what to keep.
             sequences: decoded side by side, at most.
             text: of tokens, where the policy reads any.
@@ -120,7 +121,7 @@ class Session:
             device=self._device,
         )
         self._fixed = fixed
-        self.cache = SlotCache(config, self._layers, dtype=model.dtype)
+        self.cache = SlotCache(config, dtype=model.dtype)
         self._cache_name = cache_name(model)
         self.sequences: list[Sequence] = []
         self.decoding = 0
@@ -159,8 +160,7 @@ class Session:
             if self._hidden is not None:
                 handles.append(self.model.base_model.register_forward_hook(self._see_hidden))
             if self._steering is not None:
-                layers = cast(torch.nn.ModuleList, self.model.base_model.layers)
-                layer = layers[cast(int, self.policy.steerer.layer)]
+                layer = decoder_layers(self.model)[cast(int, self.policy.steerer.layer)]
                 handles.append(layer.register_forward_pre_hook(self._steer, with_kwargs=True))
             yield
         finally:

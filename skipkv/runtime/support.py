@@ -7,7 +7,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from skipkv._validators import kind_of
 from skipkv.errors import ConfigError, InputError, UnsupportedModelError
-from skipkv.models.families import check_model_type
+from skipkv.models.architecture import Architecture
 from skipkv.policy import Budget, Policy
 from skipkv.presets import NAMES, get
 from skipkv.runtime.slots import CacheShape
@@ -15,21 +15,13 @@ from skipkv.runtime.slots import CacheShape
 
 def full_attention_layers(config: PretrainedConfig) -> dict[int, int]:
     """Layer of the model -> layer of the store, for the layers that attend to the whole past."""
-    types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    layers = [i for i, kind in enumerate(types) if kind == "full_attention"]
-    return {layer: index for index, layer in enumerate(layers)}
+    return Architecture.of(config).full_layers
 
 
 def cache_shape(config: PretrainedConfig) -> CacheShape:
     """The axes of a model's cache."""
-    heads = config.num_key_value_heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return CacheShape(
-        layers=len(full_attention_layers(config)),
-        heads=heads,
-        groups=config.num_attention_heads // heads,
-        dim=dim,
-    )
+    found = Architecture.of(config)
+    return CacheShape(layers=len(found.full), heads=found.heads, groups=found.groups, dim=found.dim)
 
 
 def check_given(model: Any, tokenizer: Any, policy: Any, *, user: str) -> None:
@@ -90,28 +82,19 @@ def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, str) else kind_of(value)
 
 
-def check_family(model: PreTrainedModel) -> None:
-    """Raise `UnsupportedModelError` unless the runtime was tested with the model's family."""
-    config = model.config
-    check_model_type(config.model_type)
+def check_architecture(model: PreTrainedModel) -> Architecture:
+    """The architecture of a model that is about to decode.
+
+    Raises:
+        UnsupportedModelError: the runtime cannot decode it, or its weights are not in memory.
+    """
     if model.device.type == "meta":
         raise UnsupportedModelError(
             "The model's first weights are not in memory: they were offloaded to disk, or never "
             'loaded. Keep the embeddings in memory: device_map={"model.embed_tokens": "cpu", ...}. '
             "Layers may stay on disk."
         )
-    types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    unknown = types - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise UnsupportedModelError(
-            f"The model has layers of type {', '.join(sorted(unknown))}; only full and "
-            "sliding-window attention are supported."
-        )
-    if "full_attention" not in types:
-        raise UnsupportedModelError(
-            "Every layer of the model has sliding-window attention. Its cache is bounded already: "
-            "a policy has nothing to evict."
-        )
+    return Architecture.of(model.config)
 
 
 def check_prompt(budget: Budget | None, tokens: int, index: int) -> None:
@@ -132,10 +115,11 @@ def check_all_full(config: PretrainedConfig) -> None:
     transformers' cache for such layers has one length for a whole batch. The engine's sequences
     differ in length.
     """
-    missing = config.num_hidden_layers - len(full_attention_layers(config))
-    if missing:
+    found = Architecture.of(config)
+    if missing := found.layers - len(found.full):
         raise UnsupportedModelError(
-            f"{missing} of {config.num_hidden_layers} layers have sliding-window attention, which "
-            "the Engine does not decode. Use skipkv.attach(model, policy) with model.generate(): "
-            "it leaves those layers to their own caches."
+            f"{missing} of {found.layers} layers have sliding-window attention, which "
+            "the Engine does not decode: its cache has no place for layers with a window yet. Use "
+            "skipkv.attach(model, policy) with model.generate(): it leaves those layers to their "
+            "own caches."
         )

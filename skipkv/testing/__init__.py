@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         check_steerer,
         laws_of,
     )
+    from skipkv.testing.model_check import Finding, ModelReport, check_model
     from skipkv.testing.pytest_face import conformance
     from skipkv.testing.scripted import scripted_model
     from skipkv.testing.strategies import (
@@ -35,10 +36,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConformanceError",
+    "Finding",
     "Law",
+    "ModelReport",
     "budgets",
     "cache_views",
     "check_evictor",
+    "check_model",
     "check_policy",
     "check_scheduler",
     "check_scorer",
@@ -68,6 +72,7 @@ def __getattr__(name: str) -> Any:
     homes = {
         "conformance": "pytest_face",
         "scripted_model": "scripted",
+        **dict.fromkeys(["Finding", "ModelReport", "check_model"], "model_check"),
         **dict.fromkeys(["toy_model", "toy_tokenizer"], "fakes"),
         **dict.fromkeys(["request_queues", "token_streams"], "streams"),
         **dict.fromkeys(

@@ -204,7 +204,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no JSON": (lambda f: (f / "config.json").write_text("{"), "config of .* not a valid JSON"),
     "another architecture": (
         lambda f: of_config(f, model_type="unheard-of", auto_map={"AutoConfig": "harm.Config"}),
-        "Models of type 'unheard-of' are not supported.*llama",
+        "Models of type 'unheard-of' are not supported.*no causal language model",
     ),
     "no architecture": (lambda f: of_config(f, model_type=None), "Models of type None"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "config of"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedModel
 
 from skipkv import Engine, Policy, Sampling, presets
 from skipkv.runtime import graph, loop
@@ -79,8 +80,9 @@ POLICIES = {
 POLICIES["skipkv"] = steered()
 
 
-def decode(policy: Policy, **options: Any) -> list[Any]:
-    engine = Engine(toy_model(eos=True, seed=3), toy_tokenizer(), policy, batch_size=3)
+def decode(policy: Policy, model: PreTrainedModel | None = None, **options: Any) -> list[Any]:
+    model = model or toy_model(eos=True, seed=3)
+    engine = Engine(model, toy_tokenizer(), policy, batch_size=3)
     completions = engine.generate(PROMPTS, max_new_tokens=40, trace=True, **options)
     return [
         (c.tokens, c.stop_reason, [e.kept.tolist() for e in c.trace or ()], c.stats.events)
@@ -100,6 +102,31 @@ def test_replayed_steps_give_the_tokens_and_keep_the_entries_of_steps_one_by_one
     assert decode(POLICIES[name], sampling=sampling) == expected
     assert len(recorder.recorded) >= 2  # one for every number of sequences that lasts
     assert recorder.replays > 2 * len(recorder.recorded)
+
+
+def test_attention_with_sinks_is_recorded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GptOssConfig(
+        vocab_size=len(toy_tokenizer()),
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        layer_types=["full_attention"] * 2,
+        initializer_range=0.2,
+        eos_token_id=1,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for layer in model.model.layers:
+        torch.nn.init.constant_(layer.self_attn.sinks, 2.0)
+    expected = decode(POLICIES["snapkv"], model)
+    recorder = Recorder()
+    monkeypatch.setattr(loop, "recorder", lambda device: recorder)
+    assert decode(POLICIES["snapkv"], model) == expected
+    assert recorder.replays
 
 
 def test_a_step_that_cannot_be_recorded_is_launched_and_a_warning_says_why(
