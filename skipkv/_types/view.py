@@ -29,6 +29,8 @@ class CacheView:
         protected: entries that must be kept: window, sinks and, where asked for, the prompt.
         seen: tokens each row's sequence has seen so far (not only those still cached).
         sequences: which sequence of `sentences` a row belongs to.
+        layers: layer of the model that each row belongs to, from 0; 0 for every row by default.
+        depth: layers of the model; by default as many as the highest of `layers` tells of.
         queries: the last `W` post-RoPE queries, oldest first; None unless a part needs them.
         attention: attention that each entry has received so far; None unless a part needs it.
         sentences: a table per sequence; None unless a part needs them.
@@ -40,6 +42,12 @@ class CacheView:
     protected: Bool[Tensor, "R H L"]
     seen: Int[Tensor, "R"]
     sequences: Int[Tensor, "R"]
+    layers: Int[Tensor, "R"] = attrs.field(
+        default=attrs.Factory(lambda self: torch.zeros_like(self.sequences), takes_self=True)
+    )
+    depth: int = attrs.field(
+        default=attrs.Factory(lambda self: 1 + int(self.layers.max()), takes_self=True)
+    )
     queries: Float[Tensor, "R H G W D"] | None = None
     attention: Float[Tensor, "R H L"] | None = None
     sentences: Sequence[SentenceTable] | None = None

@@ -195,6 +195,8 @@ def _view(
         ),
         seen=seen,
         sequences=torch.arange(len(sequences), device=device).repeat(depth),
+        layers=on_device(store.shape.numbers[layers], device).repeat_interleave(len(sequences)),
+        depth=store.shape.depth,
         queries=None if queries is None else queries.flatten(0, 1),
         attention=None
         if store.attention is None

@@ -24,11 +24,14 @@ def cache_shape(config: PretrainedConfig) -> CacheShape:
     """The axes of a model's cache."""
     heads = config.num_key_value_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    numbers = tuple(full_attention_layers(config))
     return CacheShape(
-        layers=len(full_attention_layers(config)),
+        layers=len(numbers),
         heads=heads,
         groups=config.num_attention_heads // heads,
         dim=dim,
+        numbers=numbers,
+        depth=config.num_hidden_layers,
     )
 
 

@@ -31,7 +31,7 @@ _EMBEDDING = 4
 _ONE_OR_TWO, _FEW = st.integers(1, 2), st.integers(1, 3)
 _SOME, _MANY = st.integers(1, 5), st.integers(1, 14)
 _STREAM, _SENTENCES = st.integers(1, 24), st.integers(0, 6)
-_WINDOW, _SINKS = st.integers(0, 3), st.integers(0, 2)
+_WINDOW, _SINKS, _LAYERS = st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)
 _SEEDS = st.integers(0, 2**16)
 _EIGHTHS = st.integers(0, 32)
 
@@ -103,6 +103,9 @@ def cache_views(
     length = max(_drawn(draw, slots), newest + first + 1)
     sequences = draw(st.lists(st.integers(0, r - 1), min_size=r, max_size=r))
     count = max(sequences) + 1
+    # rows of one sequence are different layers, as in the cache
+    lowest, above = draw(_LAYERS), draw(_LAYERS)
+    layers = [lowest + sequences[:row].count(s) for row, s in enumerate(sequences)]
     seen = draw(st.lists(st.integers(1, 2 * length), min_size=count, max_size=count))
 
     positions = torch.full((r, h, length), -1, dtype=torch.long)
@@ -137,6 +140,8 @@ def cache_views(
         protected=protected,
         seen=torch.tensor([seen[sequence] for sequence in sequences]),
         sequences=torch.tensor(sequences),
+        layers=torch.tensor(layers),
+        depth=max(layers) + 1 + above,
         queries=numbers(r, h, g, held, d) if held else None,
         attention=numbers(r, h, length).abs() if attention else None,
         sentences=tables,
