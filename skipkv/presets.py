@@ -200,6 +200,7 @@ def rkv(
     importance: float = 0.1,
     window: int | None = None,
     pool: int = 7,
+    unrotated: bool = False,
     sinks: int | None = None,
     prompt: bool | None = None,
     interval: int | None = None,
@@ -217,6 +218,7 @@ def rkv(
         window: most recent tokens, whose queries score the others; always kept. By default 8, or
             those of a `Budget`.
         pool: neighbouring entries that attention is max-pooled over; odd.
+        unrotated: compare keys as they were before RoPE, so that repetitions far apart count too.
         sinks: first tokens, always kept; none by default.
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
@@ -226,7 +228,7 @@ def rkv(
     return Policy(
         budget=own,
         scorer=importance * WindowAttention(window=own.window, pool=pool)
-        - (1 - importance) * KeyRedundancy(),
+        - (1 - importance) * KeyRedundancy(unrotated=unrotated),
         evictor=TopK(),
         scheduler=_scheduler(grouped),
     )
@@ -270,6 +272,7 @@ def skipkv(
     importance: float = 0.1,
     window: int | None = None,
     pool: int = 7,
+    unrotated: bool = False,
     sinks: int | None = None,
     prompt: bool | None = None,
     interval: int | None = None,
@@ -294,6 +297,7 @@ def skipkv(
         window: most recent tokens, whose queries score the others; always kept. By default 8, or
             those of a `Budget`.
         pool: neighbouring entries that attention is max-pooled over; odd.
+        unrotated: compare keys as they were before RoPE, so that repetitions far apart count too.
         sinks: first tokens, always kept; none by default.
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
@@ -302,7 +306,7 @@ def skipkv(
     return Policy(
         budget=own,
         scorer=importance * WindowAttention(window=own.window, pool=pool)
-        - (1 - importance) * KeyRedundancy()
+        - (1 - importance) * KeyRedundancy(unrotated=unrotated)
         - SentenceRedundancy(threshold=threshold, prompt=prompt_sentences),
         evictor=SentencePrimary(threshold=threshold, whole=False, prompt=prompt_sentences),
         steerer=NoSteering() if steering is None else steering,

@@ -33,7 +33,7 @@ class Watching:
     """Keeps some old entries and some new ones, and shows each view to `see`."""
 
     see: Callable[[CacheView], None] = attrs.field(repr=False)
-    needs: Needs = Needs(rotary=True)
+    needs: Needs = attrs.field(factory=lambda: Needs(rotary=True))
 
     def score(self, view: CacheView) -> Tensor:
         self.see(view)
