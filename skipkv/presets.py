@@ -62,7 +62,8 @@ def random(
 ) -> Policy:
     """Random: entries drawn by chance, anew for every layer, head and event; the blind baseline.
 
-    A method that reads the cache must beat it at the same window, sinks and prompt.
+    A method that reads the cache must beat it at the same window, sinks and prompt. It is strongest
+    with `prompt=True`: old entries have survived more draws, so they are rare.
 
     Source: arXiv 2609.03430, which keeps the prompt and 64 recent tokens: `prompt=True, window=64`.
 

@@ -16,13 +16,13 @@ _BITS = 0xFFFF_FFFF
 class Random(ScorerAlgebra):
     """Noise in [0, 1) that knows an entry by its layer, KV head and position.
 
-    By default it is fresh: a function of the seed, layer, head, position and tokens seen. So every
-    event draws again, and an old entry, which has survived more draws, is rarer than a young one.
-    Each layer and head loses other tokens, so that few tokens are gone from all of them.
+    By default it is fresh: a function of the seed, layer, head, position and tokens seen. Each
+    layer and head loses other tokens, so that few tokens are gone from all of them. Every event
+    draws again, so an old entry, which has survived more draws, is rarer than a young one. Where
+    the prompt matters, protect it: `Budget(prompt=True)`.
 
     With `fresh=False` it is a function of the seed, head and position: an entry has one value at
     all events, every layer keeps the same tokens, and old entries are kept as often as young ones.
-    That is a far weaker baseline.
 
     Both are the same in every batch and on every device. Two sequences that have seen the same
     number of tokens get the same noise.
