@@ -93,7 +93,9 @@ def policies(
 
     def blind(budget: int, interval: int) -> Policy:
         return Policy(
-            budget=Budget(tokens=budget, interval=interval), scorer=Random(seed=0), evictor=TopK()
+            budget=Budget(tokens=budget, interval=interval),
+            scorer=Random(seed=0, fresh=False),
+            evictor=TopK(),
         )
 
     def steered(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Cut,
         Needs,
         Request,
+        Rotation,
         SentenceTable,
         SteeringContext,
         Thought,
@@ -59,6 +60,7 @@ __all__ = [
     "Prefix",
     "Prompt",
     "Request",
+    "Rotation",
     "Sampling",
     "Scorer",
     "Segmenter",
@@ -84,7 +86,7 @@ __version__ = "0.1.0"
 _MODULES = {"errors", "evictors", "presets", "schedulers", "scorers", "segmenters", "steerers"}
 _HOMES = {
     **dict.fromkeys(("CacheView", "Cut", "Needs", "Request", "SentenceTable"), "_types"),
-    **dict.fromkeys(("SteeringContext", "Thought", "TokenStream"), "_types"),
+    **dict.fromkeys(("Rotation", "SteeringContext", "Thought", "TokenStream"), "_types"),
     **dict.fromkeys(("Budget", "Policy"), "policy"),
     **dict.fromkeys(("Completion", "Engine", "EventRecord", "Handle", "Observer"), "runtime"),
     **dict.fromkeys(("Piece", "Prefix", "Prompt", "Sampling", "Server"), "runtime"),

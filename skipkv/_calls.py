@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import CacheView, SentenceTable, SteeringContext
+from skipkv._types import CacheView, Rotation, SentenceTable, SteeringContext
 from skipkv.errors import PartError, SkipKVError
 
 _Error = TypeVar("_Error", bound=SkipKVError)
 _Shown = TypeVar("_Shown", Tensor, CacheView, SteeringContext)
 _FIELDS: dict[type, tuple[str, ...]] = {
     kind: tuple(field.name for field in attrs.fields(kind))
-    for kind in (CacheView, SentenceTable, SteeringContext)
+    for kind in (CacheView, Rotation, SentenceTable, SteeringContext)
 }
 # torch's messages for exhausted memory on the CPU, and on devices without an error class for it.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
@@ -180,6 +180,8 @@ def tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
         content = getattr(value, field)
         if isinstance(content, Tensor):
             yield start + field, content
+        elif field == "rotation":
+            yield from tensors(content, start + field)
         elif field == "sentences" and content is not None:
             for number, table in enumerate(content):
                 yield from tensors(table, f"{start}{field}[{number}]")

@@ -150,7 +150,7 @@ class Policy:
         ...     scorer=0.1 * WindowAttention(window=8) - 0.9 * KeyRedundancy(),
         ... )
         >>> policy.needs
-        Needs(queries=8, attention=False, sentences=False)
+        Needs(queries=8)
     """
 
     budget: Budget | None = attrs.field(default=None, validator=is_a(Budget, optional=True))

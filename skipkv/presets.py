@@ -18,6 +18,7 @@ from skipkv.scorers import (
     AccumulatedAttention,
     KeyRedundancy,
     LastQueryAttention,
+    Random,
     SentenceRedundancy,
     WindowAttention,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "full",
     "get",
     "h2o",
+    "random",
     "rkv",
     "seal",
     "skipkv",
@@ -47,6 +49,37 @@ def full() -> Policy:
     Source: this library; the reference for every method.
     """
     return Policy()
+
+
+def random(
+    budget: AnyBudget,
+    *,
+    seed: int = 0,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """Random: entries drawn by chance, anew for every layer, head and event; the blind baseline.
+
+    A method that reads the cache must beat it at the same window, sinks and prompt. It is strongest
+    with `prompt=True`: old entries have survived more draws, so they are rare.
+
+    Source: arXiv 2609.03430, which keeps the prompt and 64 recent tokens: `prompt=True, window=64`.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        seed: of the noise; any integer.
+        window: most recent tokens, always kept. By default 8, or those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    return Policy(
+        budget=_budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval),
+        scorer=Random(seed=seed),
+        evictor=TopK(),
+    )
 
 
 def streaming_llm(
@@ -168,6 +201,7 @@ def rkv(
     importance: float = 0.1,
     window: int | None = None,
     pool: int = 7,
+    unrotated: bool = False,
     sinks: int | None = None,
     prompt: bool | None = None,
     interval: int | None = None,
@@ -185,6 +219,7 @@ def rkv(
         window: most recent tokens, whose queries score the others; always kept. By default 8, or
             those of a `Budget`.
         pool: neighbouring entries that attention is max-pooled over; odd.
+        unrotated: compare keys as they were before RoPE, so that repetitions far apart count too.
         sinks: first tokens, always kept; none by default.
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
@@ -194,7 +229,7 @@ def rkv(
     return Policy(
         budget=own,
         scorer=importance * WindowAttention(window=own.window, pool=pool)
-        - (1 - importance) * KeyRedundancy(),
+        - (1 - importance) * KeyRedundancy(unrotated=unrotated),
         evictor=TopK(),
         scheduler=_scheduler(grouped),
     )
@@ -238,6 +273,7 @@ def skipkv(
     importance: float = 0.1,
     window: int | None = None,
     pool: int = 7,
+    unrotated: bool = False,
     sinks: int | None = None,
     prompt: bool | None = None,
     interval: int | None = None,
@@ -262,6 +298,7 @@ def skipkv(
         window: most recent tokens, whose queries score the others; always kept. By default 8, or
             those of a `Budget`.
         pool: neighbouring entries that attention is max-pooled over; odd.
+        unrotated: compare keys as they were before RoPE, so that repetitions far apart count too.
         sinks: first tokens, always kept; none by default.
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
@@ -270,7 +307,7 @@ def skipkv(
     return Policy(
         budget=own,
         scorer=importance * WindowAttention(window=own.window, pool=pool)
-        - (1 - importance) * KeyRedundancy()
+        - (1 - importance) * KeyRedundancy(unrotated=unrotated)
         - SentenceRedundancy(threshold=threshold, prompt=prompt_sentences),
         evictor=SentencePrimary(threshold=threshold, whole=False, prompt=prompt_sentences),
         steerer=NoSteering() if steering is None else steering,
@@ -309,7 +346,7 @@ def _scheduler(grouped: int | None) -> BatchScheduler:
 
 _PRESETS: dict[str, Callable[..., Policy]] = {
     preset.__name__: preset
-    for preset in (full, streaming_llm, h2o, tova, snapkv, rkv, seal, skipkv)
+    for preset in (full, random, streaming_llm, h2o, tova, snapkv, rkv, seal, skipkv)
 }
 NAMES = tuple(_PRESETS)
 """All presets, in the order of the README's table."""

@@ -153,7 +153,8 @@ def test_without_a_budget_everything_is_kept() -> None:
 @pytest.mark.parametrize("name", ["full", *presets.BUDGETED])
 def test_a_presets_repr_can_be_pasted_back(name: str) -> None:
     policy = presets.full() if name == "full" else presets.get(name)(512)
-    scope = {**vars(skipkv), **vars(scorers), **vars(evictors)}
+    scope = {name: getattr(skipkv, name) for name in skipkv.__all__}
+    scope |= {**vars(scorers), **vars(evictors)}
     scope |= {**vars(skipkv.segmenters), **vars(skipkv.steerers), **vars(skipkv.schedulers)}
     assert eval(repr(policy), scope) == policy
 

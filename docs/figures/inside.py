@@ -17,7 +17,7 @@ GROUPS = {
     "the session": ("session", "prefill", "graph", "compiled"),
     "asking the policy": ("event", "checked", "sentences", "last_hidden", "steering", "hidden"),
     "the store": ("slots", "forward", "decode", "kernels"),
-    "the seam": ("seam", "attention"),
+    "the seam": ("seam", "attention", "rotary"),
 }
 """Every file of `skipkv/runtime`, once."""
 

@@ -6,6 +6,7 @@ Add a type here only when two kinds of part use it, or a part and the runtime.
 
 from skipkv._types.needs import Needs, needs_of
 from skipkv._types.request import Request
+from skipkv._types.rotation import Rotation
 from skipkv._types.sentences import SentenceTable
 from skipkv._types.steering import SteeringContext
 from skipkv._types.thoughts import Cut, Thought
@@ -17,6 +18,7 @@ __all__ = [
     "Cut",
     "Needs",
     "Request",
+    "Rotation",
     "SentenceTable",
     "SteeringContext",
     "Thought",

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from skipkv._types.rotation import Rotation
 from skipkv._types.sentences import SentenceTable
 
 # Above every position: sequences so far apart share one axis and never meet on it.
@@ -29,9 +30,12 @@ class CacheView:
         protected: entries that must be kept: window, sinks and, where asked for, the prompt.
         seen: tokens each row's sequence has seen so far (not only those still cached).
         sequences: which sequence of `sentences` a row belongs to.
+        layers: layer of the model that each row belongs to, from 0; 0 for every row by default.
+        depth: layers of the model; by default as many as the highest of `layers` tells of.
         queries: the last `W` post-RoPE queries, oldest first; None unless a part needs them.
         attention: attention that each entry has received so far; None unless a part needs it.
         sentences: a table per sequence; None unless a part needs them.
+        rotation: how positions turn keys; None unless a part needs it.
     """
 
     keys: Float[Tensor, "R H L D"]
@@ -40,14 +44,37 @@ class CacheView:
     protected: Bool[Tensor, "R H L"]
     seen: Int[Tensor, "R"]
     sequences: Int[Tensor, "R"]
+    layers: Int[Tensor, "R"] = attrs.field(
+        default=attrs.Factory(lambda self: torch.zeros_like(self.sequences), takes_self=True)
+    )
+    depth: int = attrs.field(
+        default=attrs.Factory(lambda self: 1 + int(self.layers.max()), takes_self=True)
+    )
     queries: Float[Tensor, "R H G W D"] | None = None
     attention: Float[Tensor, "R H L"] | None = None
     sentences: Sequence[SentenceTable] | None = None
+    rotation: Rotation | None = None
 
     @property
     def occupied(self) -> Bool[Tensor, "R H L"]:
         """Slots that hold an entry."""
         return self.positions >= 0
+
+    @property
+    def unrotated_keys(self) -> Float[Tensor, "R H L D"]:
+        """Keys as they were before RoPE turned them, in float32; zeros in empty slots.
+
+        The same token at two positions has two keys after RoPE, and nearly one before. They are
+        computed at every access, so read them once; the tensor is the reader's own.
+        """
+        if self.rotation is None:
+            raise ValueError(
+                "CacheView.rotation is None: a part that reads keys from before the rotation must "
+                "declare needs = Needs(rotary=True)."
+            )
+        empty = ~self.occupied[..., None]
+        keys = self.keys.float().masked_fill(empty, 0.0)
+        return self.rotation.unrotated(keys, self.positions)
 
     def within_window(self, window: int) -> Bool[Tensor, "R H L"]:
         """Entries of the `window` most recent tokens."""

@@ -17,7 +17,7 @@ FORMATS = ("png", "svg")
 # A preset has the same colour in all plots.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#777777")
 _MARKERS = "os^Dvp*X"
-_PRESETS = ("skipkv", "rkv", "snapkv", "h2o", "tova", "streaming_llm")
+_PRESETS = ("skipkv", "rkv", "snapkv", "h2o", "tova", "streaming_llm", "random")
 
 
 def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Path]:

@@ -42,7 +42,7 @@ class SentencePrimary:
 
     Example:
         >>> SentencePrimary(threshold=0.97).needs
-        Needs(queries=0, attention=False, sentences=True)
+        Needs(sentences=True)
     """
 
     threshold: float = attrs.field(default=0.95, validator=is_a(float))

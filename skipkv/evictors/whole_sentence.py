@@ -34,7 +34,7 @@ class WholeSentence:
 
     Example:
         >>> WholeSentence().needs
-        Needs(queries=0, attention=False, sentences=True)
+        Needs(sentences=True)
     """
 
     @property

@@ -20,6 +20,7 @@ from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.forward import PromptForward
 from skipkv.runtime.observers import Observers, Trace
+from skipkv.runtime.rotary import check_rotary
 from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.seam import (
     ATTACH,
@@ -99,6 +100,7 @@ def attach(
     check_version()
     found = check_architecture(model)
     check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
+    check_rotary(policy, model)
     if tokenizer is None and (policy.needs.sentences or policy.steerer.layer is not None):
         raise ConfigError(
             "This policy reads text (sentences or steering). Give the tokenizer: "

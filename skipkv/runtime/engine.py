@@ -25,6 +25,7 @@ from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.prefix import Prefix
 from skipkv.runtime.progress import Progress
 from skipkv.runtime.prompts import Content, whole_numbers
+from skipkv.runtime.rotary import check_rotary
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import causal_lm, check_free, check_version
 from skipkv.runtime.sequence import Order
@@ -102,6 +103,7 @@ class Engine:
         found = check_architecture(model)
         check_all_full(model.config)
         check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
+        check_rotary(policy, model)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(
                 f"Engine(batch_size={batch_size!r}) must be a whole number, 1 or more."

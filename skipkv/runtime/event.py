@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import CacheView, SentenceTable
+from skipkv._types import CacheView, Rotation, SentenceTable
 from skipkv.errors import SkipKVError
 from skipkv.policy import Policy
 from skipkv.runtime.checked import Decision, decide, law_faults
@@ -48,6 +48,7 @@ def compress(
     *,
     prompts: Sequence[int],
     tables: Sequence[SentenceTable] | None,
+    rotation: Rotation | None = None,
     watch: Watch | None = None,
     elements: int | None = None,
     check_last: bool | None = None,
@@ -64,6 +65,7 @@ def compress(
         sequences: the lanes of the sequences.
         prompts: their prompts' lengths, in tokens.
         tables: their sentences, if the policy needs them.
+        rotation: how the model's positions turn keys, if the policy needs it.
         watch: gets the lanes, the view and the scores of each group of layers.
         elements: the most elements of keys in one group of layers; by default what suits the device
             and the memory that is free there. It changes no outcome.
@@ -88,6 +90,7 @@ def compress(
             budget,
             prompts=[prompts[i] for i in group],
             tables=None if tables is None else [tables[i] for i in group],
+            rotation=rotation,
             watch=watch,
             elements=elements,
             check_last=check_last,
@@ -120,6 +123,7 @@ def _compress_group(
     *,
     prompts: list[int],
     tables: list[SentenceTable] | None,
+    rotation: Rotation | None,
     watch: Watch | None,
     elements: int,
     check_last: bool,
@@ -136,7 +140,16 @@ def _compress_group(
     ]
 
     def view(layers: slice) -> CacheView:
-        return _view(store, policy, layers, sequences, width, prompts=prompts, tables=tables)
+        return _view(
+            store,
+            policy,
+            layers,
+            sequences,
+            width,
+            prompts=prompts,
+            tables=tables,
+            rotation=rotation,
+        )
 
     for some in [groups] if check_last else [[group] for group in groups]:
         decisions: list[Decision] = []
@@ -177,6 +190,7 @@ def _view(
     *,
     prompts: list[int],
     tables: list[SentenceTable] | None,
+    rotation: Rotation | None,
 ) -> CacheView:
     """The first `width` slots of these rows; row r is sequence r % n of layer r // n."""
     assert policy.budget is not None
@@ -195,9 +209,12 @@ def _view(
         ),
         seen=seen,
         sequences=torch.arange(len(sequences), device=device).repeat(depth),
+        layers=on_device(store.shape.numbers[layers], device).repeat_interleave(len(sequences)),
+        depth=store.shape.depth,
         queries=None if queries is None else queries.flatten(0, 1),
         attention=None
         if store.attention is None
         else store.attention[layers, at, :, :width].flatten(0, 1),
         sentences=tables,
+        rotation=rotation,
     )

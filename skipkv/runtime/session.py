@@ -37,6 +37,7 @@ from skipkv.runtime.observers import (
 )
 from skipkv.runtime.prefill import ends, plan
 from skipkv.runtime.prefix import PrefixState
+from skipkv.runtime.rotary import rotation_of
 from skipkv.runtime.seam import SlotCache, cache_name, under_way
 from skipkv.runtime.sentences import SentenceTracker, feed
 from skipkv.runtime.sequence import Sequence
@@ -120,6 +121,7 @@ class Session:
             dtype=model.dtype,
             device=self._device,
         )
+        self._rotation = rotation_of(model) if policy.needs.rotary else None
         self._fixed = fixed
         self.cache = SlotCache(config, dtype=model.dtype)
         self._cache_name = cache_name(model)
@@ -485,6 +487,7 @@ class Session:
                     # of a prompt that has been fed in part, that part
                     prompts=[min(s.prompt_tokens, self.store.tokens_seen[s.lane]) for s in over],
                     tables=[s.tracker.table for s in over if s.tracker is not None] or None,
+                    rotation=self._rotation,
                     watch=None if log is None else log.add,
                 )
             for sequence, outcome in zip(over, found, strict=True):

@@ -20,12 +20,18 @@ class CacheShape:
         heads: KV heads.
         groups: query heads per KV head.
         dim: head size.
+        numbers: which layers of the model these are, from 0; by default the first ones.
+        depth: layers of the model; by default no more than are stored.
     """
 
     layers: int
     heads: int
     groups: int
     dim: int
+    numbers: tuple[int, ...] = attrs.field(
+        default=attrs.Factory(lambda self: tuple(range(self.layers)), takes_self=True)
+    )
+    depth: int = attrs.field(default=attrs.Factory(lambda self: self.layers, takes_self=True))
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -21,7 +21,14 @@ def full_attention_layers(config: PretrainedConfig) -> dict[int, int]:
 def cache_shape(config: PretrainedConfig) -> CacheShape:
     """The axes of a model's cache."""
     found = Architecture.of(config)
-    return CacheShape(layers=len(found.full), heads=found.heads, groups=found.groups, dim=found.dim)
+    return CacheShape(
+        layers=len(found.full),
+        heads=found.heads,
+        groups=found.groups,
+        dim=found.dim,
+        numbers=found.full,
+        depth=found.layers,
+    )
 
 
 def check_given(model: Any, tokenizer: Any, policy: Any, *, user: str) -> None:

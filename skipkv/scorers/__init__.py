@@ -7,6 +7,7 @@ tensors.
 
 from skipkv.scorers.accumulated_attention import AccumulatedAttention
 from skipkv.scorers.algebra import Combined, Normalized, ScorerAlgebra, Weighted
+from skipkv.scorers.key_diff import KeyDiff
 from skipkv.scorers.key_norm import KeyNorm
 from skipkv.scorers.key_redundancy import KeyRedundancy
 from skipkv.scorers.last_query_attention import LastQueryAttention
@@ -20,6 +21,7 @@ from skipkv.scorers.window_attention import WindowAttention
 __all__ = [
     "AccumulatedAttention",
     "Combined",
+    "KeyDiff",
     "KeyNorm",
     "KeyRedundancy",
     "LastQueryAttention",

@@ -26,7 +26,7 @@ class AccumulatedAttention(ScorerAlgebra):
 
     Example:
         >>> AccumulatedAttention().needs
-        Needs(queries=0, attention=True, sentences=False)
+        Needs(attention=True)
     """
 
     @property

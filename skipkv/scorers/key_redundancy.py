@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skipkv._types import CacheView
+from skipkv._types import CacheView, Needs
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.scorers._near_copies import near_copies
@@ -33,6 +33,9 @@ class KeyRedundancy(ScorerAlgebra):
         keep: which near-copy is forgiven: the "last" or the "first".
         tile: most keys compared with all others at a time, in slots. Memory grows with L and not
             with L * L. The value changes the result by rounding only.
+        unrotated: compare keys as they were before RoPE. After it, keys of one token at distant
+            positions differ by their distance too, so that repetitions far apart go unnoticed.
+            It takes the memory of one more copy of the keys in float32.
 
     On an accelerator tiles are as large as suits it, and keys in bfloat16 are compared on its
     matrix units, as they are and with sums in float32. The sums themselves are in float32.
@@ -49,12 +52,13 @@ class KeyRedundancy(ScorerAlgebra):
     Example:
         >>> from skipkv.scorers import Recency
         >>> 0.1 * Recency() - 0.9 * KeyRedundancy(threshold=0.5)
-        0.1 * Recency() - 0.9 * KeyRedundancy(threshold=0.5, keep='last', tile=64)
+        0.1 * Recency() - 0.9 * KeyRedundancy(threshold=0.5, keep='last', tile=64, unrotated=False)
     """
 
     threshold: float = attrs.field(default=0.5, validator=is_a(float))
     keep: str = attrs.field(default="last")
     tile: int = attrs.field(default=64, validator=is_a(int))
+    unrotated: bool = attrs.field(default=False, validator=is_a(bool))
 
     def __attrs_post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
@@ -73,11 +77,17 @@ class KeyRedundancy(ScorerAlgebra):
                 "compared with all others at a time."
             )
 
+    @property
+    def needs(self) -> Needs:
+        """The rotation, if keys are compared as they were before it."""
+        return Needs(rotary=self.unrotated)
+
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """Softmax over the entries of each row and head of their mean similarity to the others."""
         empty = ~view.occupied
-        heads = view.keys.flatten(0, 1), empty.flatten(0, 1)
-        if view.keys.device.type == "cpu":
+        keys = view.unrotated_keys if self.unrotated else view.keys
+        heads = keys.flatten(0, 1), empty.flatten(0, 1)
+        if keys.device.type == "cpu":
             total = self._held_against(*heads)
         else:
             total = held_against(*heads, self.threshold, keep=self.keep)

@@ -14,30 +14,41 @@ _BITS = 0xFFFF_FFFF
 
 @attrs.frozen(kw_only=True)
 class Random(ScorerAlgebra):
-    """Noise in [0, 1): a function of the seed, the KV head and the token's position alone.
+    """Noise in [0, 1) that knows an entry by its layer, KV head and position.
 
-    An entry has the same value at every compression event, in every batch and on every device. New
-    noise at each event would evict older entries more often than younger ones. Rows do not know
-    their layer or sequence, so all rows get the same noise for the same head and position.
+    By default it is fresh: a function of the seed, layer, head, position and tokens seen. Each
+    layer and head loses other tokens, so that few tokens are gone from all of them. Every event
+    draws again, so an old entry, which has survived more draws, is rarer than a young one. Where
+    the prompt matters, protect it: `Budget(prompt=True)`.
 
-    Source: this library.
+    With `fresh=False` it is a function of the seed, head and position: an entry has one value at
+    all events, every layer keeps the same tokens, and old entries are kept as often as young ones.
+
+    Both are the same in every batch and on every device. Two sequences that have seen the same
+    number of tokens get the same noise.
+
+    Source: arXiv 2609.03430 for fresh noise, with the prompt and 64 recent tokens kept.
 
     Args:
         seed: any integer; the low 32 bits are used.
+        fresh: whether layers and events draw their own noise.
 
     Example:
         >>> Random(seed=3)
-        Random(seed=3)
+        Random(seed=3, fresh=True)
     """
 
     seed: int = attrs.field(default=0, validator=is_a(int))
+    fresh: bool = attrs.field(default=True, validator=is_a(bool))
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
-        """A hash of seed, head and position as a number in [0, 1)."""
+        """A hash of what the noise is a function of, as a number in [0, 1)."""
         device = view.positions.device
         heads = torch.arange(view.positions.shape[1], device=device)[:, None]  # [H, 1]
-        seed = torch.tensor(self.seed & _BITS, device=device)
-        bits = _mixed(_mixed(_mixed(seed) ^ heads) ^ view.positions.long())
+        bits = _mixed(torch.tensor(self.seed & _BITS, device=device))
+        if self.fresh:
+            bits = _mixed(_mixed(bits ^ view.layers.long()) ^ view.seen.long())[:, None, None]
+        bits = _mixed(_mixed(bits ^ heads) ^ view.positions.long())
         return (bits >> 8).float() / 2**24  # 24 bits: as many as a float32 holds
 
 

@@ -35,7 +35,7 @@ class SentenceRedundancy(ScorerAlgebra):
 
     Example:
         >>> SentenceRedundancy(threshold=0.95).needs
-        Needs(queries=0, attention=False, sentences=True)
+        Needs(sentences=True)
     """
 
     threshold: float = attrs.field(default=0.95, validator=is_a(float))

@@ -35,7 +35,7 @@ class WindowAttention(ScorerAlgebra):
 
     Example:
         >>> WindowAttention(window=8, pool=7).needs
-        Needs(queries=8, attention=False, sentences=False)
+        Needs(queries=8)
     """
 
     window: int = attrs.field(default=8, validator=is_a(int))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         budgets,
         cache_views,
         hidden_states,
+        rotations,
         scores,
         sentence_tables,
         steering_contexts,
@@ -52,6 +53,7 @@ __all__ = [
     "hidden_states",
     "laws_of",
     "request_queues",
+    "rotations",
     "scores",
     "scripted_model",
     "sentence_tables",
@@ -77,8 +79,8 @@ def __getattr__(name: str) -> Any:
         **dict.fromkeys(["request_queues", "token_streams"], "streams"),
         **dict.fromkeys(
             [
-                *("budgets", "cache_views", "hidden_states", "scores", "sentence_tables"),
-                *("steering_contexts", "views_for"),
+                *("budgets", "cache_views", "hidden_states", "rotations", "scores"),
+                *("sentence_tables", "steering_contexts", "views_for"),
             ],
             "strategies",
         ),

@@ -22,7 +22,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipkv._types import CacheView, SentenceTable, SteeringContext, Thought, needs_of
+from skipkv._types import CacheView, Rotation, SentenceTable, SteeringContext, Thought, needs_of
 
 Axis = int | st.SearchStrategy[int]
 Draw = Callable[..., Any]  # hypothesis' own DrawFn cannot be checked while running
@@ -31,7 +31,7 @@ _EMBEDDING = 4
 _ONE_OR_TWO, _FEW = st.integers(1, 2), st.integers(1, 3)
 _SOME, _MANY = st.integers(1, 5), st.integers(1, 14)
 _STREAM, _SENTENCES = st.integers(1, 24), st.integers(0, 6)
-_WINDOW, _SINKS = st.integers(0, 3), st.integers(0, 2)
+_WINDOW, _SINKS, _LAYERS = st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)
 _SEEDS = st.integers(0, 2**16)
 _EIGHTHS = st.integers(0, 32)
 
@@ -83,6 +83,7 @@ def cache_views(
     queries: Axis = 0,
     attention: bool = False,
     sentences: bool = False,
+    rotary: bool = False,
 ) -> CacheView:
     """A consistent view; heads hold different entries, and different numbers of them.
 
@@ -97,12 +98,17 @@ def cache_views(
         queries: queries in the view; 0 for none.
         attention: whether the view carries accumulated attention.
         sentences: whether it carries sentence tables.
+        rotary: whether it carries the rotation. Then keys are copies of each other, and made of
+            eighths, before it; of an odd head size some dimension is not turned.
     """
     r, h, g, d = (_drawn(draw, axis) for axis in (rows, heads, groups, dim))
     newest, first, held = (_drawn(draw, axis) for axis in (window, sinks, queries))
     length = max(_drawn(draw, slots), newest + first + 1)
     sequences = draw(st.lists(st.integers(0, r - 1), min_size=r, max_size=r))
     count = max(sequences) + 1
+    # rows of one sequence are different layers, as in the cache
+    lowest, above = draw(_LAYERS), draw(_LAYERS)
+    layers = [lowest + sequences[:row].count(s) for row, s in enumerate(sequences)]
     seen = draw(st.lists(st.integers(1, 2 * length), min_size=count, max_size=count))
 
     positions = torch.full((r, h, length), -1, dtype=torch.long)
@@ -130,16 +136,37 @@ def cache_views(
     tables: Sequence[SentenceTable] | None = None
     if sentences:
         tables = [draw(sentence_tables(seen=total)) for total in seen]
+    keys = _with_copies(numbers(r, h, length, d), min(bound, 1), random)
+    rotation = draw(rotations(dim=d)) if rotary else None
     return CacheView(
-        keys=_with_copies(numbers(r, h, length, d), min(bound, 1), random),
+        keys=keys if rotation is None else rotation.rotated(keys, positions),
         values=numbers(r, h, length, d),
         positions=positions,
         protected=protected,
         seen=torch.tensor([seen[sequence] for sequence in sequences]),
         sequences=torch.tensor(sequences),
+        layers=torch.tensor(layers),
+        depth=max(layers) + 1 + above,
         queries=numbers(r, h, g, held, d) if held else None,
         attention=numbers(r, h, length).abs() if attention else None,
         sentences=tables,
+        rotation=rotation,
+    )
+
+
+@st.composite
+def rotations(draw: Draw, *, dim: Axis = _SOME) -> Rotation:
+    """A rotation of heads of this size, whole or partial, with or without a scaling.
+
+    Args:
+        dim: head size.
+    """
+    pairs = _drawn(draw, dim) // 2
+    pairs -= draw(st.integers(0, pairs // 2))
+    theta = draw(st.sampled_from([10.0, 10000.0]))
+    return Rotation(
+        frequencies=theta ** (-torch.arange(pairs) / max(1, pairs)),
+        scaling=draw(st.sampled_from([1.0, 1.25])),
     )
 
 
@@ -167,6 +194,7 @@ def views_for(part: object, **axes: Any) -> st.SearchStrategy[CacheView]:
         "window": st.integers(needs.queries, needs.queries + 2),
         "attention": needs.attention,
         "sentences": needs.sentences,
+        "rotary": needs.rotary,
     }
     return cache_views(**(settings | axes))  # type: ignore[arg-type]
 

@@ -62,7 +62,9 @@ def blind(quarter: int, interval: int) -> dict[str, Policy]:
     """Two policies that look at nothing, under a budget of `quarter` entries."""
     budget = Budget(tokens=quarter, interval=interval)
     return {
-        f"random, {quarter} entries": Policy(budget=budget, scorer=Random(seed=0), evictor=TopK()),
+        f"random, {quarter} entries": Policy(
+            budget=budget, scorer=Random(seed=0, fresh=False), evictor=TopK()
+        ),
         f"sinks and recent, {quarter} entries": presets.streaming_llm(quarter, interval=interval),
     }
 

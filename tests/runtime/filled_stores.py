@@ -33,9 +33,10 @@ def empty(
     capacity: int = 16,
     needs: Needs | None = None,
     dtype: torch.dtype = torch.float32,
+    shape: CacheShape = SHAPE,
 ) -> SlotStore:
     return SlotStore(
-        SHAPE, sequences=sequences, capacity=capacity, needs=needs or Needs(), dtype=dtype
+        shape, sequences=sequences, capacity=capacity, needs=needs or Needs(), dtype=dtype
     )
 
 

@@ -31,6 +31,7 @@ pytestmark = [
 ]
 PROMPTS = [list(range(5, 25)), list(range(30, 50)), list(range(40, 60))]
 BUDGETED = {
+    "random": presets.random(32, interval=16),
     "streaming_llm": presets.streaming_llm(32, interval=16),
     "h2o": presets.h2o(32, interval=16),
     "tova": presets.tova(32, interval=16),

@@ -149,6 +149,28 @@ def test_neither_neighbours_nor_the_size_of_views_change_an_outcome(
         assert contents(together, sequence) == contents(alone, sequence)
 
 
+@modest
+@given(case=cases(), elements=st.sampled_from([1, 200, 2**24]))
+def test_every_row_knows_its_layer_of_the_model(case: Case, elements: int) -> None:
+    """Whatever the views: rows are told by their keys."""
+    shape = attrs.evolve(SHAPE, numbers=(1, 4), depth=6)  # the others have a sliding window
+    store = empty(sequences=SEQUENCES, capacity=20, shape=shape)
+    ragged(store, ORIGINALS, case.lengths, case.seed, case.kind)
+    found: list[tuple[int, int]] = []
+
+    def note(view: CacheView, scores: Tensor) -> Tensor:
+        assert view.depth == 6
+        for row, (sequence, layer) in enumerate(zip(view.sequences, view.layers, strict=True)):
+            lane, at = case.chosen[sequence], shape.numbers.index(int(layer))
+            width = view.keys.shape[2]
+            assert torch.equal(view.keys[row], store.keys[at, lane, :, :width])
+            found.append((int(layer), lane))
+        return scores
+
+    run(store, Policy(budget=BUDGET, scorer=Scored(change=note)), case.chosen, elements=elements)
+    assert sorted(found) == [(layer, lane) for layer in (1, 4) for lane in sorted(case.chosen)]
+
+
 def spoil(sequence: int, value: float) -> Callable[[CacheView, Tensor], Tensor]:
     """One score of one row of a sequence, in the last layer of the view, is `value`."""
 

@@ -46,7 +46,9 @@ def test_layers_with_a_sliding_window_have_no_place_in_the_store(family: Any) ->
     model = toy_model(family, layers=5, sliding_window=8)
     check_architecture(model)  # attach decodes them
     assert full_attention_layers(model.config) == {0: 0, 2: 1, 4: 2}
-    assert cache_shape(model.config).layers == 3
+    shape = cache_shape(model.config)
+    assert shape.layers == 3
+    assert (shape.numbers, shape.depth) == ((0, 2, 4), 5)
     with pytest.raises(UnsupportedModelError, match=r"2 of 5 layers.*skipkv\.attach"):
         check_all_full(model.config)
 

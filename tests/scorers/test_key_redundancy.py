@@ -1,11 +1,12 @@
 import math
 
+import attrs
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from skipkv._types import CacheView
+from skipkv._types import CacheView, Rotation
 from skipkv.benchmark.live_memory import peak_bytes
 from skipkv.errors import ConfigError
 from skipkv.scorers import KeyRedundancy
@@ -45,6 +46,36 @@ def test_it_equals_the_formula_written_out(
             expected = reference(view.keys[r, h][occupied], threshold, keep)
             expected = torch.tensor(expected, dtype=torch.float64)
             torch.testing.assert_close(scores[r, h][occupied].double(), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(view=cache_views(rotary=True), keep=st.sampled_from(["last", "first"]))
+def test_unrotated_it_compares_keys_as_they_were_before_their_rotation(
+    view: CacheView, keep: str
+) -> None:
+    before = attrs.evolve(view, keys=view.unrotated_keys, rotation=None)
+    scores = KeyRedundancy(keep=keep, unrotated=True).score(view)
+    assert torch.equal(scores, KeyRedundancy(keep=keep).score(before))
+
+
+def test_unrotated_a_token_is_redundant_however_far_away_it_is_repeated() -> None:
+    """One key at three positions, a quarter of a turn apart: after the rotation no two are near."""
+    rotation = Rotation(frequencies=torch.tensor([torch.pi / 1000]))
+    positions = torch.tensor([0, 500, 1000])
+    keys = rotation.rotated(torch.tensor([1.0, 0.0]).expand(3, 2), positions)[None, None]
+    view = CacheView(
+        keys=keys,
+        values=keys,
+        positions=positions[None, None],
+        protected=torch.zeros(1, 1, 3, dtype=torch.bool),
+        seen=torch.tensor([1001]),
+        sequences=torch.tensor([0]),
+        rotation=rotation,
+    )
+    oldest, middle, newest = KeyRedundancy(unrotated=True).score(view)[0, 0].tolist()
+    assert oldest > middle + 0.05 > newest + 0.1
+    oldest, middle, _ = KeyRedundancy().score(view)[0, 0].tolist()
+    assert oldest == pytest.approx(middle)
 
 
 @pytest.mark.parametrize(("keep", "cheapest"), [("last", 2), ("first", 0)])

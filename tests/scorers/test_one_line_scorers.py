@@ -1,14 +1,17 @@
 """Scorers that are one line: what their values are."""
 
+import itertools
+
 import attrs
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from skipkv._types import CacheView, Needs
 from skipkv.errors import ConfigError
 from skipkv.scorers import (
     AccumulatedAttention,
+    KeyDiff,
     KeyNorm,
     Normalized,
     SentenceRedundancy,
@@ -22,6 +25,23 @@ from skipkv.testing.strategies import cache_views
 def test_keys_of_small_norm_are_worth_more(view: CacheView) -> None:
     scores = KeyNorm().score(view)
     torch.testing.assert_close(scores, -view.keys.double().square().sum(-1).sqrt().float())
+
+
+@pytest.mark.parametrize("unrotated", [False, True])
+@settings(max_examples=60, deadline=None)
+@given(view=cache_views(rotary=True))
+def test_keys_that_point_away_from_the_mean_direction_are_worth_more(
+    view: CacheView, unrotated: bool
+) -> None:
+    scores = KeyDiff(unrotated=unrotated).score(view)
+    keys = view.unrotated_keys if unrotated else view.keys
+    for r, h in itertools.product(*map(range, view.positions.shape[:2])):
+        there = view.occupied[r, h]
+        units = [k / k.norm().clamp_min(1e-12) for k in keys[r, h][there].double()]
+        mean = sum(units, torch.zeros(keys.shape[-1], dtype=torch.float64)) / len(units)
+        assume(mean.norm() > 1e-3)  # a zero vector has no direction, whatever rounding says
+        expected = [-torch.cosine_similarity(unit, mean, dim=0).float() for unit in units]
+        torch.testing.assert_close(scores[r, h][there], torch.stack(expected), atol=1e-4, rtol=0)
 
 
 @settings(max_examples=30, deadline=None)

@@ -192,6 +192,7 @@ def test_only_the_law_that_is_really_broken_fails_and_the_later_ones_name_it(
     [
         (lambda view: view.attention, {}, "needs = Needs(attention=True)"),
         (lambda view: view.sentence_ids.float(), {}, "needs = Needs(sentences=True)"),
+        (lambda view: view.unrotated_keys.sum(dim=-1), {}, "needs = Needs(rotary=True)"),
         (
             lambda view: view.keys.sum(-1) * view.queries.sum(),
             {},

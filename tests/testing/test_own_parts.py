@@ -12,6 +12,7 @@ from skipkv.evictors import KeepAll, SentencePrimary, SinkAndRecent, TopK, Whole
 from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
+    KeyDiff,
     KeyNorm,
     KeyRedundancy,
     LastQueryAttention,
@@ -28,8 +29,11 @@ from skipkv.testing import conformance
 
 SCORERS = [
     AccumulatedAttention(),
+    KeyDiff(),
+    KeyDiff(unrotated=True),
     KeyNorm(),
     KeyRedundancy(tile=3),
+    KeyRedundancy(unrotated=True),
     KeyRedundancy(keep="first"),
     LastQueryAttention(shared=True),
     LastQueryAttention(shared=False),

@@ -45,6 +45,9 @@ def test_views_are_consistent(data: Any, window: int, sinks: int) -> None:
     assert view.attention.shape == (rows, heads, slots)
     for sequence in view.sequences.unique():  # layers of one sequence have seen the same
         assert len(view.seen[view.sequences == sequence].unique()) == 1
+        layers = view.layers[view.sequences == sequence].tolist()  # each of them once
+        assert len(set(layers)) == len(layers)
+        assert all(0 <= layer < view.depth for layer in layers)
 
 
 @settings(max_examples=80, deadline=None)
@@ -78,11 +81,17 @@ def _repeated(view: CacheView) -> bool:
     return any((table.redundancy(0.95) > 0).any() for table in view.sentences)
 
 
+def _layers_apart(view: CacheView) -> bool:
+    return bool(((view.layers > 0) & (view.layers < view.depth - 1)).any())
+
+
 def _several_rows_of_one_sequence(view: CacheView) -> bool:
     return len(view.sequences.unique()) < len(view.sequences)
 
 
-@pytest.mark.parametrize("wanted", [_ragged, _forgotten, _repeated, _several_rows_of_one_sequence])
+@pytest.mark.parametrize(
+    "wanted", [_ragged, _forgotten, _repeated, _layers_apart, _several_rows_of_one_sequence]
+)
 def test_what_matters_is_found_and_shrinks_to_few_slots(wanted: Any) -> None:
     assert smallest(cache_views(sentences=True), wanted).positions.numel() <= 12
 

@@ -81,7 +81,9 @@ def full_views(part: Any) -> Any:
     """Views with every need there is, and with more queries than `part` declares."""
     needs = needs_of(part)
     return st.integers(needs.queries + 1, needs.queries + 3).flatmap(
-        lambda window: cache_views(window=window, queries=window, attention=True, sentences=True)
+        lambda window: cache_views(
+            window=window, queries=window, attention=True, sentences=True, rotary=True
+        )
     )
 
 
@@ -115,7 +117,7 @@ def check_needs(
         return
     declared = attrs.asdict(needs)
     queries = 0 if view.queries is None else view.queries.shape[3]
-    everything = {"queries": queries, "attention": True, "sentences": True}
+    everything = {"queries": queries, "attention": True, "sentences": True, "rotary": True}
     missing = [
         name for name in declared if difference(Needs(**{**everything, name: declared[name]}))
     ]
@@ -138,6 +140,7 @@ def bare(view: CacheView, needs: Needs) -> CacheView:
         else None,
         attention=view.attention if needs.attention else None,
         sentences=view.sentences if needs.sentences else None,
+        rotation=view.rotation if needs.rotary else None,
     )
 
 
@@ -153,8 +156,9 @@ def heads_of(view: CacheView, heads: Any) -> CacheView:
 
 
 def _own_tensors(view: CacheView) -> dict[str, Any]:
-    """The tensors of the view without those of sentence tables, which have no rows."""
-    return {name: tensor for name, tensor in tensors(view) if not name.startswith("sentences")}
+    """The tensors of the view itself; those of sentence tables and of the rotation have no rows."""
+    fields = {field.name for field in attrs.fields(CacheView)}
+    return {name: tensor for name, tensor in tensors(view) if name in fields}
 
 
 def with_other_empty_slots(view: CacheView, more: int, size: float | int) -> CacheView:

@@ -6,7 +6,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from skipkv._types import CacheView, Request, SentenceTable, SteeringContext, TokenStream
+from skipkv._types import (
+    CacheView,
+    Request,
+    Rotation,
+    SentenceTable,
+    SteeringContext,
+    TokenStream,
+)
 
 _MOST = 96  # elements of a tensor written out; more than a shrunk case has
 
@@ -24,7 +31,7 @@ def shown(value: Any) -> str:
         return f"ids {list(value.ids)}, pieces {list(value.pieces)}"
     if isinstance(value, Request):
         return f"{value.prompt_tokens} prompt tokens, {value.max_new_tokens} new"
-    if isinstance(value, CacheView | SentenceTable | SteeringContext):
+    if isinstance(value, CacheView | Rotation | SentenceTable | SteeringContext):
         return _fields(value)
     if isinstance(value, list | tuple) and value and isinstance(value[0], Request | SentenceTable):
         return "".join(f"\n  {i}: {_indented(shown(item))}" for i, item in enumerate(value))
