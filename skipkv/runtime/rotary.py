@@ -42,6 +42,8 @@ def rotation_of(model: PreTrainedModel) -> Rotation:
     apply = getattr(sys.modules[type(base).__module__], "apply_rotary_pos_emb", None)
     if not isinstance(frequencies, Tensor) or not callable(apply):
         _refuse(model, "has no rotary position embedding that skipkv knows")
+    if _has_unturned_layers(model):
+        _refuse(model, "has layers that do not turn keys")
     kind = getattr(module, "rope_type", "default")
     if kind in _CHANGING:
         _refuse(model, f"changes its frequencies with the length of a text (RoPE of type {kind})")
@@ -53,6 +55,15 @@ def rotation_of(model: PreTrainedModel) -> Rotation:
     if not _agrees(rotation, module, apply, cache_shape(model.config).dim):
         _refuse(model, "turns keys in another way than pairs of dimensions i and F + i")
     return rotation
+
+
+def _has_unturned_layers(model: PreTrainedModel) -> bool:
+    """Whether some layers of a model with RoPE do without it, as SmolLM3's and EXAONE 4's do."""
+    text: Any = model.config.get_text_config(decoder=True)
+    some = 0 in (getattr(text, "no_rope_layers", None) or ())
+    # EXAONE turns the keys of sliding layers only, where it has any
+    windows = getattr(text, "sliding_window", None) is not None
+    return some or (text.model_type.startswith("exaone") and windows)
 
 
 def _agrees(rotation: Rotation, module: Any, apply: Any, dim: int) -> bool:

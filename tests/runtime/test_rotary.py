@@ -119,6 +119,10 @@ def test_a_part_that_edits_the_rotation_edits_no_model() -> None:
     assert before.scaling == 1
 
 
+def without_some(model: PreTrainedModel) -> None:
+    model.config.no_rope_layers = [1, 0]  # SmolLM3's field
+
+
 def dynamic(model: PreTrainedModel) -> None:
     model.base_model.rotary_emb.rope_type = "dynamic"
 
@@ -138,6 +142,7 @@ def another(model: PreTrainedModel) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        (without_some, "has layers that do not turn keys"),
         (dynamic, "changes its frequencies with the length of a text .*dynamic"),
         (missing, "has no rotary position embedding"),
         (another, "turns keys in another way"),
