@@ -70,7 +70,9 @@ def main(
             {label: [(asked[int(r.problem)], r.text or "") for r in some]
              for label, some in cells.items()}
         ),
-        "habits": rambler_habits.table(cells),
+        "habits": rambler_habits.table(
+            {label: some for label, some in cells.items() if not label.endswith("13%")}
+        ),
     }  # fmt: skip
     for name, text in tables.items():
         if page:
