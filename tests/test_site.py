@@ -49,7 +49,9 @@ def test_the_reference_has_every_option_of_every_command(site):
     for name, command in typer.main.get_command(app).commands.items():
         assert f"skipkv {name}" in text
         for parameter in command.params:
-            assert f"<code>{parameter.opts[0]}</code>" in text or parameter.name == "prompts"
+            argument = parameter.param_type_name == "argument"
+            shown = parameter.name.upper() if argument else parameter.opts[0]
+            assert f"<code>{shown}</code>" in text
             default = parameter.default
             if isinstance(default, int | float) and not isinstance(default, bool):
                 shown = rf"<code>{parameter.opts[-1]}</code></td>\s*<td><code>{default}</code>"
