@@ -11,12 +11,12 @@ RUNTIME = Path(__file__).parents[2] / "skipkv" / "runtime"
 
 GROUPS = {
     "ways in": ("engine", "server", "handle", "attach", "streaming"),
-    "what was asked": ("orders", "prompts", "prefix", "sampling", "stopping", "support"),
+    "what was asked": ("orders", "prompts", "prefix", "sampling", "stopping", "support", "trial"),
     "the loop": ("loop", "sequence", "answer", "completion", "text", "marks"),
     "who watches": ("observers", "timing", "progress"),
     "the session": ("session", "prefill", "graph", "compiled"),
     "asking the policy": ("event", "checked", "sentences", "last_hidden", "steering", "hidden"),
-    "the store": ("slots", "forward", "decode", "kernels"),
+    "the store": ("slots", "forward", "decode", "kernels", "softmax"),
     "the seam": ("seam", "attention", "rotary"),
 }
 """Every file of `skipkv/runtime`, once."""

