@@ -61,7 +61,7 @@ versions: .venv/.dev .overlays/oldest/.made
 	for version in oldest newest; do \
 		export PYTHONPATH=$(CURDIR)/.overlays/$$version; \
 		$(BIN)/python -c 'import transformers; print("transformers", transformers.__version__)'; \
-		$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) $(SEAMS) || exit 1; \
+		$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) --hypothesis-profile=few $(SEAMS) || exit 1; \
 	done
 
 .overlays/oldest/.made: constraints-oldest.txt | .venv/.dev
