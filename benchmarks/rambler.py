@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import first_errors
 import rambler_errors
 import rambler_habits
 import torch
@@ -66,9 +67,11 @@ def main(
     asked = rambler.problems(limit, seed=seed)
     tables = {
         "sweep": compared_table(summary, records),
-        "errors": rambler_errors.table(
+        "errors": first_errors.table(
             {label: [(asked[int(r.problem)], r.text or "") for r in some]
-             for label, some in cells.items()}
+             for label, some in cells.items()},
+            rambler_errors.kind_of,
+            rambler_errors.KINDS,
         ),
         "habits": rambler_habits.table(
             {label: some for label, some in cells.items() if not label.endswith("13%")}

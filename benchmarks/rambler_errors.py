@@ -1,7 +1,6 @@
 """What wrong traces of the rambling reasoner die of."""
 
 import re
-from collections.abc import Sequence
 
 from skipkv.tiny import Definition, Problem
 
@@ -73,17 +72,3 @@ def _needed(problem: Problem) -> list[str]:
             definition = problem.definitions[name]
             needed |= {definition.left, definition.right} & set(problem.definitions)
     return [name for name in problem.definitions if name in needed]
-
-
-def table(cells: dict[str, Sequence[tuple[Problem, str]]]) -> str:
-    """For each cell the share of its traces by what they die of, in Markdown.
-
-    Args:
-        cells: label -> problems and what was decoded for them.
-    """
-    lines = [f"| % of traces | {' | '.join(KINDS)} |", "|---|" + "--:|" * len(KINDS)]
-    for label, traces in cells.items():
-        kinds = [kind_of(problem, text) for problem, text in traces]
-        shares = (f"{100 * kinds.count(kind) / len(kinds):.1f}" for kind in KINDS)
-        lines.append(f"| {label} | {' | '.join(shares)} |")
-    return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Observers see passes, tokens, compression events and completions. Policies know nothing of them.
 
-Nothing here runs where nobody observes, and nothing is copied from the device unless an observer
+Without observers no code of this file runs. Nothing is copied from the device unless an observer
 reads it.
 """
 
@@ -273,7 +273,7 @@ class Observers:
         self.passes, self.tokens, self.events = (
             name in self._methods for name in ("on_pass", "on_token", "on_event")
         )
-        self.steering &= self.passes  # else nobody would take what is kept of it
+        self.steering &= self.passes  # else what is kept would never be taken
 
     def tell(self, method: str, *values: object) -> None:
         """Call a method of all that have it.

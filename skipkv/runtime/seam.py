@@ -348,8 +348,8 @@ def borrowed(model: PreTrainedModel, *, by: str) -> Iterator[None]:
     """Within this context, passes of ours attend through our cache; afterwards as before.
 
     A model has one borrower at a time. An engine waits while an engine in another thread decodes
-    with the model; whoever waits longest is next. It does not wait for `attach`, which may last for
-    ever.
+    with the model; the one that has waited longest is next. It does not wait for `attach`, which
+    may last for ever.
 
     Args:
         model: the model to borrow.

@@ -76,13 +76,21 @@ _LOG, _CHECKPOINT = "training.jsonl", "checkpoint.pt"
 
 def config() -> Qwen2Config:
     """The architecture: Qwen2 with two KV heads for four query heads; 0.8 million parameters."""
-    return Qwen2Config(
+    return qwen2(
         vocab_size=len(TOKENS),
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=_LAYERS,
         num_attention_heads=_HEADS,
         num_key_value_heads=_KV_HEADS,
+    )
+
+
+def qwen2(**sizes: Any) -> Qwen2Config:
+    """The architecture of an embedded reasoner: Qwen2 with these sizes and tied embeddings."""
+    # every vocabulary begins with the same special tokens
+    return Qwen2Config(
+        **sizes,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         use_sliding_window=False,

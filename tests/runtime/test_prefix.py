@@ -1,4 +1,4 @@
-"""Many prompts behind one common beginning: it is read and compressed once, and copied."""
+"""Many prompts with one prefix: the prefix is read and compressed once, and copied."""
 
 import threading
 from typing import Any
@@ -79,15 +79,15 @@ questions = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 @given(
     name=st.sampled_from([name for name in POLICIES if name != "a ratio"]),
     prefix=st.integers(1, 24),
-    rests=questions,
+    lengths=questions,
     batch_size=st.integers(1, 4),
     chunk=st.sampled_from([7, 256]),
 )
 def test_behind_a_prefix_within_the_budget_prompts_give_what_they_give_alone(
-    name: str, prefix: int, rests: list[int], batch_size: int, chunk: int
+    name: str, prefix: int, lengths: list[int], batch_size: int, chunk: int
 ) -> None:
     beginning = counted(prefix, start=7)
-    rest = [counted(length, start=i) for i, length in enumerate(rests)]
+    rest = [counted(length, start=i) for i, length in enumerate(lengths)]
     engine = engine_of(POLICIES[name], batch_size=batch_size, prefill_chunk=chunk)
     fed = Fed()
     together = engine.generate(
@@ -95,16 +95,16 @@ def test_behind_a_prefix_within_the_budget_prompts_give_what_they_give_alone(
     )
     alone = engine.generate([[*beginning, *r] for r in rest], max_new_tokens=20, trace=True)
     assert [what(c) for c in together] == [what(c) for c in alone]
-    assert fed.tokens == prefix + sum(rests)
+    assert fed.tokens == prefix + sum(lengths)
 
 
 @settings(max_examples=10)
-@given(prefix=st.integers(1, 300), rests=questions, batch_size=st.integers(1, 4))
+@given(prefix=st.integers(1, 300), lengths=questions, batch_size=st.integers(1, 4))
 def test_with_a_full_cache_any_prefix_changes_nothing(
-    prefix: int, rests: list[int], batch_size: int
+    prefix: int, lengths: list[int], batch_size: int
 ) -> None:
     beginning = counted(prefix, start=7)
-    rest = [counted(length, start=i) for i, length in enumerate(rests)]
+    rest = [counted(length, start=i) for i, length in enumerate(lengths)]
     engine = engine_of(presets.full(), batch_size=batch_size)
     together = engine.generate(rest, prefix=beginning, max_new_tokens=20)
     alone = engine.generate([[*beginning, *r] for r in rest], max_new_tokens=20)
@@ -115,16 +115,16 @@ def test_with_a_full_cache_any_prefix_changes_nothing(
 @given(
     name=st.sampled_from(list(POLICIES)),
     prefix=st.integers(25, 90),
-    rests=questions,
+    lengths=questions,
     samples=st.integers(1, 3),
     batch_size=st.integers(1, 4),
     chunk=st.sampled_from([7, 256]),
 )
 def test_what_a_prompt_gives_behind_a_prefix_does_not_depend_on_the_others(
-    name: str, prefix: int, rests: list[int], samples: int, batch_size: int, chunk: int
+    name: str, prefix: int, lengths: list[int], samples: int, batch_size: int, chunk: int
 ) -> None:
     beginning = counted(prefix, start=7)
-    rest = [counted(length, start=i) for i, length in enumerate(rests)]
+    rest = [counted(length, start=i) for i, length in enumerate(lengths)]
     options: dict[str, Any] = {
         "prefix": beginning,
         "max_new_tokens": 12,

@@ -38,8 +38,14 @@ from skipkv.tiny.rambler.traces import (
     write_trace,
 )
 from skipkv.tiny.report import RAMBLER, report
-from skipkv.tiny.training import begin_or_resume, optimizers_of, restore, write_checkpoint
-from skipkv.tiny.vocabulary import DIGITS, EOS, NAMES, PAD, USER, save_tokenizer
+from skipkv.tiny.training import (
+    begin_or_resume,
+    optimizers_of,
+    qwen2,
+    restore,
+    write_checkpoint,
+)
+from skipkv.tiny.vocabulary import DIGITS, NAMES, PAD, USER, save_tokenizer
 
 
 @attrs.frozen(kw_only=True)
@@ -89,19 +95,13 @@ _LOG = "training.jsonl"
 
 def config() -> Qwen2Config:
     """The architecture: Qwen2 with two KV heads for six query heads; 1.6 million parameters."""
-    return Qwen2Config(
+    return qwen2(
         vocab_size=len(TOKENS),
         hidden_size=_HEADS * _HEAD_SIZE,
         intermediate_size=512,
         num_hidden_layers=_LAYERS,
         num_attention_heads=_HEADS,
         num_key_value_heads=_KV_HEADS,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        use_sliding_window=False,
-        bos_token_id=None,
-        eos_token_id=IDS[EOS],
-        pad_token_id=IDS[PAD],
     )
 
 
