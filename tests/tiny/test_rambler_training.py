@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from skipkv.errors import InputError
 from skipkv.tiny.rambler.phrases import IDS
 from skipkv.tiny.rambler.traces import GIVEN, LOOKUP, NEVER
-from skipkv.tiny.rambler.training import Recipe, batch, drill, train
+from skipkv.tiny.rambler.training import Recipe, batch, drill, mask, train
 from skipkv.tiny.vocabulary import PAD
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch without Muon")
@@ -94,3 +94,20 @@ def test_the_rates_rise_stay_and_fall():
     assert recipe.rate(30) == 1.0
     assert recipe.rate(75) == 0.5
     assert recipe.rate(99) == pytest.approx(0.02)
+
+
+def test_a_query_sees_its_own_trace_up_to_itself_but_what_was_lost():
+    made = batch(attrs.evolve(BRIEF, rows=3, length=200, names=(2, 3)), 100)
+    length = made.ids.shape[1]
+    for spared in (0.0, 1.0):
+        added = mask(made.start, made.expiry, torch.full((3, length), spared), torch.float32)
+        stores = added.shape[1]
+        for row in range(3):
+            start, expiry = made.start[row].tolist(), made.expiry[row].tolist()
+            seen = [
+                [start[q] <= k <= q and (spared == 1 or q < expiry[k]) for k in range(length)]
+                for q in range(length)
+            ]
+            expected = torch.tensor(seen).expand(stores, -1, -1)
+            assert torch.equal(added[row] == 0, expected)
+            assert (added[row][~expected] == -torch.inf).all()

@@ -206,7 +206,7 @@ class _Batches(Dataset[list[Tensor]]):
 # ---- attention under the loss of entries
 
 
-def _mask(start: Tensor, expiry: Tensor, spared: Tensor, dtype: torch.dtype) -> Tensor:
+def mask(start: Tensor, expiry: Tensor, spared: Tensor, dtype: torch.dtype) -> Tensor:
     """What is added to the scores [B, layers * KV heads, T, T]: 0 or minus infinity."""
     rows, length = expiry.shape
     stores = _LAYERS * _KV_HEADS
@@ -216,8 +216,8 @@ def _mask(start: Tensor, expiry: Tensor, spared: Tensor, dtype: torch.dtype) -> 
     # a query sees the tokens before it in its own trace
     outside = (position[:, None] < position) | (position < start[:, :, None])
     hidden = (position[:, None] >= own[:, :, None, :]) | outside[:, None]
-    mask = torch.zeros(hidden.shape, device=expiry.device, dtype=dtype)
-    return mask.masked_fill_(hidden, -torch.inf)
+    added = torch.zeros(hidden.shape, device=expiry.device, dtype=dtype)
+    return added.masked_fill_(hidden, -torch.inf)
 
 
 def _attention(
@@ -298,7 +298,7 @@ class _Gradient:
             self._device, dtype=torch.bfloat16, enabled=self._device != "cpu", cache_enabled=False
         ):
             logits = self._model(
-                input_ids=ids, attention_mask=_mask(start, expiry, spared, dtype),
+                input_ids=ids, attention_mask=mask(start, expiry, spared, dtype),
                 position_ids=place - start, use_cache=False,
             ).logits  # fmt: skip
         predicted, target = logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
