@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 
 
 # rates do not fall before the last step, so that a run can stop early and go on
 BRIEF = Recipe(
-    steps=4, rows=2, length=192, names=(2, 2), drills=2, growing=1, whole=1, warm_up=1, decay=1,
+    steps=4, rows=4, length=448, names=(3, 3), drills=1, growing=1, whole=0, warm_up=1, decay=1,
     checkpoint=2,
 )  # fmt: skip
 
