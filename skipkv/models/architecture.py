@@ -108,6 +108,12 @@ class Architecture:
         """Layer of the model -> layer of the store, for the layers in `full`."""
         return {layer: index for index, layer in enumerate(self.full)}
 
+    @property
+    def window_layers(self) -> dict[int, int]:
+        """Layer of the model -> layer of the window store, for all other layers."""
+        others = [layer for layer in range(self.layers) if layer not in self.full]
+        return {layer: index for index, layer in enumerate(others)}
+
 
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     """A model's decoder layers, in order: the list in whose i-th member attention has number i.

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
-from skipkv.models.architecture import Architecture
 from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.forward import PromptForward
@@ -62,7 +61,6 @@ def attach(
 
     Batches, left padding and sampling work as always; padding takes no room in the cache. Prompts
     longer than the budget go in in chunks. On exit, after an error too, the model is as it was.
-    Layers with sliding-window attention keep transformers' own cache for them.
 
     Args:
         model: a causal language model of transformers, or a wrapper around one: a PEFT
@@ -176,7 +174,6 @@ class Attachment:
         self._text = None if tokenizer is None else TokenText(tokenizer)
         self._tracing = trace
         self._trace: Trace | None = None
-        self._hybrid = Architecture.of(model.config).window is not None
         self._eos = _eos(model, tokenizer)
         self._fillers = self._eos | _as_ids(getattr(model.generation_config, "pad_token_id", None))
         self._session: Session | None = None
@@ -310,12 +307,6 @@ class Attachment:
         columns = ids.shape[1]
         prompt = prompt or columns > 1
         if prompt and session.room is not None and max(counts) > session.room:
-            if self._hybrid:
-                raise InputError(
-                    f"The prompt has {max(counts)} tokens, more than budget + interval, and the "
-                    "model has sliding-window layers, whose own caches cannot take it in chunks. "
-                    "Raise the budget or the interval."
-                )
             if not kwargs.get("logits_to_keep"):
                 raise InputError(
                     f"The prompt has {max(counts)} tokens, more than budget + interval, and is fed "
@@ -340,8 +331,6 @@ class Attachment:
             self._pass = session.step(ids, known=known)
         arguments = {**kwargs, **session.begin(self._pass)}
         arguments.pop("cache_position", None)  # transformers < 5.4 works it out from the cache
-        if self._hybrid:  # the stock mask of the sliding layers must know the padding
-            arguments["attention_mask"] = kwargs.get("attention_mask")
         return arguments
 
     def _run(self, session: Session, ids: Int[Tensor, "B T"], counts: list[int]) -> None:

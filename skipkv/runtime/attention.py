@@ -4,13 +4,20 @@ Grouped-query attention without repeating keys and values: the `G` query heads o
 queries of that head.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.forward import Forward
 from skipkv.runtime.softmax import PLAIN, Softmax, observed
+from skipkv.runtime.windows import WindowSteps
+
+Record = Callable[[Float[Tensor, "B H G t L"], slice], None]
+"""Gets the attention weights of some columns of a pass."""
 
 # Queries per tile where a part needs the attention weights, which the fused kernel does not give.
 _TILE = 128
@@ -44,53 +51,81 @@ def attend(
         return one.reshape(batch, 1, -1, size)
     grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
     forward.observe(layer, observed(grouped, scale))
-    if forward.store.attention is not None or not softmax.plain:
-        output = _seen_attention(forward, layer, grouped, key, value, scale, softmax)
+    record = None if forward.store.attention is None else partial(forward.add_attention, layer)
+    return _prompt(grouped, key, value, forward.mask(layer), scale, softmax, record)
+
+
+def attend_in_window(
+    forward: Forward,
+    query: Float[Tensor, "B Q T D"],
+    key: Float[Tensor, "B H L D"],
+    value: Float[Tensor, "B H L D"],
+    scale: float,
+    softmax: Softmax = PLAIN,
+) -> Float[Tensor, "B T Q D"]:
+    """The same for a layer with a window, of which no part sees anything."""
+    assert forward.windows is not None
+    batch, heads, _, size = key.shape
+    columns = query.shape[2]
+    if isinstance(forward.windows, WindowSteps):
+        one = forward.windows.attend(query.view(batch, heads, -1, size), key, value, scale, softmax)
+        return one.reshape(batch, 1, -1, size)
+    grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
+    return _prompt(grouped, key, value, forward.windows.mask, scale, softmax, None)
+
+
+def _prompt(
+    query: Float[Tensor, "B H G T D"],
+    key: Float[Tensor, "B H L D"],
+    value: Float[Tensor, "B H L D"],
+    mask: Bool[Tensor, "B #H T L"],
+    scale: float,
+    softmax: Softmax,
+    record: Record | None,
+) -> Float[Tensor, "B T Q D"]:
+    """Attention of a pass over prompts; `record` gets the weights of each tile of queries."""
+    if softmax.plain and record is None:
+        output = _fused_attention(query, key, value, mask, scale)
     else:
-        output = _fused_attention(forward, layer, grouped, key, value, scale)
+        output = _seen_attention(query, key, value, mask, scale, softmax, record)
     # [B H G T D] -> [B T Q D]
+    batch, _, _, columns, size = query.shape
     return output.reshape(batch, -1, columns, size).transpose(1, 2).contiguous()
 
 
 def _fused_attention(
-    forward: PromptForward,
-    layer: int,
     query: Float[Tensor, "B H G T D"],
     key: Float[Tensor, "B H L D"],
     value: Float[Tensor, "B H L D"],
+    mask: Bool[Tensor, "B #H T L"],
     scale: float,
 ) -> Float[Tensor, "B H G T D"]:
     groups, columns = query.shape[2:4]
-    seen = forward.mask(layer)[:, :, None]  # [B #H 1 T L]
-    mask = seen.expand(-1, -1, groups, -1, -1).flatten(2, 3)
+    repeated = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
     output = torch.nn.functional.scaled_dot_product_attention(
-        query.flatten(2, 3), key, value, attn_mask=mask, scale=scale
+        query.flatten(2, 3), key, value, attn_mask=repeated, scale=scale
     )
     batch, heads, _, size = output.shape
     return output.view(batch, heads, groups, columns, size)
 
 
 def _seen_attention(
-    forward: PromptForward,
-    layer: int,
     query: Float[Tensor, "B H G T D"],
     key: Float[Tensor, "B H L D"],
     value: Float[Tensor, "B H L D"],
+    mask: Bool[Tensor, "B #H T L"],
     scale: float,
     softmax: Softmax,
+    record: Record | None,
 ) -> Float[Tensor, "B H G T D"]:
-    """Attention with the weights at hand: a tile at a time, with a float32 softmax.
-
-    The weights are recorded where a part needs them.
-    """
-    mask = forward.mask(layer)
+    """Attention with the weights at hand: a tile of queries at a time."""
     outputs = []
     for start in range(0, query.shape[3], _TILE):
         tile = slice(start, start + _TILE)
-        logits = torch.einsum("bhgtd,bhld->bhgtl", query[..., tile, :], key).float() * scale
-        logits = softmax.cap(logits).masked_fill(~mask[:, :, None, tile], -torch.inf)
-        weights = softmax.weights(logits)
-        if forward.store.attention is not None:
-            forward.add_attention(layer, weights, tile)
-        outputs.append(torch.einsum("bhgtl,bhld->bhgtd", weights.to(value.dtype), value))
+        output, weights = softmax.attend(
+            query[..., tile, :], key, value, mask[:, :, None, tile], scale
+        )
+        if record is not None:
+            record(weights, tile)
+        outputs.append(output)
     return torch.cat(outputs, dim=3)

@@ -1,7 +1,5 @@
 """Decode steps: each feeds one token to every sequence of a range of lanes."""
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,6 +7,7 @@ from torch import Tensor
 from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.slots import SlotStore
 from skipkv.runtime.softmax import PLAIN, Softmax, observed
+from skipkv.runtime.windows import WindowSteps
 
 
 class DecodeForward:
@@ -21,7 +20,6 @@ class DecodeForward:
 
     Args:
         store: the cache.
-        layers: layer of the model -> layer of the store.
         first: the first lane.
         last: the lane after the last.
         interval: decode steps between two events. Only the queries of the window before an event
@@ -36,7 +34,6 @@ class DecodeForward:
     def __init__(
         self,
         store: SlotStore,
-        layers: Mapping[int, int],
         *,
         first: int,
         last: int,
@@ -44,7 +41,6 @@ class DecodeForward:
         kernel: Kernel | None = None,
     ) -> None:
         self.store = store
-        self.layers = layers
         self.first, self.last = first, last
         self._lanes = lanes = slice(first, last)
         self._kernel = kernel
@@ -83,6 +79,10 @@ class DecodeForward:
             numbers = torch.arange(count * heads * store.shape.groups, device=device)
             self._ring_starts = numbers.view(count, -1) * store.needs.queries
         self._in_ring: Int[Tensor, "N"] | None = None
+        self.windows = None
+        """The same for the layers with a window; None where there are none."""
+        if store.windows is not None:
+            self.windows = WindowSteps(store.windows, first=first, last=last, fixed=self.fixed)
         self.refresh()
 
     def refresh(self) -> None:
@@ -107,8 +107,8 @@ class DecodeForward:
 
     def begin(self) -> None:
         """Prepare the next step, on the device and on the host."""
-        self.place()
         self.count()
+        self.place()
 
     def place(self) -> None:
         """The device's part of `begin`: the same operations every time."""
@@ -121,6 +121,8 @@ class DecodeForward:
         if not self.even:
             self._slots += 1
             self.store.bias.view(-1).index_fill_(0, self._opened, 0)
+        if self.windows is not None:
+            self.windows.place(self.positions, self.store.tokens_seen[self._lanes])
 
     def count(self) -> None:
         """The host's part of `begin`; it does not wait for the device."""
@@ -184,11 +186,9 @@ class DecodeForward:
             self.observe(layer, observed(query, scale))
         bias = self.bias(layer)
         if self.store.attention is not None or not softmax.plain:
-            logits = softmax.cap((query @ key.mT).float() * scale)  # [B H G L]
-            weights = softmax.weights(logits if bias is None else logits + bias)
+            seen, weights = softmax.attend(query, key, value, bias, scale)
             if self.store.attention is not None:
                 self.add_attention(layer, weights)
-            seen: Tensor = weights.to(value.dtype) @ value
             return seen
         if self._kernel is not None:
             assert bias is not None

@@ -34,7 +34,7 @@ from skipkv.runtime.server import Server
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.streaming import Piece, TextStream
-from skipkv.runtime.support import check_all_full, check_architecture, check_given, check_policy
+from skipkv.runtime.support import check_architecture, check_given, check_policy
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
 from skipkv.runtime.trial import check_untested
@@ -101,7 +101,6 @@ class Engine:
         model = causal_lm(model, user="Engine")
         check_version()
         found = check_architecture(model)
-        check_all_full(model.config)
         check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
         check_rotary(policy, model)
         if not isinstance(batch_size, int) or batch_size < 1:

@@ -1,6 +1,6 @@
 """A forward pass over prompts: which slots its tokens fill and which they attend to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.slots import SlotStore, on_device
+from skipkv.runtime.windows import WindowPrompts
 
 
 class PromptForward:
@@ -20,7 +21,6 @@ class PromptForward:
 
     Args:
         store: the cache. Its token counts grow when this object is made.
-        layers: layer of the model -> layer of the store.
         first: the first lane.
         counts: tokens of each lane.
         columns: columns of the pass, at least as many as any lane has tokens.
@@ -31,14 +31,12 @@ class PromptForward:
     def __init__(
         self,
         store: SlotStore,
-        layers: Mapping[int, int],
         *,
         first: int,
         counts: Sequence[int],
         columns: int,
     ) -> None:
         self.store = store
-        self.layers = layers
         self.first, self.last = first, first + len(counts)
         self.counts = counts
         self.columns = columns
@@ -57,6 +55,12 @@ class PromptForward:
             newest = self._real & (place >= place[:, -1:] + 1 - store.needs.queries)
             self._newest = newest.nonzero(as_tuple=True)
             self._in_ring = self.positions[self._newest] % store.needs.queries
+        self.windows = None
+        """The same for the layers with a window; None where there are none."""
+        if store.windows is not None:
+            self.windows = WindowPrompts(
+                store.windows, first=first, seen=store.tokens_seen[lanes], place=place
+            )
         store.append(first, counts)
         self.width = max(store.widths[lanes])
         self._even = all(store.even[lanes])  # then all heads and layers share a mask

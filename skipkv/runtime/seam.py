@@ -27,12 +27,12 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from skipkv._validators import kind_of
 from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
 from skipkv.models.architecture import Architecture
-from skipkv.runtime.attention import attend
+from skipkv.runtime.attention import attend, attend_in_window
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.softmax import PLAIN, Softmax
 
@@ -68,7 +68,12 @@ def under_way() -> "SlotCache | None":
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer of a `SlotCache`: hands keys and values to the forward pass now under way."""
+    """One layer of a `SlotCache`: hands keys and values to the forward pass now under way.
+
+    Args:
+        cache: the cache.
+        layer: its number in the model.
+    """
 
     is_sliding = False
 
@@ -121,31 +126,22 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """A transformers cache whose full-attention layers live in a `SlotStore`.
+    """A transformers cache whose layers live in a `SlotStore`.
 
     Args:
-        config: the model's; says which layers there are. Those that attend to the whole past are
-            layers of the store. All others keep the cache transformers gives them.
+        config: the model's; says which layers there are, and which of them have a window.
         dtype: of the store. Under autocast a model computes keys and queries in another dtype.
     """
 
     def __init__(self, config: PretrainedConfig, *, dtype: torch.dtype) -> None:
-        architecture = Architecture.of(config)
-        layers = architecture.full_layers
-        own = DynamicCache(config=config).layers
-        super().__init__(
-            layers=[
-                SlotLayer(self, layers[i]) if i in layers else own[i]
-                for i in range(architecture.layers)
-            ]
-        )
-        self.slot_layers = layers
-        self.horizon = architecture.horizon
-        self.has_windows = architecture.window is not None
+        found = Architecture.of(config)
+        super().__init__(layers=[SlotLayer(self, layer) for layer in range(found.layers)])
+        self.window, self.horizon = found.window, found.horizon
+        self._full, self._windowed = found.full_layers, found.window_layers
         self.columns = 0
         self._dtype = dtype
         self._forward: Forward | None = None
-        self._expected = sorted(layers.values())
+        self._expected = list(range(found.layers))
         self._written: list[int] = []
         self._attended: list[int] = []
 
@@ -206,9 +202,16 @@ class SlotCache(Cache):
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new entries; returns those the pass may attend to."""
-        forward, dtype = self.forward, self._dtype
+        forward, keys, values = self.forward, keys.to(self._dtype), values.to(self._dtype)
         self._written.append(layer)
-        return forward.write(layer, keys.to(dtype), values.to(dtype))
+        if layer in self._full:
+            return forward.write(self._full[layer], keys, values)
+        assert forward.windows is not None
+        return forward.windows.write(self._windowed[layer], keys, values)
+
+    def window_of(self, layer: int) -> int | None:
+        """Tokens that a layer of the model attends to; None for the whole past."""
+        return self.window if layer in self._windowed else None
 
     def attend(
         self,
@@ -221,22 +224,22 @@ class SlotCache(Cache):
     ) -> Tensor:
         """Attention of the pass under way."""
         self._attended.append(layer)
-        output = attend(self.forward, layer, query.to(self._dtype), key, value, scale, softmax)
+        forward, queries = self.forward, query.to(self._dtype)
+        if layer in self._full:
+            output = attend(forward, self._full[layer], queries, key, value, scale, softmax)
+        else:
+            output = attend_in_window(forward, queries, key, value, scale, softmax)
         return output.to(query.dtype)
 
 
 def _mask_function(
-    *args: Any,
-    config: PretrainedConfig | None = None,
-    local_size: int | None = None,
-    **kwargs: Any,
+    *args: Any, config: PretrainedConfig | None = None, **kwargs: Any
 ) -> Tensor | None:
-    """The stock mask; None for full attention in a pass of ours, where the cache has the mask."""
-    cache = under_way()
-    if cache is not None and (local_size is None or not cache.has_windows):
+    """The stock mask; None in a pass of ours, where the cache has the masks."""
+    if under_way() is not None:
         return None
     stock = AttentionMaskInterface()[_original(config)]
-    return cast(Tensor | None, stock(*args, config=config, local_size=local_size, **kwargs))
+    return cast(Tensor | None, stock(*args, config=config, **kwargs))
 
 
 def _attention_forward(
@@ -254,13 +257,14 @@ def _attention_forward(
         UnsupportedModelError: the layer asks for something that our attention does not compute.
     """
     cache = under_way()
-    layer = None if cache is None else cache.slot_layers.get(cast(int, module.layer_idx))
-    if cache is None or layer is None:  # not a pass of ours, or a layer with a cache of its own
+    if cache is None:
         stock = _stock_attention(module)
         return stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)  # type: ignore[no-any-return]
     if attention_mask is not None:
         kwargs["attention_mask"] = attention_mask
-    _check_keywords(kwargs, horizon=cache.horizon)
+    layer = cast(int, module.layer_idx)
+    window = cache.window_of(layer)
+    _check_keywords(kwargs, window=window, horizon=cache.horizon)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     softmax = PLAIN
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
@@ -277,8 +281,14 @@ _HARMLESS = {
 _HONOURED = {"softcap", "s_aux"}
 
 
-def _check_keywords(given: dict[str, Any], *, horizon: int | None) -> None:
-    """Raise `UnsupportedModelError` for a keyword that would change the attention."""
+def _check_keywords(given: dict[str, Any], *, window: int | None, horizon: int | None) -> None:
+    """Raise `UnsupportedModelError` for a keyword that would change the attention.
+
+    Args:
+        given: the keywords.
+        window: the layer's window; None if it attends to the whole past.
+        horizon: of the model: see `Architecture`.
+    """
     for name, value in given.items():
         if value is None or name in _HARMLESS or name in _HONOURED:
             continue
@@ -287,8 +297,14 @@ def _check_keywords(given: dict[str, Any], *, horizon: int | None) -> None:
                 continue
         elif not isinstance(value, Tensor) and not value:
             continue
-        if name == "sliding_window" and horizon is not None and value >= horizon:
-            continue
+        if name == "sliding_window":
+            if value == window or (window is None and horizon is not None and value >= horizon):
+                continue
+            if window is not None:
+                raise UnsupportedModelError(
+                    f"A layer is called with a sliding window of {value} tokens; by the model's "
+                    f"config it is {window}."
+                )
         raise UnsupportedModelError(_WHY.get(name, _UNKNOWN.format(name=name)))
 
 

@@ -43,7 +43,7 @@ from skipkv.runtime.sentences import SentenceTracker, feed
 from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.slots import SlotStore, put
 from skipkv.runtime.steering import Steering, check_steerer
-from skipkv.runtime.support import cache_shape, full_attention_layers
+from skipkv.runtime.support import cache_shape
 from skipkv.runtime.text import TokenText
 
 # Entries there is room for at first, and steps between two looks at the sentences, where no budget
@@ -105,7 +105,6 @@ class Session:
         self._text = text
         self._compiled = compiled
         self.observers = observers
-        self._layers = full_attention_layers(config)
         fixed = None if policy.budget is None else policy.budget.capacity
         # A budget may be larger than all that a sequence can come to hold.
         if longest is None:
@@ -118,6 +117,7 @@ class Session:
             sequences=sequences,
             capacity=min(fixed or _ROOM, longest or fixed or _ROOM),
             needs=policy.needs,
+            longest=longest,
             dtype=model.dtype,
             device=self._device,
         )
@@ -338,9 +338,7 @@ class Session:
         """
         room = max(self.store.widths[first + i] + count for i, count in enumerate(counts))
         self._reserve(room)
-        forward = PromptForward(
-            self.store, self._layers, first=first, counts=counts, columns=ids.shape[1]
-        )
+        forward = PromptForward(self.store, first=first, counts=counts, columns=ids.shape[1])
         return Pass(forward=forward, ids=ids, columns=ids.shape[1] if columns is None else columns)
 
     def step(self, ids: Int[Tensor, "B 1"], *, known: abc.Sequence[int] | None = None) -> Pass:
@@ -355,7 +353,7 @@ class Session:
             forward = None
             self._reserve(max(self.store.widths[:count]) + 1)
             forward = self._decode = DecodeForward(
-                self.store, self._layers, first=0, last=count, interval=self._interval
+                self.store, first=0, last=count, interval=self._interval
             )
         return Pass(forward=forward, ids=ids, known=known, columns=1)
 
@@ -366,7 +364,7 @@ class Session:
             ids: where the tokens of the first lanes are found at every step.
             kernel: the attention.
         """
-        forward = DecodeForward(self.store, self._layers, first=0, last=len(ids), kernel=kernel)
+        forward = DecodeForward(self.store, first=0, last=len(ids), kernel=kernel)
         return Pass(forward=forward, ids=ids, columns=1)
 
     @contextmanager

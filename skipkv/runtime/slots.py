@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skipkv._types import Needs
+from skipkv.runtime.windows import WindowStore
 
 
 @attrs.frozen(kw_only=True)
@@ -22,6 +23,8 @@ class CacheShape:
         dim: head size.
         numbers: which layers of the model these are, from 0; by default the first ones.
         depth: layers of the model; by default no more than are stored.
+        windowed: layers with a sliding window, which are stored beside the others.
+        window: tokens that these attend to.
     """
 
     layers: int
@@ -32,6 +35,8 @@ class CacheShape:
         default=attrs.Factory(lambda self: tuple(range(self.layers)), takes_self=True)
     )
     depth: int = attrs.field(default=attrs.Factory(lambda self: self.layers, takes_self=True))
+    windowed: int = 0
+    window: int = 0
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -90,11 +95,15 @@ class SlotStore:
     only writes keys and values: `dropped` and `dropped_before` change at compactions only, and the
     host counts the tokens seen.
 
+    All this is about the layers that attend to the whole past. Those with a sliding window have
+    their entries in `windows`, by the same lanes.
+
     Args:
         shape: layers, heads and head size.
         sequences: lanes.
         capacity: slots of each head. Only `reserve` adds to them.
         needs: what to record beside keys and values.
+        longest: tokens that a sequence can come to; None where it is unknown.
         dtype: dtype of keys and values.
         device: device of all tensors.
     """
@@ -106,6 +115,7 @@ class SlotStore:
         sequences: int,
         capacity: int,
         needs: Needs,
+        longest: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -126,6 +136,19 @@ class SlotStore:
         self.queries = zeros(shape.groups, needs.queries, shape.dim) if needs.queries else None
         self.bias: Float[Tensor, "layers S H capacity"] = zeros(capacity)
         """Memory for the mask of decode steps, which `DecodeForward` writes."""
+        self.windows: WindowStore | None = None
+        """The layers with a sliding window; None where there are none."""
+        if shape.windowed:
+            self.windows = WindowStore(
+                layers=shape.windowed,
+                heads=shape.heads,
+                dim=shape.dim,
+                window=shape.window,
+                sequences=sequences,
+                longest=longest,
+                dtype=dtype,
+                device=device,
+            )
         # What the host knows of each lane without waiting for the device:
         self.tokens_seen = [0] * sequences
         self.least_dropped = [0] * sequences  # the minimum over heads
@@ -141,8 +164,9 @@ class SlotStore:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes allocated now for keys and values, as the tensors' storages report them."""
-        return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
+        """Bytes allocated now for keys and values of all layers, as their storages report them."""
+        held = self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
+        return held + (0 if self.windows is None else self.windows.bytes)
 
     @property
     def widths(self) -> list[int]:
@@ -332,7 +356,8 @@ class SlotStore:
     def _tensors(self) -> list[Tensor]:
         """All tensors with data of sequences; their axis 1 is the lane."""
         tensors = [self.keys, self.values, self.dropped, self.dropped_before]
-        return tensors + [t for t in (self.attention, self.queries) if t is not None]
+        tensors += [t for t in (self.attention, self.queries) if t is not None]
+        return tensors + ([] if self.windows is None else self.windows.tensors)
 
 
 def grown_capacity(now: int, needed: int, *, limit: int | None, doubling: bool) -> int:

@@ -4,7 +4,7 @@ import math
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -39,6 +39,37 @@ class Softmax:
         sinks = self.sinks.to(logits).view(heads, groups, *[1] * (logits.ndim - 3))
         with_sinks = torch.cat([logits, sinks.expand(*logits.shape[:-1], 1)], dim=-1)
         return with_sinks.softmax(dim=-1)[..., :-1]
+
+    def attend(
+        self,
+        query: Float[Tensor, "B H *N D"],
+        key: Float[Tensor, "B H L D"],
+        value: Float[Tensor, "B H L D"],
+        mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None,
+        scale: float,
+    ) -> tuple[Float[Tensor, "B H *N D"], Float[Tensor, "B H *N L"]]:
+        """Attention with its weights, which fused kernels do not give; the softmax is in float32.
+
+        Args:
+            query: queries of a KV head; `N` is `G`, or `G T`.
+            key: its keys.
+            value: its values.
+            mask: what each query sees, true where it does, or numbers to add to the logits.
+            scale: factor of the logits.
+
+        Returns:
+            What the queries read, and the weight of each entry.
+        """
+        axes = query.shape[:-1]  # [B H *N]; flat, so that keys and values are not repeated
+        products = (query.flatten(2, -2) @ key.mT).view(*axes, -1)
+        logits = self.cap(products.float() * scale)
+        if mask is not None and mask.dtype is torch.bool:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        elif mask is not None:
+            logits = logits + mask
+        weights = self.weights(logits)
+        read = weights.to(value.dtype).flatten(2, -2) @ value
+        return read.view(*axes, -1), weights
 
 
 PLAIN = Softmax()

@@ -13,11 +13,6 @@ from skipkv.presets import NAMES, get
 from skipkv.runtime.slots import CacheShape
 
 
-def full_attention_layers(config: PretrainedConfig) -> dict[int, int]:
-    """Layer of the model -> layer of the store, for the layers that attend to the whole past."""
-    return Architecture.of(config).full_layers
-
-
 def cache_shape(config: PretrainedConfig) -> CacheShape:
     """The axes of a model's cache."""
     found = Architecture.of(config)
@@ -28,6 +23,8 @@ def cache_shape(config: PretrainedConfig) -> CacheShape:
         dim=found.dim,
         numbers=found.full,
         depth=found.layers,
+        windowed=len(found.window_layers),
+        window=found.window or 0,
     )
 
 
@@ -113,20 +110,4 @@ def check_prompt(budget: Budget | None, tokens: int, index: int) -> None:
             f"Prompt {index} has {tokens} tokens. Budget(prompt=True) protects them and a window "
             f"of {budget.window}, which leaves no room in a budget of {budget.tokens}. Raise the "
             "budget or do not protect the prompt."
-        )
-
-
-def check_all_full(config: PretrainedConfig) -> None:
-    """Raise `UnsupportedModelError` if some layers have a sliding window.
-
-    transformers' cache for such layers has one length for a whole batch. The engine's sequences
-    differ in length.
-    """
-    found = Architecture.of(config)
-    if missing := found.layers - len(found.full):
-        raise UnsupportedModelError(
-            f"{missing} of {found.layers} layers have sliding-window attention, which "
-            "the Engine does not decode: its cache has no place for layers with a window yet. Use "
-            "skipkv.attach(model, policy) with model.generate(): it leaves those layers to their "
-            "own caches."
         )

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from skipkv._calls import is_out_of_memory
 from skipkv.errors import SkipKVError, SkipKVWarning, UnsupportedModelError
-from skipkv.models.architecture import Architecture
 from skipkv.models.families import FAMILIES
 from skipkv.policy import Policy
 from skipkv.runtime.seam import borrowed, evaluating
@@ -64,21 +63,20 @@ def check_untested(model: PreTrainedModel, *, by: str) -> None:
 def difference(model: PreTrainedModel, *, by: str) -> str | None:
     """How logits through skipkv's cache differ from the model's own; None where they do not.
 
-    Prompts of different length go in together, where all layers attend to the whole past, and
-    some tokens are fed one by one. The full cache keeps all.
+    Prompts of different length go in together, and some tokens are fed one by one. The full cache
+    keeps all.
     """
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    lengths = _PROMPTS if Architecture.of(model.config).window is None else _PROMPTS[:1]
     ids = torch.randint(
         vocabulary,
-        (len(lengths), max(lengths) + _STEPS),
+        (len(_PROMPTS), max(_PROMPTS) + _STEPS),
         generator=torch.Generator().manual_seed(0),
     ).to(model.device)
     with torch.inference_mode(), evaluating(model):
-        expected = _own_logits(model, ids, lengths)
+        expected = _own_logits(model, ids, _PROMPTS)
         try:
             with borrowed(model, by=by):
-                found = _logits(model, ids, lengths)
+                found = _logits(model, ids, _PROMPTS)
         except UnsupportedModelError as error:
             return str(error)
         except SkipKVError:  # the model is in use

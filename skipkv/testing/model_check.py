@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv import presets
-from skipkv.errors import SkipKVError, SkipKVWarning, UnsupportedModelError
+from skipkv.errors import SkipKVError, SkipKVWarning
 from skipkv.models import synthetic_tokenizer
 from skipkv.models.architecture import Architecture
 from skipkv.policy import Policy
 from skipkv.runtime import Engine, Sampling, attach
 from skipkv.runtime.hidden import layer_inputs
 from skipkv.runtime.seam import ATTACH, causal_lm, evaluating
-from skipkv.runtime.support import check_all_full, check_architecture
+from skipkv.runtime.support import check_architecture
 from skipkv.runtime.trial import agree, difference
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 
@@ -243,10 +243,6 @@ class _Check:
         self._compare(plain, recorded)
 
     def _of(self, policy: Policy, **options: Any) -> Engine:
-        try:
-            check_all_full(self.model.config)
-        except UnsupportedModelError as reason:
-            raise _Skipped(str(reason)) from None
         return Engine(self.model, self.tokenizer, policy, compile=False, **options)
 
     def _decoded(

@@ -98,13 +98,9 @@ def test_a_family_decodes_as_transformers_does(family: str) -> None:
         with skipkv.attach(model, presets.full()):
             together = generated(model, PROMPTS)
         assert (together == generated(model, PROMPTS)).all()
-        if "layer_types" in OWN.get(family, {}):
-            with pytest.raises(UnsupportedModelError, match=r"1 of 2 layers .* skipkv\.attach"):
-                Engine(model, TOKENIZER, presets.full())
-        else:
-            engine = Engine(model, TOKENIZER, presets.full())
-            found = [c.tokens for c in engine.generate(PROMPTS, max_new_tokens=NEW)]
-            assert found == [tuple(generated(model, [prompt])[0].tolist()) for prompt in PROMPTS]
+        engine = Engine(model, TOKENIZER, presets.full())
+        found = [c.tokens for c in engine.generate(PROMPTS, max_new_tokens=NEW)]
+        assert found == [tuple(generated(model, [prompt])[0].tolist()) for prompt in PROMPTS]
     # The last prompt opens a thought, where its steering acts.
     vector = SteeringVector(vector=torch.full((32,), 5.0), layer=1, model=family)
     policy = presets.skipkv(12, interval=6, steering=AdditiveSteerer(vector))

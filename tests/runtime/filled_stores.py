@@ -12,7 +12,6 @@ from skipkv.runtime.kernels import sdpa
 from skipkv.runtime.slots import CacheShape, SlotStore
 
 SHAPE = CacheShape(layers=2, heads=2, groups=2, dim=3)
-LAYERS = {0: 0, 3: 1}  # layer of the model -> layer of the store
 LONGEST = 100
 
 
@@ -66,10 +65,10 @@ def feed(
     columns = columns or max(counts)
     before = [store.tokens_seen[first + row] for row in range(len(counts))]
     if columns == 1 and all(before) and all(counts):
-        forward: Forward = DecodeForward(store, LAYERS, first=first, last=first + len(counts))
+        forward: Forward = DecodeForward(store, first=first, last=first + len(counts))
         forward.begin()
     else:
-        forward = PromptForward(store, LAYERS, first=first, counts=counts, columns=columns)
+        forward = PromptForward(store, first=first, counts=counts, columns=columns)
 
     def batch(kind: str, layer: int, padding: float) -> Tensor:
         tensors = [getattr(originals[first + row], kind)[layer] for row in range(len(counts))]
@@ -100,7 +99,7 @@ def decode(
 ) -> DecodeForward:
     """Decode steps of one object, nothing read in between."""
     kernel = sdpa if fixed else None
-    forward = DecodeForward(store, LAYERS, first=first, last=last, kernel=kernel)
+    forward = DecodeForward(store, first=first, last=last, kernel=kernel)
     starts = store.tokens_seen[first:last]
     for step in range(steps):
         forward.begin()

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from filled_stores import LAYERS, LONGEST, SHAPE, Original, all_positions, empty, feed, held, ragged
+from filled_stores import LONGEST, SHAPE, Original, all_positions, empty, feed, held, ragged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -175,8 +175,8 @@ def test_attention_is_that_of_a_loop_in_float64(case: Case, scaled: bool, tile: 
     done = case.run()
     store, scale = done.store, 0.5 if scaled else None
     mass: dict[tuple[int, int, int, int], float] = {}
-    for model_layer, layer in LAYERS.items():
-        output = attend(done, model_layer, tile, scale)
+    for layer in range(SHAPE.layers):
+        output = attend(done, layer, tile, scale)
         assert output.isfinite().all()
         for row, column, position in done.real_columns():
             sequence = done.first + row
@@ -198,9 +198,9 @@ def test_attention_is_that_of_a_loop_in_float64(case: Case, scaled: bool, tile: 
         expect_mass(done, mass)
 
 
-def attend(done: Pass, model_layer: int, tile: int, scale: float | None) -> Tensor:
+def attend(done: Pass, layer: int, tile: int, scale: float | None) -> Tensor:
     """The layer's output, [B, T, Q, D], asked for as transformers asks."""
-    layer, rows = LAYERS[model_layer], slice(done.first, done.first + len(done.counts))
+    rows = slice(done.first, done.first + len(done.counts))
     width = done.forward.width
     query = done.queries[layer].flatten(1, 2)  # [B Q T D]
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # its strides in a model
@@ -246,7 +246,7 @@ def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
     assert store.attention is not None
     for _ in range(12):
         forward, queries = feed(store, [original], [1])
-        for layer in LAYERS.values():
+        for layer in range(SHAPE.layers):
             attention.attend(
                 forward,
                 layer,
@@ -286,13 +286,13 @@ def test_a_decode_pass_waits_for_nothing(kind: str, seen: bool, fixed: bool) -> 
     store = empty(sequences=2, needs=Needs(attention=seen, queries=2))
     originals = [Original(0), Original(1)]
     ragged(store, originals, [6, 4], 0, kind)
-    keys = [torch.randn(2, SHAPE.heads, 1, SHAPE.dim) for _ in LAYERS]
+    keys = [torch.randn(2, SHAPE.heads, 1, SHAPE.dim) for _ in range(SHAPE.layers)]
     query = torch.randn(2, SHAPE.heads * SHAPE.groups, 1, SHAPE.dim)
     with _Waiting() as waiting:
         kernel = sdpa if fixed else None
-        forward = DecodeForward(store, LAYERS, first=0, last=2, kernel=kernel)
+        forward = DecodeForward(store, first=0, last=2, kernel=kernel)
         forward.begin()
-        for layer in LAYERS.values():
+        for layer in range(SHAPE.layers):
             held_keys, held_values = forward.write(layer, keys[layer], keys[layer])
             attention.attend(forward, layer, query, held_keys, held_values, SHAPE.dim**-0.5)
     assert waiting.seen == []

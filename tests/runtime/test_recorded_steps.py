@@ -104,7 +104,10 @@ def test_replayed_steps_give_the_tokens_and_keep_the_entries_of_steps_one_by_one
     assert recorder.replays > 2 * len(recorder.recorded)
 
 
-def test_attention_with_sinks_is_recorded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("second", ["full_attention", "sliding_attention"])
+def test_attention_with_sinks_and_windows_is_recorded_too(
+    second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = GptOssConfig(
         vocab_size=len(toy_tokenizer()),
         hidden_size=32,
@@ -115,7 +118,8 @@ def test_attention_with_sinks_is_recorded_too(monkeypatch: pytest.MonkeyPatch) -
         head_dim=8,
         num_local_experts=2,
         num_experts_per_tok=1,
-        layer_types=["full_attention"] * 2,
+        layer_types=["full_attention", second],
+        sliding_window=12,
         initializer_range=0.2,
         eos_token_id=1,
     )

@@ -13,12 +13,11 @@ from transformers import (
 
 from skipkv import Engine, presets
 from skipkv.errors import UnsupportedModelError
+from skipkv.models.architecture import Architecture
 from skipkv.runtime.slots import CacheShape
 from skipkv.runtime.support import (
     cache_shape,
-    check_all_full,
     check_architecture,
-    full_attention_layers,
 )
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -36,21 +35,17 @@ SMALL = {
 def test_a_model_with_full_attention_is_decoded(family: Any) -> None:
     model = toy_model(family, layers=3)
     check_architecture(model)
-    check_all_full(model.config)
-    assert full_attention_layers(model.config) == {0: 0, 1: 1, 2: 2}
+    assert Architecture.of(model.config).full == (0, 1, 2)
     assert cache_shape(model.config) == CacheShape(layers=3, heads=2, groups=2, dim=16)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_layers_with_a_sliding_window_have_no_place_in_the_store(family: Any) -> None:
+def test_layers_with_a_sliding_window_are_stored_beside_the_others(family: Any) -> None:
     model = toy_model(family, layers=5, sliding_window=8)
-    check_architecture(model)  # attach decodes them
-    assert full_attention_layers(model.config) == {0: 0, 2: 1, 4: 2}
+    assert check_architecture(model).full == (0, 2, 4)
     shape = cache_shape(model.config)
-    assert shape.layers == 3
+    assert (shape.layers, shape.windowed, shape.window) == (3, 2, 8)
     assert (shape.numbers, shape.depth) == ((0, 2, 4), 5)
-    with pytest.raises(UnsupportedModelError, match=r"2 of 5 layers.*skipkv\.attach"):
-        check_all_full(model.config)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +73,7 @@ def test_the_head_size_is_the_share_of_a_head_unless_the_model_says_otherwise(co
 
 def test_a_window_that_is_switched_off_does_not_count() -> None:
     config = Qwen2Config(**SMALL, use_sliding_window=False, sliding_window=4, max_window_layers=1)
-    assert len(full_attention_layers(config)) == 3
+    assert Architecture.of(config).full == (0, 1, 2)
 
 
 def test_a_model_whose_embeddings_are_not_in_memory_is_refused() -> None:
