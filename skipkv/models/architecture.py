@@ -1,18 +1,26 @@
 """What the runtime must know of a model's architecture, read from its config and its modules."""
 
 from collections.abc import Iterator, Mapping
+from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
 import attrs
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from skipkv.errors import UnsupportedModelError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""The kinds of layers that are decoded, in transformers' words."""
+STATES = ("linear_attention", "conv")
+NONE = ("moe", "mlp")
+"""The kinds of layers that are decoded, in transformers' words: the last ones cache nothing."""
+
+_layer = getattr(cache_utils, "LinearAttentionLayer", None)
+_known = _layer is not None and "number_of_states" in signature(_layer.__init__).parameters
+STATE_LAYER: Any = _layer if _known else None
+"""How transformers caches layers with states; None in a version that does it in another way."""
 
 # Architectures whose configs do not show what is missing, by `model_type`.
 _REFUSED: Mapping[str, str] = MappingProxyType(
@@ -32,7 +40,9 @@ class Architecture:
         layers: number of decoder layers.
         full: the layers that attend to the whole past, ascending. A layer with a window that is at
             least as long as all the positions that the model was made for is one of them.
-        window: tokens that the other layers attend to; None where there are no other layers.
+        windowed: the layers that attend to a window only, ascending.
+        window: tokens that these attend to; None where there are none.
+        states: the layers with states in the place of entries, such as linear attention, ascending.
         horizon: tokens after which a window of the layers in `full` would take effect; None where
             they have none.
         heads: KV heads of a layer.
@@ -43,7 +53,9 @@ class Architecture:
 
     layers: int
     full: tuple[int, ...]
+    windowed: tuple[int, ...]
     window: int | None
+    states: tuple[int, ...]
     horizon: int | None
     heads: int
     groups: int
@@ -86,16 +98,19 @@ class Architecture:
         kinds, window = _kinds(text)
         longest = getattr(text, "max_position_embeddings", None)
         harmless = window is not None and longest is not None and window >= longest
-        full = tuple(i for i, of in enumerate(kinds) if of == FULL or harmless)
+        full = tuple(i for i, of in enumerate(kinds) if of == FULL or (of == SLIDING and harmless))
+        windowed = tuple(i for i, of in enumerate(kinds) if of == SLIDING and not harmless)
         if not full:
-            raise UnsupportedModelError(_all_windows(text, window))
+            raise UnsupportedModelError(_nothing_to_evict(text, window, kinds))
         _check_cached(text, kinds)
         heads = text.num_attention_heads
         kv_heads = getattr(text, "num_key_value_heads", None) or heads
         return cls(
             layers=len(kinds),
             full=full,
-            window=None if len(full) == len(kinds) else window,
+            windowed=windowed,
+            window=window if windowed else None,
+            states=tuple(i for i, of in enumerate(kinds) if of in STATES),
             horizon=window if harmless else None,
             heads=kv_heads,
             groups=heads // kv_heads,
@@ -110,9 +125,8 @@ class Architecture:
 
     @property
     def window_layers(self) -> dict[int, int]:
-        """Layer of the model -> layer of the window store, for all other layers."""
-        others = [layer for layer in range(self.layers) if layer not in self.full]
-        return {layer: index for index, layer in enumerate(others)}
+        """Layer of the model -> layer of the window store, for the layers in `windowed`."""
+        return {layer: index for index, layer in enumerate(self.windowed)}
 
 
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
@@ -157,11 +171,11 @@ def _kinds(text: Any) -> tuple[list[str], int | None]:
         chunked = getattr(text, "attention_chunk_size", None) is not None
         one = SLIDING if window is not None else "chunked_attention" if chunked else FULL
         types = [one] * number
-    if unknown := set(types) - {FULL, SLIDING}:
+    if unknown := set(types) - {FULL, SLIDING, *STATES, *NONE}:
         raise UnsupportedModelError(
-            f"The model has layers of type {', '.join(sorted(unknown))}; only full_attention and "
-            "sliding_attention are decoded. The states of other layers have no place in skipkv's "
-            "cache yet."
+            f"The model has layers of type {', '.join(sorted(unknown))}. Layers with full or "
+            "sliding-window attention, linear attention or a convolution are decoded; what others "
+            "store has no place in skipkv's cache yet."
         )
     return list(types), window if SLIDING in types else None
 
@@ -187,6 +201,11 @@ def _check_cached(text: Any, kinds: list[str]) -> None:
                 f"{type(layer).__name__}, which holds more than keys and values. skipkv's cache "
                 "has no place for that yet."
             )
+        if kind in STATES and type(layer) is not STATE_LAYER:
+            raise UnsupportedModelError(
+                f"transformers caches layers of type {kind} as {type(layer).__name__}, which "
+                "skipkv does not know how to fill. transformers 5.23 has a cache that it knows."
+            )
 
 
 def _head_size(text: Any) -> int:
@@ -206,7 +225,13 @@ def _head_size(text: Any) -> int:
     return size
 
 
-def _all_windows(text: Any, window: int | None) -> str:
+def _nothing_to_evict(text: Any, window: int | None, kinds: list[str]) -> str:
+    if SLIDING not in kinds:
+        return (
+            f"No layer of the model has full attention: they are of type "
+            f"{', '.join(sorted(set(kinds)))}. What it caches is bounded already: a policy has "
+            "nothing to evict."
+        )
     said = (
         f"Every layer of the model has sliding-window attention (window: {window}). Its cache is "
         "bounded already: a policy has nothing to evict."

@@ -8,6 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from skipkv.errors import InputError, UnsupportedModelError
 
 FAMILIES = (
+    "bamba",
     "cohere2",
     "exaone4",
     "gemma2",
@@ -17,16 +18,23 @@ FAMILIES = (
     "gpt_neox",
     "gpt_oss",
     "granite",
+    "granitemoehybrid",
+    "jamba",
+    "lfm2",
     "llama",
     "ministral",
     "mistral",
+    "nemotron_h",
     "olmo2",
     "olmo3",
+    "olmo_hybrid",
     "phi3",
     "qwen2",
     "qwen2_moe",
     "qwen3",
+    "qwen3_5_text",
     "qwen3_moe",
+    "qwen3_next",
     "smollm3",
 )
 """Values of `model_type` in a config.json with which the tests decode as transformers does."""

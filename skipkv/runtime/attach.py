@@ -306,22 +306,24 @@ class Attachment:
         """Feed all of a prompt but its last pass; the arguments for that one."""
         columns = ids.shape[1]
         prompt = prompt or columns > 1
-        if prompt and session.room is not None and max(counts) > session.room:
+        why = self._why_cut(session, counts) if prompt else None
+        if why is not None:
             if not kwargs.get("logits_to_keep"):
                 raise InputError(
-                    f"The prompt has {max(counts)} tokens, more than budget + interval, and is fed "
-                    "in chunks; logits for all of it cannot be given. Use model.generate(), or "
-                    "pass logits_to_keep=1."
+                    f"{why} is fed in chunks; logits for all of it cannot be given. Use "
+                    "model.generate(), or pass logits_to_keep=1."
                 )
             if kwargs.get("output_hidden_states") or self._model.config.output_hidden_states:
                 raise InputError(
-                    f"The prompt has {max(counts)} tokens, more than budget + interval, and is fed "
-                    "in chunks; hidden states for all of it cannot be given. Remove "
-                    "output_hidden_states=True, or raise the budget."
+                    f"{why} is fed in chunks; hidden states for all of it cannot be given. Remove "
+                    "output_hidden_states=True."
                 )
-            *earlier, (ids, counts) = _chunks(ids, counts, session.passes(counts))
-            for chunk, sizes in earlier:
-                self._run(session, chunk, sizes)
+            if session.pads:
+                *earlier, (ids, counts) = _chunks(ids, counts, session.passes(counts))
+                for chunk, sizes in earlier:
+                    self._run(session, chunk, sizes)
+            else:
+                ids, counts = self._run_rows(session, ids, counts)
         if prompt:
             # What generate() counts on is what it fed, not how that was cut.
             self._pass = session.prompts(0, counts, ids, columns=columns)
@@ -333,15 +335,48 @@ class Attachment:
         arguments.pop("cache_position", None)  # transformers < 5.4 works it out from the cache
         return arguments
 
-    def _run(self, session: Session, ids: Int[Tensor, "B T"], counts: list[int]) -> None:
+    def _why_cut(self, session: Session, counts: list[int]) -> str | None:
+        """Why a prompt takes several passes; None where it takes one."""
+        if session.room is not None and max(counts) > session.room:
+            return f"The prompt has {max(counts)} tokens, more than budget + interval, and"
+        if not session.pads and len(set(counts)) > 1:
+            return (
+                "The batch is padded, and the model has layers with states, which padding would "
+                "change. So each row"
+            )
+        return None
+
+    def _run_rows(
+        self, session: Session, ids: Int[Tensor, "B T"], counts: list[int]
+    ) -> tuple[Int[Tensor, "B 1"], list[int]]:
+        """Feed each row alone, all but its last token; these are the pass that is left."""
+        for row, count in enumerate(counts):
+            tokens = ids[row : row + 1, ids.shape[1] - count :]
+            for [part] in session.passes([count]):
+                ends = part.stop == count
+                piece = tokens[:, part.start : part.stop - ends]
+                if piece.shape[1]:
+                    self._run(session, piece, [piece.shape[1]], first=row, events=not ends)
+        return ids[:, -1:], [1] * len(counts)
+
+    def _run(
+        self,
+        session: Session,
+        ids: Int[Tensor, "B T"],
+        counts: list[int],
+        *,
+        first: int = 0,
+        events: bool = True,
+    ) -> None:
         """One forward pass of our own, before the one the caller asked for."""
         self._nested = True
         try:
-            with session.run(session.prompts(0, counts, ids, columns=0)) as arguments:
+            with session.run(session.prompts(first, counts, ids, columns=0)) as arguments:
                 self._model(**arguments, logits_to_keep=1)
         finally:
             self._nested = False
-        self._events(session, session.sequences[: len(counts)])
+        if events:
+            self._events(session, session.sequences[first : first + len(counts)])
 
     def _after(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A forward hook of the model, called after an error too: run the events that are due."""

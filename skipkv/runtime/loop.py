@@ -294,6 +294,8 @@ class DecodeLoop:
             decoding=lane > 0,
             most=LONGEST_PASS if self._session.room is None else None,
         )
+        if not self._session.pads:  # all then feed equally many
+            limit = min(limit, *(n.reading.left for n in newcomers))
         chunks = [n.reading.take(limit) for n in newcomers]
         width = max(map(len, chunks))
         ids = torch.tensor(

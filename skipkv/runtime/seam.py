@@ -27,7 +27,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from skipkv._validators import kind_of
 from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
@@ -35,6 +35,7 @@ from skipkv.models.architecture import Architecture
 from skipkv.runtime.attention import attend, attend_in_window
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.softmax import PLAIN, Softmax
+from skipkv.runtime.states import StateLayer
 
 OLDEST, NEWEST = "5.0.0", "5.24.0"
 """The range of transformers' versions that the tests run with."""
@@ -135,15 +136,24 @@ class SlotCache(Cache):
 
     def __init__(self, config: PretrainedConfig, *, dtype: torch.dtype) -> None:
         found = Architecture.of(config)
-        super().__init__(layers=[SlotLayer(self, layer) for layer in range(found.layers)])
+        self._states = {layer: _state_layer(config, layer) for layer in found.states}
+        own = DynamicCache(config=config).layers  # of a layer that caches nothing, transformers'
+        attends = {*found.full, *found.windowed}
+        super().__init__(
+            layers=[
+                SlotLayer(self, layer) if layer in attends else self._states.get(layer, own[layer])
+                for layer in range(found.layers)
+            ]
+        )
         self.window, self.horizon = found.window, found.horizon
         self._full, self._windowed = found.full_layers, found.window_layers
         self.columns = 0
         self._dtype = dtype
         self._forward: Forward | None = None
-        self._expected = list(range(found.layers))
+        self._expected = sorted(attends)
         self._written: list[int] = []
         self._attended: list[int] = []
+        self._remembered: set[int] = set()  # layers that asked for their states
 
     @property
     def forward(self) -> Forward:
@@ -168,6 +178,10 @@ class SlotCache(Cache):
             )
         self._forward = forward
         self._written, self._attended = [], []
+        self._remembered.clear()
+        for layer in self._states.values():
+            assert forward.store.states is not None
+            layer.begin(forward.store.states, slice(forward.first, forward.last))
         _this_thread.cache = self
 
     def abandon(self) -> None:
@@ -200,6 +214,22 @@ class SlotCache(Cache):
                     f"{_versions()}"
                 )
 
+        if missing := self._states.keys() - self._remembered:
+            raise UnsupportedModelError(
+                f"{len(missing)} of {len(self._states)} layers with states did not ask skipkv's "
+                f"cache for them during one forward pass. {_versions()}"
+            )
+
+    def get_conv_state(self, layer_idx: int, *args: Any, **kwargs: Any) -> Tensor | None:
+        """A layer's state, as transformers has it."""
+        self._remembered.add(layer_idx)
+        return super().get_conv_state(layer_idx, *args, **kwargs)
+
+    def get_recurrent_state(self, layer_idx: int, *args: Any, **kwargs: Any) -> Tensor | None:
+        """A layer's state, as transformers has it."""
+        self._remembered.add(layer_idx)
+        return super().get_recurrent_state(layer_idx, *args, **kwargs)
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new entries; returns those the pass may attend to."""
         forward, keys, values = self.forward, keys.to(self._dtype), values.to(self._dtype)
@@ -230,6 +260,11 @@ class SlotCache(Cache):
         else:
             output = attend_in_window(forward, queries, key, value, scale, softmax)
         return output.to(query.dtype)
+
+
+def _state_layer(config: PretrainedConfig, layer: int) -> StateLayer:
+    text = config.get_text_config(decoder=True)
+    return StateLayer(layer, getattr(text, "number_of_conv_states", None) or 1)
 
 
 def _mask_function(

@@ -300,6 +300,11 @@ class Session:
         """Entries a row may ever hold; None where the cache grows."""
         return self._fixed
 
+    @property
+    def pads(self) -> bool:
+        """Whether rows of a pass may differ in length: padding would change a layer's states."""
+        return self.store.states is None
+
     def _reserve(self, room: int) -> None:
         if room > self.store.capacity:
             self._decode = None  # its views would keep the old cache alive
@@ -426,13 +431,17 @@ class Session:
             if layers.trusts(rows):
                 with layers.exchanged():
                     return last()
-            # A trial. All that it writes is written again by the pass itself, except sums.
-            received = self.store.attention
+            # A trial. All that it writes is written again by the pass itself, but for sums and
+            # states.
+            received, states = self.store.attention, self.store.states
             before = None if received is None else received.clone()
+            held = None if states is None else states.save()
             tried = layers.attempt(last)
             self.cache.begin(pass_.forward)
             if received is not None and before is not None:
                 received.copy_(before)
+            if states is not None and held is not None:
+                states.load(held)
             found = last()
             if tried is not None:
                 layers.compare(tried, found, self.model.dtype)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skipkv._types import Needs
+from skipkv.runtime.states import StateStore
 from skipkv.runtime.windows import WindowStore
 
 
@@ -25,6 +26,7 @@ class CacheShape:
         depth: layers of the model; by default no more than are stored.
         windowed: layers with a sliding window, which are stored beside the others.
         window: tokens that these attend to.
+        states: whether there are layers with states in the place of entries.
     """
 
     layers: int
@@ -37,6 +39,7 @@ class CacheShape:
     depth: int = attrs.field(default=attrs.Factory(lambda self: self.layers, takes_self=True))
     windowed: int = 0
     window: int = 0
+    states: bool = False
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -95,8 +98,8 @@ class SlotStore:
     only writes keys and values: `dropped` and `dropped_before` change at compactions only, and the
     host counts the tokens seen.
 
-    All this is about the layers that attend to the whole past. Those with a sliding window have
-    their entries in `windows`, by the same lanes.
+    All this is about the layers that attend to the whole past. What layers with a sliding window or
+    with states hold is in `windows` and `states`, by the same lanes.
 
     Args:
         shape: layers, heads and head size.
@@ -149,6 +152,8 @@ class SlotStore:
                 dtype=dtype,
                 device=device,
             )
+        self.states = StateStore(sequences) if shape.states else None
+        """The layers with states in the place of entries; None where there are none."""
         # What the host knows of each lane without waiting for the device:
         self.tokens_seen = [0] * sequences
         self.least_dropped = [0] * sequences  # the minimum over heads
@@ -164,9 +169,10 @@ class SlotStore:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes allocated now for keys and values of all layers, as their storages report them."""
+        """Bytes allocated now for keys, values and states, as their storages report them."""
         held = self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
-        return held + (0 if self.windows is None else self.windows.bytes)
+        others = (self.windows, self.states)
+        return held + sum(other.bytes for other in others if other is not None)
 
     @property
     def widths(self) -> list[int]:
@@ -357,7 +363,8 @@ class SlotStore:
         """All tensors with data of sequences; their axis 1 is the lane."""
         tensors = [self.keys, self.values, self.dropped, self.dropped_before]
         tensors += [t for t in (self.attention, self.queries) if t is not None]
-        return tensors + ([] if self.windows is None else self.windows.tensors)
+        others = (self.windows, self.states)
+        return tensors + [t for other in others if other is not None for t in other.tensors]
 
 
 def grown_capacity(now: int, needed: int, *, limit: int | None, doubling: bool) -> int:

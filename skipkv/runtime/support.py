@@ -23,8 +23,9 @@ def cache_shape(config: PretrainedConfig) -> CacheShape:
         dim=found.dim,
         numbers=found.full,
         depth=found.layers,
-        windowed=len(found.window_layers),
+        windowed=len(found.windowed),
         window=found.window or 0,
+        states=bool(found.states),
     )
 
 

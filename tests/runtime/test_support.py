@@ -52,7 +52,8 @@ def test_layers_with_a_sliding_window_are_stored_beside_the_others(family: Any) 
     ("kinds", "message"),
     [
         (["sliding_attention"] * 3, "nothing to evict"),
-        (["full_attention", "chunked_attention", "linear_attention"], "chunked_.*, linear_"),
+        (["full_attention", "chunked_attention", "hybrid"], "chunked_.*, hybrid"),
+        (["linear_attention", "conv", "conv"], "No layer .* conv, linear_.* nothing to evict"),
     ],
 )
 def test_models_with_nothing_to_evict_or_with_unknown_layers_are_refused(

@@ -54,8 +54,8 @@ def test_hidden_states_that_a_model_changes_after_its_hooks_are_found() -> None:
 
 def test_what_cannot_be_decoded_at_all_is_an_error() -> None:
     model = toy_model("qwen2")
-    model.config.layer_types = ["linear_attention"] * 2
-    with pytest.raises(UnsupportedModelError, match="linear_attention"):
+    model.config.layer_types = ["chunked_attention"] * 2
+    with pytest.raises(UnsupportedModelError, match="chunked_attention"):
         check_model(model, toy_tokenizer())
     with pytest.raises(InputError, match="check_model got Linear"):
         check_model(torch.nn.Linear(2, 2))
