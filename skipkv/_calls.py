@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import CacheView, Rotation, SentenceTable, SteeringContext
+from skipkv._types import (
+    CacheView,
+    Memory,
+    Rotation,
+    SentenceTable,
+    SteeringContext,
+    needs_of,
+)
 from skipkv.errors import PartError, SkipKVError
 
 _Error = TypeVar("_Error", bound=SkipKVError)
@@ -66,6 +73,38 @@ def scores_of(scorer: object, view: CacheView) -> Float[Tensor, "R H L"]:
     scores = call(scorer, "score", {"view": view})
     check_tensor(scorer, "score", scores, "[R, H, L]", view.positions, torch.float32)
     return scores  # type: ignore[no-any-return]
+
+
+def remembered_of(scorer: object, view: CacheView) -> dict[Memory, Float[Tensor, "R H L"]]:
+    """What a scorer wants its memories to hold for each entry of a view.
+
+    Args:
+        scorer: any scorer; one without a method `remember` remembers nothing.
+        view: the view of the cache.
+
+    Raises:
+        PartError: the scorer raised, edited the view, or did not return a tensor for memories that
+            it declares.
+    """
+    if not callable(getattr(scorer, "remember", None)):
+        return {}
+    answer = call(scorer, "remember", {"view": view})
+    if not isinstance(answer, Mapping):
+        raise broken(
+            scorer, f".remember must return a mapping from memories to tensors, got {answer!r}."
+        )
+    declared = [r for r in needs_of(scorer).records if isinstance(r, Memory)]
+    if unknown := [memory for memory in answer if memory not in declared]:
+        raise broken(
+            scorer,
+            f".remember returned values for {unknown[0]!r}, which its `needs` does not declare: "
+            f"Needs(records=({unknown[0]!r},)).",
+        )
+    for memory, tensor in answer.items():
+        complaint = tensor_complaint(tensor, "[R, H, L]", view.positions, torch.float32)
+        if complaint:
+            raise broken(scorer, f".remember, for {memory!r}, {complaint}")
+    return dict(answer)
 
 
 def culprit(scorer: object, view: CacheView) -> object:
@@ -182,6 +221,9 @@ def tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield start + field, content
         elif field == "rotation":
             yield from tensors(content, start + field)
+        elif field == "records":
+            for record, tensor in content.items():
+                yield f"{start}{field}[{record!r}]", tensor
         elif field == "sentences" and content is not None:
             for number, table in enumerate(content):
                 yield from tensors(table, f"{start}{field}[{number}]")
@@ -220,6 +262,8 @@ def watched(value: _Shown) -> _Shown:
             for name, tensor in tensors(value)
             if name in _FIELDS[type(value)]
         }
+        if isinstance(value, CacheView) and value.records:
+            own["records"] = {record: _watched(t) for record, t in value.records.items()}
         return attrs.evolve(value, **own)
 
 

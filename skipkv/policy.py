@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from skipkv._protocols import require
-from skipkv._types import Needs, needs_of
+from skipkv._types import Memory, Needs, needs_of
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 from skipkv.evictors import Evictor, KeepAll, TopK
@@ -174,6 +174,14 @@ class Policy:
                 f"entries unscored, but Budget(window={self.budget.window}) does not protect them. "
                 f"Set Budget(window={self.needs.queries}) or observe fewer."
             )
+
+        written = needs_of(self.scorer).records if hasattr(self.scorer, "remember") else ()
+        for record in self.needs.records:
+            if isinstance(record, Memory) and record not in written:
+                raise ConfigError(
+                    f"A part of the policy reads {record!r}, which Policy.scorer does not write: "
+                    "it needs a method remember(view), and must declare the memory in `needs`."
+                )
 
     @property
     def needs(self) -> Needs:

@@ -4,7 +4,8 @@ One type per file. The types know no model, and their values never change.
 Add a type here only when two kinds of part use it, or a part and the runtime.
 """
 
-from skipkv._types.needs import Needs, needs_of
+from skipkv._types.needs import SUM, Needs, needs_of
+from skipkv._types.records import Decayed, LastAbove, Memory, Peak, Record, Statistic, Sum
 from skipkv._types.request import Request
 from skipkv._types.rotation import Rotation
 from skipkv._types.sentences import SentenceTable
@@ -14,13 +15,21 @@ from skipkv._types.tokens import TokenStream
 from skipkv._types.view import CacheView
 
 __all__ = [
+    "SUM",
     "CacheView",
     "Cut",
+    "Decayed",
+    "LastAbove",
+    "Memory",
     "Needs",
+    "Peak",
+    "Record",
     "Request",
     "Rotation",
     "SentenceTable",
+    "Statistic",
     "SteeringContext",
+    "Sum",
     "Thought",
     "TokenStream",
     "needs_of",

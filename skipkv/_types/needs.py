@@ -1,8 +1,49 @@
 """What a part must be shown beyond keys, values and positions."""
 
+import math
+from collections.abc import Iterable
+from typing import Any
+
 import attrs
 
-from skipkv._validators import is_a
+from skipkv._types.records import Memory, Record, Statistic, Sum
+from skipkv._validators import is_a, kind_of
+from skipkv.errors import ConfigError
+
+SUM = Sum()
+"""The record of `Needs(attention=True)`."""
+
+
+def _records(given: Any) -> tuple[Record, ...]:
+    """Records, each once."""
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise ConfigError(f"Needs(records=...) must be a tuple of records, got {kind_of(given)}.")
+    found: list[Record] = []
+    for record in given:
+        if isinstance(record, type) or not isinstance(record, Memory | Statistic):
+            raise ConfigError(
+                f"Needs(records=...) must hold records, got {kind_of(record)}. A record is a "
+                "skipkv.Memory, or a statistic with `start` and `update`, such as skipkv.Peak()."
+            )
+        try:
+            hash(record)
+        except TypeError:
+            raise ConfigError(
+                f"{record!r} in Needs(records=...) cannot be hashed. Make it a frozen class."
+            ) from None
+        if isinstance(record.start, bool) or not isinstance(record.start, int | float):
+            raise ConfigError(f"{record!r}.start must be a number, got {kind_of(record.start)}.")
+        if not math.isfinite(record.start):
+            raise ConfigError(f"{record!r}.start must be finite, got {record.start}.")
+        if record not in found:
+            found.append(record)
+    names = [record.name for record in found if isinstance(record, Memory)]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ConfigError(
+            f"Two memories of a policy have the name {twice[0]!r} and different starts. Give them "
+            "different names."
+        )
+    return tuple(found)
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -17,6 +58,11 @@ class Needs:
         attention: the attention every entry has received since it was cached, summed over queries.
         sentences: the sentence table: embeddings and thoughts of the sentences closed so far.
         rotary: the rotation of positions, and with it the keys as they were before.
+        records: numbers beside each entry that the part reads with `view.record(...)`: statistics
+            of attention, and a scorer's memory from event to event.
+
+    Raises:
+        ConfigError: a value out of range, or what is no record.
 
     Example:
         >>> Needs(queries=8) | Needs(queries=1, sentences=True)
@@ -27,6 +73,17 @@ class Needs:
     attention: bool = attrs.field(default=False, validator=is_a(bool))
     sentences: bool = attrs.field(default=False, validator=is_a(bool))
     rotary: bool = attrs.field(default=False, validator=is_a(bool))
+    records: tuple[Record, ...] = attrs.field(default=(), converter=_records)
+
+    @property
+    def recorded(self) -> tuple[Record, ...]:
+        """All records: `attention` is one too."""
+        return (*((SUM,) if self.attention and SUM not in self.records else ()), *self.records)
+
+    @property
+    def weights(self) -> bool:
+        """Whether attention weights must be seen, which fused kernels do not give."""
+        return any(isinstance(record, Statistic) for record in self.recorded)
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(
@@ -34,10 +91,12 @@ class Needs:
             attention=self.attention or other.attention,
             sentences=self.sentences or other.sentences,
             rotary=self.rotary or other.rotary,
+            records=(*self.records, *(r for r in other.records if r not in self.records)),
         )
 
     def __repr__(self) -> str:
-        given = {name: value for name, value in attrs.asdict(self).items() if value}
+        fields = attrs.asdict(self, recurse=False)
+        given = {name: value for name, value in fields.items() if value}
         return f"Needs({', '.join(f'{name}={value}' for name, value in given.items())})"
 
 

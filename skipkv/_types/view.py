@@ -1,6 +1,6 @@
 """What scorers and evictors see of the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import attrs
@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from skipkv._types.records import Record
 from skipkv._types.rotation import Rotation
 from skipkv._types.sentences import SentenceTable
+from skipkv.errors import InputError
 
 # Above every position: sequences so far apart share one axis and never meet on it.
 _APART = 2**32
@@ -36,6 +38,8 @@ class CacheView:
         attention: attention that each entry has received so far; None unless a part needs it.
         sentences: a table per sequence; None unless a part needs them.
         rotation: how positions turn keys; None unless a part needs it.
+        records: numbers beside each entry, [R, H, L] each; empty unless a part needs some. Read
+            them with `record`.
     """
 
     keys: Float[Tensor, "R H L D"]
@@ -54,6 +58,7 @@ class CacheView:
     attention: Float[Tensor, "R H L"] | None = None
     sentences: Sequence[SentenceTable] | None = None
     rotation: Rotation | None = None
+    records: Mapping[Record, Float[Tensor, "R H L"]] = attrs.field(factory=dict)
 
     @property
     def occupied(self) -> Bool[Tensor, "R H L"]:
@@ -75,6 +80,22 @@ class CacheView:
         empty = ~self.occupied[..., None]
         keys = self.keys.float().masked_fill(empty, 0.0)
         return self.rotation.unrotated(keys, self.positions)
+
+    def record(self, record: Record) -> Float[Tensor, "R H L"]:
+        """The values of a record.
+
+        Args:
+            record: equal to one of those that the part declares.
+
+        Raises:
+            InputError: the view does not have it.
+        """
+        if record not in self.records:
+            raise InputError(
+                f"CacheView.records has no {record!r}. A part that reads it must declare "
+                f"needs = Needs(records=({record!r},))."
+            )
+        return self.records[record]
 
     def within_window(self, window: int) -> Bool[Tensor, "R H L"]:
         """Entries of the `window` most recent tokens."""

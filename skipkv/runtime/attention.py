@@ -51,7 +51,7 @@ def attend(
         return one.reshape(batch, 1, -1, size)
     grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
     forward.observe(layer, observed(grouped, scale))
-    record = None if forward.store.attention is None else partial(forward.add_attention, layer)
+    record = partial(forward.add_attention, layer) if forward.store.weighs else None
     return _prompt(grouped, key, value, forward.mask(layer), scale, softmax, record)
 
 

@@ -1,7 +1,7 @@
 """All calls that the runtime makes to the parts of a policy, with checks of the answers."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import attrs
@@ -14,13 +14,14 @@ from skipkv._calls import (
     call,
     check_tensor,
     culprit,
+    remembered_of,
     scores_of,
     tensors,
     versions,
     watched,
     without_frames,
 )
-from skipkv._types import CacheView, Cut, Request, SteeringContext, TokenStream
+from skipkv._types import CacheView, Cut, Memory, Request, SteeringContext, TokenStream
 from skipkv.errors import ModelError, PartError, SkipKVError
 from skipkv.evictors import Evictor
 from skipkv.policy import Policy
@@ -143,12 +144,15 @@ class Decision:
 
     Args:
         keep: the keep mask.
-        held: per sequence, whether its scores are finite, and whether its mask is within the
-            budget, keeps no empty slot, and keeps what is protected.
+        held: per sequence, whether its scores are finite, whether its mask is within the
+            budget, keeps no empty slot, and keeps what is protected, and whether what is
+            remembered is finite.
+        remembered: what memories hold from now on.
     """
 
     keep: Bool[Tensor, "R H L"]
-    held: Bool[Tensor, "n 4"]
+    held: Bool[Tensor, "n 5"]
+    remembered: Mapping[Memory, Float[Tensor, "R H L"]]
 
 
 def decide(
@@ -180,6 +184,7 @@ def decide(
         if watch is not None:
             watch(view, scores)
         finite = torch.isfinite(scores) | ~occupied
+        remembered = remembered_of(policy.scorer, view)
         keep = _keep(policy.evictor, scores, view, budget)
     except PartError as error:
         failure = without_frames(error)
@@ -194,9 +199,20 @@ def decide(
             (keep.sum(dim=-1) <= budget).all(dim=1),
             ~(keep & ~occupied).flatten(1).any(dim=1),
             ~(protected & ~keep).flatten(1).any(dim=1),
+            _all_finite(remembered, occupied),
         ]
-    )  # [4 R]
-    return Decision(keep=keep, held=laws.unflatten(1, (-1, count)).all(dim=1).T)
+    )  # [5 R]
+    held = laws.unflatten(1, (-1, count)).all(dim=1).T
+    return Decision(keep=keep, held=held, remembered=remembered)
+
+
+def _all_finite(
+    remembered: Mapping[Memory, Float[Tensor, "R H L"]], occupied: Bool[Tensor, "R H L"]
+) -> Bool[Tensor, "R"]:
+    finite = torch.ones_like(occupied)
+    for values in remembered.values():
+        finite = finite & torch.isfinite(values)
+    return (finite | ~occupied).flatten(1).all(dim=1)
 
 
 def _keep(
@@ -229,7 +245,7 @@ def law_faults(
         model = _model_faults(view, occupied, len(held))
         name = _culprit(policy.scorer, view)
     faults: list[SkipKVError | None] = []
-    for number, (finite, within, real, safe) in enumerate(held):
+    for number, (finite, within, real, safe, remembers) in enumerate(held):
         fault: SkipKVError | None = None
         if not finite:
             fault = model.get(number) or broken(
@@ -248,6 +264,12 @@ def law_faults(
         elif not safe:
             fault = broken(
                 policy.evictor, " dropped an entry of view.protected (window, sinks or prompt)."
+            )
+        elif not remembers:
+            fault = broken(
+                policy.scorer,
+                ".remember gave an entry NaN or infinite. Values must be finite wherever "
+                "view.occupied is True.",
             )
         faults.append(fault)
     return faults

@@ -167,10 +167,10 @@ class DecodeForward:
         ring.view(-1, dim).index_copy_(0, self._in_ring, queries.reshape(-1, dim))
 
     def add_attention(self, layer: int, weights: Float[Tensor, "B H G L"]) -> None:
-        """Add the attention each entry received, summed over query heads."""
-        assert self.store.attention is not None
-        mass = self.store.attention[layer, self.first : self.last, :, : self.width]
-        mass += weights.sum(dim=2)
+        """Bring the statistics of attention up to date."""
+        bias = self.bias(layer)
+        free = None if bias is None else bias[:, :, 0] < 0
+        self.store.receive(layer, self._lanes, weights.unsqueeze(3), self.positions, free)
 
     def attend(
         self,
@@ -185,9 +185,9 @@ class DecodeForward:
         if self._observes:
             self.observe(layer, observed(query, scale))
         bias = self.bias(layer)
-        if self.store.attention is not None or not softmax.plain:
+        if self.store.weighs or not softmax.plain:
             seen, weights = softmax.attend(query, key, value, bias, scale)
-            if self.store.attention is not None:
+            if self.store.weighs:
                 self.add_attention(layer, weights)
             return seen
         if self._kernel is not None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import CacheView, Rotation, SentenceTable
+from skipkv._types import SUM, CacheView, Record, Rotation, SentenceTable
 from skipkv.errors import SkipKVError
 from skipkv.policy import Policy
 from skipkv.runtime.checked import Decision, decide, law_faults
@@ -175,6 +175,7 @@ def _compress_group(
             # A mask that breaks a law keeps what it says, so that a trace shows it.
             lawful = all(map(all, laws))
             most = min(budget, width) if lawful else None
+            store.remember(layers, sequences, decision.remembered)
             store.compact(layers, sequences, decision.keep, most=most)
     store.compacted(sequences)
     evicted = (store.dropped[:, span(sequences)].sum(dim=(0, 2)) - before).tolist()
@@ -200,6 +201,10 @@ def _view(
     seen = store.seen[at].repeat(depth)
     positions = store.positions(layers, sequences, width).flatten(0, 1)
     queries = store.recent_queries(layers, sequences)
+
+    def record(name: Record) -> Float[Tensor, "R H L"]:
+        return store.records[name][layers, at, :, :width].flatten(0, 1)
+
     return CacheView(
         keys=store.keys[layers, at, :, :width].flatten(0, 1),
         values=store.values[layers, at, :, :width].flatten(0, 1),
@@ -212,9 +217,8 @@ def _view(
         layers=on_device(store.shape.numbers[layers], device).repeat_interleave(len(sequences)),
         depth=store.shape.depth,
         queries=None if queries is None else queries.flatten(0, 1),
-        attention=None
-        if store.attention is None
-        else store.attention[layers, at, :, :width].flatten(0, 1),
+        attention=None if SUM not in store.records else record(SUM),
+        records={name: record(name) for name in policy.needs.records},
         sentences=tables,
         rotation=rotation,
     )

@@ -91,11 +91,14 @@ class PromptForward:
     def add_attention(
         self, layer: int, weights: Float[Tensor, "B H G t L"], columns: slice
     ) -> None:
-        """Add the attention each entry received from tokens of these columns, over query heads."""
-        assert self.store.attention is not None
-        weights = weights * self._real[:, None, None, columns, None]
-        mass = self.store.attention[layer, self.first : self.last, :, : self.width]
-        mass += weights.detach().sum(dim=(2, 3))
+        """Bring the statistics of attention up to date with tokens of these columns."""
+        real = self._real[:, columns]
+        weights = weights.detach() * real[:, None, None, :, None]
+        positions = self.positions[:, columns].masked_fill(~real, -1)
+        newest = self._own[layer, :, :, -1:]
+        free = torch.arange(self.width, device=newest.device) > newest
+        lanes = slice(self.first, self.last)
+        self.store.receive(layer, lanes, weights, positions, free)
 
     def mask(self, layer: int) -> Bool[Tensor, "B #H T L"]:
         """The slots each column may see: its own and those before."""

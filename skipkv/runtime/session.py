@@ -431,15 +431,15 @@ class Session:
             if layers.trusts(rows):
                 with layers.exchanged():
                     return last()
-            # A trial. All that it writes is written again by the pass itself, but for sums and
-            # states.
-            received, states = self.store.attention, self.store.states
-            before = None if received is None else received.clone()
+            # A trial. All that it writes is written again by the pass itself, but for statistics
+            # and states.
+            records, states = self.store.records, self.store.states
+            before = [values.clone() for values in records.values()]
             held = None if states is None else states.save()
             tried = layers.attempt(last)
             self.cache.begin(pass_.forward)
-            if received is not None and before is not None:
-                received.copy_(before)
+            for values, old in zip(records.values(), before, strict=True):
+                values.copy_(old)
             if states is not None and held is not None:
                 states.load(held)
             found = last()

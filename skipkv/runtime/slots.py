@@ -1,6 +1,6 @@
 """The storage of the KV cache: every entry of every layer, sequence and head, in one allocation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skipkv._types import Needs
+from skipkv._types import Memory, Needs, Statistic
 from skipkv.runtime.states import StateStore
 from skipkv.runtime.windows import WindowStore
 
@@ -134,7 +134,11 @@ class SlotStore:
         self.values = zeros(capacity, shape.dim)
         self.dropped: Int[Tensor, "layers S H"] = zeros(dtype=torch.long)
         self.dropped_before: Int[Tensor, "layers S H capacity"] = zeros(capacity, dtype=torch.int32)
-        self.attention = zeros(capacity, dtype=torch.float32) if needs.attention else None
+        self.records = {
+            record: zeros(capacity, dtype=torch.float32).fill_(record.start)
+            for record in needs.recorded
+        }
+        """Numbers beside each entry; a free slot holds what an entry starts with."""
         # a ring: the query of position p lies at p % W
         self.queries = zeros(shape.groups, needs.queries, shape.dim) if needs.queries else None
         self.bias: Float[Tensor, "layers S H capacity"] = zeros(capacity)
@@ -166,6 +170,35 @@ class SlotStore:
     def capacity(self) -> int:
         """Slots of each head."""
         return self.keys.shape[3]
+
+    @property
+    def weighs(self) -> bool:
+        """Whether some record needs attention weights."""
+        return self.needs.weights
+
+    def receive(
+        self,
+        layer: int,
+        lanes: slice,
+        weights: Float[Tensor, "B H G T L"],
+        positions: Int[Tensor, "B T"],
+        free: Bool[Tensor, "B #H L"] | None,
+    ) -> None:
+        """Bring statistics up to date with the attention of some tokens.
+
+        Args:
+            layer: the layer.
+            lanes: the lanes.
+            weights: attention weights of the first `L` slots; 0 in the rows of padding.
+            positions: of the tokens; -1 is padding.
+            free: slots without an entry; None where there are none.
+        """
+        for record, values in self.records.items():
+            if not isinstance(record, Statistic):
+                continue
+            held = values[layer, lanes, :, : weights.shape[-1]]
+            found = record.update(held, weights, positions)
+            held.copy_(found if free is None else found.masked_fill(free, record.start))
 
     @property
     def kv_bytes(self) -> int:
@@ -228,7 +261,7 @@ class SlotStore:
         wanted = grown_capacity(self.capacity, capacity, limit=limit, doubling=doubling)
         self.changes += 1
 
-        def grown(tensor: Tensor, fill: Tensor | int = 0) -> Tensor:
+        def grown(tensor: Tensor, fill: Tensor | float = 0) -> Tensor:
             shape = list(tensor.shape)
             held, shape[3] = shape[3], wanted
             larger = tensor.new_empty(shape)
@@ -240,8 +273,8 @@ class SlotStore:
         self.values = grown(self.values)
         self.dropped_before = grown(self.dropped_before, self.dropped[..., None])
         self.bias = grown(self.bias)
-        if self.attention is not None:
-            self.attention = grown(self.attention)
+        for record, values in self.records.items():
+            self.records[record] = grown(values, record.start)
         self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
 
     def append(self, first: int, counts: Sequence[int]) -> None:
@@ -294,10 +327,10 @@ class SlotStore:
         for tensor in (self.keys, self.values):
             moved = tensor.view(-1, self.shape.dim).index_select(0, moving)
             tensor[layers, at, :, :most] = moved.view(*axes, most, self.shape.dim)
-        if self.attention is not None:
-            mass = self.attention[layers, at, :, :width].gather(3, order)
-            self.attention[layers, at, :, :width] = 0
-            self.attention[layers, at, :, :most] = mass.masked_fill(free, 0)
+        for record, values in self.records.items():
+            moved = values[layers, at, :, :width].gather(3, order)
+            values[layers, at, :, :width] = record.start
+            values[layers, at, :, :most] = moved.masked_fill(free, record.start)
         positions = self.dropped_before[layers, at, :, :width].gather(3, order).add_(order)
         dropped = self.seen[at][:, None, None] - kept.view(*axes, 1)
         self.dropped[layers, at] = dropped[..., 0]
@@ -305,6 +338,23 @@ class SlotStore:
         self.dropped_before[layers, at] = dropped
         self.dropped_before[layers, at, :, :most] = torch.where(free, dropped, positions - slots)
         return kept, positions.masked_fill_(free, -1).reshape(rows, heads, most)
+
+    def remember(
+        self,
+        layers: slice,
+        lanes: Sequence[int],
+        remembered: Mapping[Memory, Float[Tensor, "R H L"]],
+    ) -> None:
+        """Write what a scorer remembers of the entries of these rows; their places are as before.
+
+        Args:
+            layers: the layers.
+            lanes: the lanes; row r is lane r % n of layer r // n of these.
+            remembered: values of the first `L` slots.
+        """
+        for memory, found in remembered.items():
+            rows = found.unflatten(0, (-1, len(lanes)))
+            self.records[memory][layers, span(lanes), :, : found.shape[-1]] = rows
 
     def compacted(self, lanes: Sequence[int]) -> None:
         """Update what the host knows after a compaction; waits for the device."""
@@ -327,6 +377,8 @@ class SlotStore:
         self.changes += 1
         for tensor in self._tensors():
             tensor[:, lane] = 0
+        for record, values in self.records.items():
+            values[:, lane] = record.start
         self.tokens_seen[lane] = self.least_dropped[lane] = 0
         self.even[lane] = True
 
@@ -353,7 +405,8 @@ class SlotStore:
 
     def _row(self, lane: int, width: int) -> list[Tensor]:
         """A lane's rows of all tensors; of those with slots the first `width` slots."""
-        slotted = {id(t) for t in (self.keys, self.values, self.dropped_before, self.attention)}
+        own = self.keys, self.values, self.dropped_before, *self.records.values()
+        slotted = {id(tensor) for tensor in own}
         return [
             tensor[:, lane, :, :width] if id(tensor) in slotted else tensor[:, lane]
             for tensor in self._tensors()
@@ -362,7 +415,7 @@ class SlotStore:
     def _tensors(self) -> list[Tensor]:
         """All tensors with data of sequences; their axis 1 is the lane."""
         tensors = [self.keys, self.values, self.dropped, self.dropped_before]
-        tensors += [t for t in (self.attention, self.queries) if t is not None]
+        tensors += [*self.records.values(), *([] if self.queries is None else [self.queries])]
         others = (self.windows, self.states)
         return tensors + [t for other in others if other is not None for t in other.tensors]
 

@@ -9,13 +9,15 @@ from attrs.validators import deep_iterable, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._calls import culprit, scores_of
-from skipkv._types import CacheView, Needs, needs_of
+from skipkv._calls import culprit, remembered_of, scores_of
+from skipkv._types import CacheView, Memory, Needs, needs_of
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 
 if TYPE_CHECKING:
     from skipkv.scorers.protocol import Scorer
+
+Remembered = dict[Memory, Float[Tensor, "R H L"]]
 
 
 class ScorerAlgebra:
@@ -107,6 +109,10 @@ class Weighted(ScorerAlgebra):
         """`weight` times the scorer's values; what is wrong with them is the scorer's error."""
         return self.weight * scores_of(self.scorer, view)
 
+    def remember(self, view: CacheView) -> Remembered:
+        """What the scorer remembers."""
+        return remembered_of(self.scorer, view)
+
     def culprit(self, view: CacheView) -> object:
         """The scorer, or what it is made of, unless its values are finite and too large to weigh.
 
@@ -169,6 +175,12 @@ class Combined(ScorerAlgebra):
             total = total + term.score(view)
         return total
 
+    def remember(self, view: CacheView) -> Remembered:
+        """What the terms remember."""
+        return {
+            memory: values for term in self.terms for memory, values in term.remember(view).items()
+        }
+
     def culprit(self, view: CacheView) -> object:
         """The first term whose values are not finite; the sum itself where only it overflows.
 
@@ -226,6 +238,10 @@ class Normalized(ScorerAlgebra):
         highest = scores.masked_fill(empty, -torch.inf).amax(dim=-1, keepdim=True)
         span = highest - lowest
         return ((scores - lowest) / span).masked_fill(empty | (span <= 0), 0.0)
+
+    def remember(self, view: CacheView) -> Remembered:
+        """What the scorer remembers."""
+        return remembered_of(self.scorer, view)
 
 
 def _is_finite(scorer: object, view: CacheView) -> bool:

@@ -16,6 +16,10 @@ class Scorer(Protocol):
     in one view. A scorer that reads queries, attention or sentences declares them in an attribute
     `needs: Needs`. Without the attribute its views have keys, values and positions only.
 
+    A scorer that declares a `Memory` may have a second method, `remember(view)`. The runtime calls
+    it after `score`, with the same view. It returns a float32 tensor [R, H, L] for each memory that
+    it writes: what the entries have at the next event, if they stay.
+
     Laws: finite for every occupied slot; float32 of the view's [R, H, L]; a row's scores depend on
     that row alone, and neither on the contents nor on the number of its empty slots.
     """

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         check_scheduler,
         check_scorer,
         check_segmenter,
+        check_statistic,
         check_steerer,
         laws_of,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "check_scheduler",
     "check_scorer",
     "check_segmenter",
+    "check_statistic",
     "check_steerer",
     "conformance",
     "hidden_states",

@@ -22,7 +22,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipkv._types import CacheView, Rotation, SentenceTable, SteeringContext, Thought, needs_of
+from skipkv._types import (
+    CacheView,
+    Rotation,
+    SentenceTable,
+    SteeringContext,
+    Thought,
+    needs_of,
+)
 
 Axis = int | st.SearchStrategy[int]
 Draw = Callable[..., Any]  # hypothesis' own DrawFn cannot be checked while running
@@ -84,6 +91,7 @@ def cache_views(
     attention: bool = False,
     sentences: bool = False,
     rotary: bool = False,
+    records: Any = (),
 ) -> CacheView:
     """A consistent view; heads hold different entries, and different numbers of them.
 
@@ -100,6 +108,8 @@ def cache_views(
         sentences: whether it carries sentence tables.
         rotary: whether it carries the rotation. Then keys are copies of each other, and made of
             eighths, before it; of an odd head size some dimension is not turned.
+        records: records that it carries. Their values are small numbers from each one's start on,
+            and each start is among them.
     """
     r, h, g, d = (_drawn(draw, axis) for axis in (rows, heads, groups, dim))
     newest, first, held = (_drawn(draw, axis) for axis in (window, sinks, queries))
@@ -151,6 +161,10 @@ def cache_views(
         attention=numbers(r, h, length).abs() if attention else None,
         sentences=tables,
         rotation=rotation,
+        records={
+            record: record.start + numbers(r, h, length).abs().floor_divide(0.25) / 4
+            for record in records
+        },
     )
 
 
@@ -195,6 +209,7 @@ def views_for(part: object, **axes: Any) -> st.SearchStrategy[CacheView]:
         "attention": needs.attention,
         "sentences": needs.sentences,
         "rotary": needs.rotary,
+        "records": needs.records,
     }
     return cache_views(**(settings | axes))  # type: ignore[arg-type]
 

@@ -191,6 +191,8 @@ def test_what_a_cache_of_keys_and_values_cannot_hold_is_refused_by_its_config(
     family: str, tmp_path: Path
 ) -> None:
     changes, message = REFUSED[family]
+    if family == "falcon_h1" and STATE_LAYER is None:
+        pytest.skip("this transformers caches states in another way")
     try:
         config = AutoConfig.for_model(family, num_hidden_layers=2, **changes)
     except ValueError:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipkv import Budget, Policy
-from skipkv._types import CacheView, Needs, SentenceTable
+from skipkv._types import SUM, CacheView, Needs, SentenceTable
 from skipkv.errors import PartError
 from skipkv.evictors import SinkAndRecent, TopK
 from skipkv.runtime.event import Outcome, compress
@@ -423,8 +423,8 @@ def test_a_view_shows_each_row_what_its_own_sequence_holds(
     budget = attrs.evolve(BUDGET, tokens=30, prompt=protect)
     policy = Policy(budget=budget, scorer=watching)
     store = case.build(policy.needs)
-    assert store.attention is not None
-    store.attention += torch.where(all_positions(store) >= 0, all_positions(store) + 0.5, 0.0)
+    assert SUM in store.records
+    store.records[SUM] += torch.where(all_positions(store) >= 0, all_positions(store) + 0.5, 0.0)
     prompts = [1 + s for s in case.chosen]
     tables = [table(s) for s in case.chosen]
     compress(store, policy, case.chosen, prompts=prompts, tables=tables, elements=elements)

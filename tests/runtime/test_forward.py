@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from skipkv._types import Needs
+from skipkv._types import SUM, Needs
 from skipkv.runtime import attention
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.forward import Forward
@@ -62,9 +62,9 @@ class Case:
         store = empty(sequences=len(self.before), needs=Needs(attention=self.attention))
         originals = [Original(seed) for seed in range(len(self.before))]
         ragged(store, originals, self.before, self.seed, self.kind)
-        if store.attention is not None:
-            store.attention += torch.where(all_positions(store) >= 0, 0.25, 0.0)
-        received = None if store.attention is None else store.attention.clone()
+        if store.records.get(SUM) is not None:
+            store.records[SUM] += torch.where(all_positions(store) >= 0, 0.25, 0.0)
+        received = None if store.records.get(SUM) is None else store.records[SUM].clone()
         forward, queries = feed(
             store, originals, self.counts, first=self.first, columns=self.columns
         )
@@ -194,7 +194,7 @@ def test_attention_is_that_of_a_loop_in_float64(case: Case, scaled: bool, tile: 
                     for entry, weight in zip(past, weights.tolist(), strict=True):
                         at = layer, sequence, head, entry
                         mass[at] = mass.get(at, 0.0) + weight
-    if store.attention is not None:
+    if store.records.get(SUM) is not None:
         expect_mass(done, mass)
 
 
@@ -218,13 +218,13 @@ def attend(done: Pass, layer: int, tile: int, scale: float | None) -> Tensor:
 
 def expect_mass(done: Pass, mass: dict[tuple[int, int, int, int], float]) -> None:
     """What each entry has received is what it had and what the pass gave it."""
-    assert done.store.attention is not None
+    assert done.store.records.get(SUM) is not None
     assert done.received is not None
     expected = done.received.double()
     for (layer, sequence, head, entry), weight in mass.items():
         slot = held(done.store, layer, sequence, head).index(entry)
         expected[layer, sequence, head, slot] += weight
-    assert torch.allclose(done.store.attention.double(), expected, atol=1e-5)
+    assert torch.allclose(done.store.records[SUM].double(), expected, atol=1e-5)
 
 
 @modest
@@ -243,7 +243,7 @@ def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
 ) -> None:
     store = empty(sequences=1, needs=Needs(attention=True), dtype=dtype)
     original = Original(0)
-    assert store.attention is not None
+    assert SUM in store.records
     for _ in range(12):
         forward, queries = feed(store, [original], [1])
         for layer in range(SHAPE.layers):
@@ -255,10 +255,10 @@ def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
                 store.values[layer, :, :, : forward.width],
                 SHAPE.dim**-0.5,
             )
-    assert store.attention.dtype == torch.float32
+    assert store.records[SUM].dtype == torch.float32
     # every query gives 1 in all
     total = torch.full((SHAPE.layers, 1, SHAPE.heads), 12.0 * SHAPE.groups)
-    assert torch.allclose(store.attention.sum(dim=-1), total, atol=1e-4)
+    assert torch.allclose(store.records[SUM].sum(dim=-1), total, atol=1e-4)
 
 
 class _Waiting(TorchFunctionMode):

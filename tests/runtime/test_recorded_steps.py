@@ -10,8 +10,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedModel
 
-from skipkv import Engine, Policy, Sampling, presets
+from skipkv import (
+    Budget,
+    CacheView,
+    Decayed,
+    Engine,
+    LastAbove,
+    Memory,
+    Needs,
+    Policy,
+    Sampling,
+    presets,
+)
 from skipkv.runtime import graph, loop
+from skipkv.scorers import Random
+from skipkv.scorers.algebra import ScorerAlgebra
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -65,6 +78,21 @@ class Recorder:
         return replay
 
 
+class Recorded(ScorerAlgebra):
+    """Scores by statistics of attention, and by what it remembers of them."""
+
+    memory = Memory("recorded")
+    statistics = (LastAbove(threshold=0.1), Decayed(factor=0.9))
+    needs = Needs(records=(memory, *statistics))
+
+    def score(self, view: CacheView) -> Tensor:
+        last, recent = (view.record(statistic) for statistic in self.statistics)
+        return last / view.seen[:, None, None] + recent + view.record(self.memory)
+
+    def remember(self, view: CacheView) -> dict[Memory, Tensor]:
+        return {self.memory: 0.5 * view.record(self.memory) + view.record(self.statistics[1])}
+
+
 def steered() -> Policy:
     model = toy_model()
     vector = SteeringVector(
@@ -78,6 +106,9 @@ POLICIES = {
     name: presets.get(name)(24, interval=8) for name in presets.BUDGETED if name != "skipkv"
 }
 POLICIES["skipkv"] = steered()
+POLICIES["records"] = Policy(
+    budget=Budget(tokens=24, interval=8, window=4), scorer=Random(fresh=True) + Recorded()
+)
 
 
 def decode(policy: Policy, model: PreTrainedModel | None = None, **options: Any) -> list[Any]:

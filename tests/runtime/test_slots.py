@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from skipkv._types import Needs
+from skipkv._types import SUM, Needs
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.slots import span
 
@@ -190,8 +190,8 @@ class SlotStoreMachine(RuleBasedStateMachine):
         found = all_positions(self.store)
         assert (found >= 0).equal(occupied)
         assert (found[~occupied] == -1).all()
-        if self.store.attention is not None:
-            assert not self.store.attention[~occupied].any()
+        if self.store.records.get(SUM) is not None:
+            assert not self.store.records[SUM][~occupied].any()
 
     @invariant()
     def the_host_knows_what_the_device_holds(self) -> None:
@@ -210,12 +210,12 @@ class SlotStoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def attention_follows_its_entries(self) -> None:
-        if self.store.attention is None:
+        if self.store.records.get(SUM) is None:
             assert not self.needs.attention
             return
         for sequence, model in enumerate(self.model):
             for (layer, head), entries in model.entries.items():
-                received = self.store.attention[layer, sequence, head, : len(entries)]
+                received = self.store.records[SUM][layer, sequence, head, : len(entries)]
                 assert received.tolist() == list(entries.values())
 
     @invariant()

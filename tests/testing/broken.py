@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from skipkv import Budget, Cut, Policy, Thought
+from skipkv import Budget, Cut, Memory, Needs, Policy, Thought
 from skipkv.evictors import SentencePrimary, TopK
 from skipkv.scorers import KeyNorm, Recency
 from skipkv.segmenters import Newline
@@ -74,6 +74,17 @@ _count_scores, _count_keeps, _count_cuts, _count_deltas, _count_admits = (
     Counting() for _ in range(5)
 )
 
+
+def _remembers_infinity() -> Any:
+    memory = Memory("broken")
+    members = {
+        "needs": Needs(records=(memory,)),
+        "score": lambda self, view: zeros(view),
+        "remember": lambda self, view: {memory: zeros(view) / 0 + torch.inf},
+    }
+    return type("ABrokenScorer", (), members)()
+
+
 SCORERS = {
     "protocol": object(),
     "needs": scoring(lambda view: zeros(view) if view.attention is None else view.attention),
@@ -85,6 +96,7 @@ SCORERS = {
     "heads": scoring(lambda view: zeros(view) + torch.arange(view.positions.shape[1])[:, None]),
     "empty slots": scoring(lambda view: zeros(view) + view.positions.shape[2]),
     "precision": scoring(lambda view: (view.keys / 3).float().sum(dim=-1)),
+    "memory": _remembers_infinity(),
 }
 
 # evictors
@@ -275,6 +287,33 @@ POLICIES = {
     "streaming": Policy(budget=BUDGET, segmenter=cutting(_to_the_end), evictor=SentencePrimary()),
 }
 
+
+def updating(update: Any, start: Any = 0.0) -> Any:
+    """A statistic of this function."""
+    members = {
+        "start": start,
+        "update": lambda self, held, weights, positions: update(held, weights, positions),
+    }
+    return type("ABrokenStatistic", (), members)()
+
+
+def _in_place(held: Any, weights: Any, positions: Any) -> Any:
+    return held.add_(weights.sum(dim=(2, 3)))
+
+
+STATISTICS = {
+    "protocol": type("ABrokenStatistic", (), {"update": lambda self: None, "start": 0.0})(),
+    "answer": updating(lambda held, weights, positions: weights.sum(dim=(1, 2, 3))),
+    "pure": updating(_in_place),
+    "streaming": updating(lambda held, weights, positions: 0.5 * held + weights.sum(dim=(2, 3))),
+    "padding": updating(
+        lambda held, weights, positions: (
+            held + weights.sum(dim=(2, 3)) + (positions < 0).sum(dim=1)[:, None, None]
+        )
+    ),
+    "rows": updating(lambda held, weights, positions: held + (weights.sum(dim=(2, 3)) * len(held))),
+}
+
 BY_PROTOCOL = {
     "scorer": SCORERS,
     "evictor": EVICTORS,
@@ -282,4 +321,5 @@ BY_PROTOCOL = {
     "steerer": STEERERS,
     "scheduler": SCHEDULERS,
     "policy": POLICIES,
+    "statistic": STATISTICS,
 }

@@ -12,6 +12,7 @@ from skipkv.testing.laws.protocols import laws_of
 from skipkv.testing.laws.scheduler import check_scheduler
 from skipkv.testing.laws.scorer import check_scorer
 from skipkv.testing.laws.segmenter import check_segmenter, fed_in_pieces
+from skipkv.testing.laws.statistic import check_statistic
 from skipkv.testing.laws.steerer import check_steerer
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "check_scheduler",
     "check_scorer",
     "check_segmenter",
+    "check_statistic",
     "check_steerer",
     "fed_in_pieces",
     "laws_of",

@@ -82,7 +82,12 @@ def full_views(part: Any) -> Any:
     needs = needs_of(part)
     return st.integers(needs.queries + 1, needs.queries + 3).flatmap(
         lambda window: cache_views(
-            window=window, queries=window, attention=True, sentences=True, rotary=True
+            window=window,
+            queries=window,
+            attention=True,
+            sentences=True,
+            rotary=True,
+            records=needs.records,
         )
     )
 
@@ -115,9 +120,15 @@ def check_needs(
     what = difference(needs)
     if what is None:
         return
-    declared = attrs.asdict(needs)
+    declared = attrs.asdict(needs, recurse=False)
     queries = 0 if view.queries is None else view.queries.shape[3]
-    everything = {"queries": queries, "attention": True, "sentences": True, "rotary": True}
+    everything: dict[str, Any] = {
+        "queries": queries,
+        "attention": True,
+        "sentences": True,
+        "rotary": True,
+        "records": needs.records,
+    }
     missing = [
         name for name in declared if difference(Needs(**{**everything, name: declared[name]}))
     ]
@@ -141,18 +152,27 @@ def bare(view: CacheView, needs: Needs) -> CacheView:
         attention=view.attention if needs.attention else None,
         sentences=view.sentences if needs.sentences else None,
         rotation=view.rotation if needs.rotary else None,
+        records={record: view.records[record] for record in needs.records},
     )
 
 
 def rows_of(view: CacheView, rows: Any) -> CacheView:
     """Some rows of a view, in another order."""
-    return attrs.evolve(view, **{name: t[rows] for name, t in _own_tensors(view).items()})
+    return attrs.evolve(
+        view,
+        **{name: t[rows] for name, t in _own_tensors(view).items()},
+        records={record: values[rows] for record, values in view.records.items()},
+    )
 
 
 def heads_of(view: CacheView, heads: Any) -> CacheView:
     """The heads of a view in another order."""
     per_head = {name: t for name, t in _own_tensors(view).items() if t.dim() > 2}
-    return attrs.evolve(view, **{name: t[:, heads] for name, t in per_head.items()})
+    return attrs.evolve(
+        view,
+        **{name: t[:, heads] for name, t in per_head.items()},
+        records={record: values[:, heads] for record, values in view.records.items()},
+    )
 
 
 def _own_tensors(view: CacheView) -> dict[str, Any]:
@@ -184,4 +204,5 @@ def with_other_empty_slots(view: CacheView, more: int, size: float | int) -> Cac
         positions=positions,
         protected=longer(view.protected, False),
         attention=None if view.attention is None else noisy(view.attention),
+        records={record: noisy(values) for record, values in view.records.items()},
     )

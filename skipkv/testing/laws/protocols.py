@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from skipkv._types import Statistic
 from skipkv.errors import ConfigError
 from skipkv.evictors import Evictor
 from skipkv.policy import Policy
@@ -13,7 +14,15 @@ from skipkv.schedulers import BatchScheduler
 from skipkv.scorers import Scorer
 from skipkv.segmenters import Segmenter
 from skipkv.steerers import Steerer
-from skipkv.testing.laws import evictor, policy, scheduler, scorer, segmenter, steerer
+from skipkv.testing.laws import (
+    evictor,
+    policy,
+    scheduler,
+    scorer,
+    segmenter,
+    statistic,
+    steerer,
+)
 from skipkv.testing.laws.law import Law
 
 
@@ -35,6 +44,7 @@ _KINDS = (
     _Kind(Evictor, evictor.LAWS, _itself),
     _Kind(Steerer, steerer.LAWS, lambda part: steerer.Steered(part, None)),
     _Kind(BatchScheduler, scheduler.LAWS, _itself),
+    _Kind(Statistic, statistic.LAWS, _itself),
 )
 
 

@@ -7,6 +7,8 @@ import attrs
 import torch
 from hypothesis import strategies as st
 
+from skipkv._calls import remembered_of
+from skipkv.errors import PartError
 from skipkv.scorers import Scorer
 from skipkv.testing.laws.common import (
     check_needs,
@@ -100,6 +102,29 @@ def _precision(scorer: Any, case: Case) -> None:
     check_same(scorer.score(single), scores, view.occupied, "with the same view in bfloat16")
 
 
+def _memory(scorer: Any, case: Case) -> None:
+    if not callable(getattr(scorer, "remember", None)):
+        return
+    view = case.draw("view", views_for(scorer, rows=SEVERAL))
+    before = snapshot(view)
+    try:
+        found = remembered_of(scorer, attrs.evolve(view, keys=view.keys))
+    except PartError as error:
+        raise Broken(str(error)) from None
+    check_unchanged(view, before, "remember")
+    rows = case.draw("row", one_row(view.seen.shape[0]))
+    alone = remembered_of(scorer, rows_of(view, rows))
+    longer = remembered_of(scorer, with_other_empty_slots(view, 2, 100.0))
+    slots = view.positions.shape[2]
+    for memory, values in found.items():
+        if (view.occupied & ~torch.isfinite(values)).any():
+            raise Broken(f"remember, for {memory!r}, gave an entry {shown(values)}.")
+        here = view.occupied[rows]
+        check_same(values[rows], alone[memory], here, "remembered with that row alone in the view")
+        changed = longer[memory][..., :slots]
+        check_same(values, changed, view.occupied, "remembered with other empty slots")
+
+
 def one_row(count: int) -> Any:
     """One of so many rows, as an index that keeps the axis; shrinks to the first."""
     return st.integers(0, count - 1).map(lambda row: [row])
@@ -179,6 +204,14 @@ LAWS = (
         why="models run in bfloat16, which has three digits: sums over many entries would be "
         "wrong, and many scores equal.",
         check=_precision,
+    ),
+    Law(
+        name="memory",
+        says="What remember returns is finite, for declared memories, and of each row alone; it "
+        "changes nothing in the view.",
+        why="it is written beside the entries of every layer and sequence, and read at the next "
+        "event.",
+        check=_memory,
     ),
 )
 

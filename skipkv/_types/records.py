@@ -1,0 +1,194 @@
+"""Numbers that the cache keeps beside each entry, for parts that declare them."""
+
+from collections.abc import Hashable
+from typing import Protocol, runtime_checkable
+
+import attrs
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from skipkv._validators import is_a
+from skipkv.errors import ConfigError
+
+
+@runtime_checkable
+class Record(Hashable, Protocol):
+    """A float32 number per entry, which moves with its entry and is forgotten with it.
+
+    There are two kinds: a `Statistic` is brought up to date with the attention that entries
+    receive, at every token; a `Memory` is written by a scorer at every compression event. Records
+    that are equal are one record, whichever parts ask for it.
+    """
+
+    @property
+    def start(self) -> float:
+        """What an entry has when it is cached."""
+        ...
+
+
+@runtime_checkable
+class Statistic(Record, Protocol):
+    """A record of the attention that an entry receives.
+
+    Laws: tokens that come one by one or many at once give the same; padding changes nothing; a
+    row's values depend on that row alone; the arguments are not changed. `check_statistic` in the
+    testing kit holds a statistic to them.
+    """
+
+    def update(
+        self,
+        held: Float[Tensor, "B H L"],
+        weights: Float[Tensor, "B H G T L"],
+        positions: Int[Tensor, "B T"],
+    ) -> Float[Tensor, "B H L"]:
+        """The values after some tokens.
+
+        Args:
+            held: the values before.
+            weights: the attention that each query head of each token pays to each entry. It is 0
+                for entries that come later, and for all entries where the token is padding.
+            positions: of the tokens, ascending; -1 is padding.
+        """
+        ...
+
+
+@attrs.frozen
+class Memory:
+    """A record that a scorer writes at every event, in `remember`, and reads at the next one.
+
+    Args:
+        name: tells it from others. Two scorers with the same name and start share it, so put
+            the name of the method into it.
+        start: what an entry has that no event has seen.
+
+    Example:
+        >>> Memory("g-kv")
+        Memory(name='g-kv', start=0.0)
+    """
+
+    name: str = attrs.field(validator=is_a(str))
+    start: float = attrs.field(default=0.0, validator=is_a(float), kw_only=True)
+
+
+@attrs.frozen
+class Sum:
+    """All attention that an entry has received, summed over query heads: `view.attention`.
+
+    Source: H2O (arXiv 2306.14048), section 4.
+    """
+
+    @property
+    def start(self) -> float:
+        """Nothing has been received."""
+        return 0.0
+
+    def update(
+        self,
+        held: Float[Tensor, "B H L"],
+        weights: Float[Tensor, "B H G T L"],
+        positions: Int[Tensor, "B T"],
+    ) -> Float[Tensor, "B H L"]:
+        """Add what each entry received."""
+        return held + weights.sum(dim=(2, 3))
+
+
+@attrs.frozen(kw_only=True)
+class Decayed:
+    """Attention received, summed over query heads, of which each later token leaves a part.
+
+    Entries that were needed long ago do not outweigh those that are needed now.
+
+    Args:
+        factor: what a token leaves of the sum before it, in (0, 1).
+
+    Raises:
+        ConfigError: `factor` is not between 0 and 1.
+    """
+
+    factor: float = attrs.field(validator=is_a(float))
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.factor < 1:
+            raise ConfigError(
+                f"Decayed(factor={self.factor}) must be between 0 and 1. Without decay, declare "
+                "needs = Needs(attention=True)."
+            )
+
+    @property
+    def start(self) -> float:
+        """Nothing has been received."""
+        return 0.0
+
+    def update(
+        self,
+        held: Float[Tensor, "B H L"],
+        weights: Float[Tensor, "B H G T L"],
+        positions: Int[Tensor, "B T"],
+    ) -> Float[Tensor, "B H L"]:
+        """`factor * held + received`, token by token."""
+        real = (positions >= 0).to(held.dtype)
+        later = real.flip(1).cumsum(dim=1).flip(1) - real  # tokens after each one, [B T]
+        share = self.factor**later
+        received = torch.einsum("bhgtl,bt->bhl", weights, share)
+        return held * (self.factor ** real.sum(dim=1))[:, None, None] + received
+
+
+@attrs.frozen
+class Peak:
+    """The largest weight that a query head of any token has given to an entry."""
+
+    @property
+    def start(self) -> float:
+        """Nothing has been received."""
+        return 0.0
+
+    def update(
+        self,
+        held: Float[Tensor, "B H L"],
+        weights: Float[Tensor, "B H G T L"],
+        positions: Int[Tensor, "B T"],
+    ) -> Float[Tensor, "B H L"]:
+        """The larger of the two."""
+        return held.maximum(weights.amax(dim=(2, 3)))
+
+
+@attrs.frozen(kw_only=True)
+class LastAbove:
+    """The position of the last token of which a query head gave an entry more than a threshold.
+
+    -1 where none did.
+
+    Args:
+        threshold: a weight, in [0, 1).
+
+    Raises:
+        ConfigError: `threshold` is below 0, or no weight is above it.
+
+    Source: RaaS (arXiv 2502.11147), the time stamps of section 4.
+    """
+
+    threshold: float = attrs.field(validator=is_a(float))
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise ConfigError(
+                f"LastAbove(threshold={self.threshold}) must be in [0, 1): weights of attention "
+                "are at most 1."
+            )
+
+    @property
+    def start(self) -> float:
+        """No token."""
+        return -1.0
+
+    def update(
+        self,
+        held: Float[Tensor, "B H L"],
+        weights: Float[Tensor, "B H G T L"],
+        positions: Int[Tensor, "B T"],
+    ) -> Float[Tensor, "B H L"]:
+        """The newest position at which a weight exceeds the threshold."""
+        above = weights.amax(dim=2) > self.threshold  # [B H T L]
+        at = torch.where(above, positions[:, None, :, None].to(held.dtype), -1.0)
+        return held.maximum(at.amax(dim=2))
