@@ -12,7 +12,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from typer.testing import CliRunner
 
-from skipkv import Policy, presets
+from skipkv import Peak, Policy, presets
 from skipkv.cli.app import app
 from skipkv.evictors import TopK
 from skipkv.schedulers import LengthGrouped
@@ -134,6 +134,7 @@ def test_the_table_of_laws_is_complete() -> None:
         "steerer": NoSteering(),
         "scheduler": LengthGrouped(batch_size=2),
         "policy": Policy(budget=presets.rkv(64).budget),
+        "statistic": Peak(),
     }
     laws = [(law.name, law.says) for part in parts.values() for law in laws_of(part)]
     rows = _table("testing.md", "The laws")[: len(laws)]

@@ -89,7 +89,13 @@ class Sum:
         weights: Float[Tensor, "B H G T L"],
         positions: Int[Tensor, "B T"],
     ) -> Float[Tensor, "B H L"]:
-        """Add what each entry received."""
+        """Add what each entry received.
+
+        Args:
+            held: the values before.
+            weights: the attention of each query head of each token to each entry.
+            positions: of the tokens; -1 is padding.
+        """
         return held + weights.sum(dim=(2, 3))
 
 
@@ -126,7 +132,13 @@ class Decayed:
         weights: Float[Tensor, "B H G T L"],
         positions: Int[Tensor, "B T"],
     ) -> Float[Tensor, "B H L"]:
-        """`factor * held + received`, token by token."""
+        """`factor * held + received`, token by token.
+
+        Args:
+            held: the values before.
+            weights: the attention of each query head of each token to each entry.
+            positions: of the tokens; -1 is padding.
+        """
         real = (positions >= 0).to(held.dtype)
         later = real.flip(1).cumsum(dim=1).flip(1) - real  # tokens after each one, [B T]
         share = self.factor**later
@@ -149,7 +161,13 @@ class Peak:
         weights: Float[Tensor, "B H G T L"],
         positions: Int[Tensor, "B T"],
     ) -> Float[Tensor, "B H L"]:
-        """The larger of the two."""
+        """The larger of the two.
+
+        Args:
+            held: the values before.
+            weights: the attention of each query head of each token to each entry.
+            positions: of the tokens; -1 is padding.
+        """
         return held.maximum(weights.amax(dim=(2, 3)))
 
 
@@ -188,7 +206,13 @@ class LastAbove:
         weights: Float[Tensor, "B H G T L"],
         positions: Int[Tensor, "B T"],
     ) -> Float[Tensor, "B H L"]:
-        """The newest position at which a weight exceeds the threshold."""
+        """The newest position at which a weight exceeds the threshold.
+
+        Args:
+            held: the values before.
+            weights: the attention of each query head of each token to each entry.
+            positions: of the tokens; -1 is padding.
+        """
         above = weights.amax(dim=2) > self.threshold  # [B H T L]
         at = torch.where(above, positions[:, None, :, None].to(held.dtype), -1.0)
         return held.maximum(at.amax(dim=2))
