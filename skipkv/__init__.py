@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Stats,
         Timings,
         attach,
+        select,
     )
     from skipkv.schedulers import BatchScheduler
     from skipkv.scorers import Scorer
@@ -94,6 +95,7 @@ __all__ = [
     "schedulers",
     "scorers",
     "segmenters",
+    "select",
     "steerers",
 ]
 __version__ = "0.1.0"
@@ -106,7 +108,7 @@ _HOMES = {
     **dict.fromkeys(("Budget", "Policy"), "policy"),
     **dict.fromkeys(("Completion", "Engine", "EventRecord", "Handle", "Observer"), "runtime"),
     **dict.fromkeys(("Piece", "Prefix", "Prompt", "Sampling", "Server"), "runtime"),
-    **dict.fromkeys(("Stats", "Timings", "attach"), "runtime"),
+    **dict.fromkeys(("Stats", "Timings", "attach", "select"), "runtime"),
     "BatchScheduler": "schedulers",
     "Evictor": "evictors",
     "Scorer": "scorers",

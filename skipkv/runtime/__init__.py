@@ -20,6 +20,7 @@ from skipkv.runtime.observers import (
 from skipkv.runtime.prefix import Prefix
 from skipkv.runtime.prompts import Prompt
 from skipkv.runtime.sampling import Sampling
+from skipkv.runtime.selection import select
 from skipkv.runtime.server import Server
 from skipkv.runtime.streaming import Piece
 from skipkv.runtime.timing import Timings
@@ -45,4 +46,5 @@ __all__ = [
     "Steered",
     "Timings",
     "attach",
+    "select",
 ]
