@@ -4,6 +4,7 @@ One type per file. The types know no model, and their values never change.
 Add a type here only when two kinds of part use it, or a part and the runtime.
 """
 
+from skipkv._types.heads import over_heads
 from skipkv._types.needs import SUM, Needs, needs_of
 from skipkv._types.records import Decayed, LastAbove, Memory, Peak, Record, Statistic, Sum
 from skipkv._types.request import Request
@@ -33,4 +34,5 @@ __all__ = [
     "Thought",
     "TokenStream",
     "needs_of",
+    "over_heads",
 ]

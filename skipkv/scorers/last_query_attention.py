@@ -4,11 +4,10 @@ import attrs
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import CacheView, Needs
+from skipkv._types import CacheView, Needs, over_heads
 from skipkv._validators import is_a
 from skipkv.scorers._attention import newest_logits, softmax_over
 from skipkv.scorers.algebra import ScorerAlgebra
-from skipkv.scorers.shared import mean_over_heads
 
 
 @attrs.frozen(kw_only=True)
@@ -47,4 +46,6 @@ class LastQueryAttention(ScorerAlgebra):
         """Attention received from the newest query, in [0, 1]."""
         logits = newest_logits(view, 1, "LastQueryAttention")[:, :, :, 0]  # [R, H, G, L]
         attention = softmax_over(logits, view.occupied).mean(dim=2)
-        return mean_over_heads(attention, view.positions) if self.shared else attention
+        if not self.shared:
+            return attention
+        return over_heads(attention, view.positions, "sum") / attention.shape[1]

@@ -3,13 +3,11 @@
 from typing import TYPE_CHECKING
 
 import attrs
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 
 from skipkv._calls import scores_of
-from skipkv._types import CacheView, Needs, needs_of
+from skipkv._types import CacheView, Needs, needs_of, over_heads
 from skipkv.scorers.algebra import ScorerAlgebra
 
 if TYPE_CHECKING:
@@ -44,28 +42,5 @@ class Shared(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """The mean over heads of the scorer's values for the token in each slot."""
-        return mean_over_heads(scores_of(self.scorer, view), view.positions)
-
-
-def mean_over_heads(
-    values: Float[Tensor, "R H L"], positions: Int[Tensor, "R H L"]
-) -> Float[Tensor, "R H L"]:
-    """For every entry the mean over heads of the values at its position; absent ones count as 0.
-
-    Args:
-        values: a value per slot.
-        positions: position of the entry in each slot; -1 in an empty one.
-    """
-    heads = positions.shape[1]
-    flat = positions.flatten(1)  # [R, H * L]
-    order = flat.argsort(dim=-1, stable=True)
-    ordered = flat.gather(-1, order)
-    # number the distinct positions of a row: entries of one position get one number
-    steps = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=-1)
-    group = torch.empty_like(flat).scatter_(-1, order, pad(steps, (1, 0)))
-    # a plane per head: entries of a head have different positions, so the order of additions does
-    # not matter; only empty slots collide, with each other
-    planes = values.new_zeros(*positions.shape[:2], flat.shape[1])
-    planes.scatter_(-1, group.reshape(positions.shape), values)
-    mean = planes.sum(dim=1) / heads  # [R, H * L]
-    return mean.gather(-1, group).reshape(positions.shape)
+        total = over_heads(scores_of(self.scorer, view), view.positions, "sum")
+        return total / view.positions.shape[1]

@@ -8,10 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipkv._types import CacheView
-from skipkv.evictors import SentencePrimary, SinkAndRecent, TopK, WholeSentence
+from skipkv.evictors import SentencePrimary, Shared, SinkAndRecent, TopK, WholeSentence
 from skipkv.testing.strategies import budgets, cache_views, scores
 
-FILL = [TopK(), SinkAndRecent(sinks=2), SinkAndRecent(sinks=0), SentencePrimary(whole=False)]
+FILL = [
+    TopK(),
+    SinkAndRecent(sinks=2),
+    SinkAndRecent(sinks=0),
+    SentencePrimary(whole=False),
+    *(Shared(over=over) for over in ("mean", "max", "vote")),
+]
 VIEWS = cache_views(sentences=True)
 
 

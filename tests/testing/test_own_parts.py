@@ -52,6 +52,8 @@ EVICTORS = [
     SentencePrimary(whole=True),
     SentencePrimary(whole=False),
     WholeSentence(),
+    evictors.Shared(),
+    evictors.Shared(over="vote", evictor=SentencePrimary(whole=False)),
 ]
 SEGMENTERS = [
     Newline(),

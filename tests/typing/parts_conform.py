@@ -25,7 +25,7 @@ from skipkv import (
     TokenStream,
     presets,
 )
-from skipkv.evictors import KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence
+from skipkv.evictors import KeepAll, SentencePrimary, Shared, SinkAndRecent, TopK, WholeSentence
 from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
@@ -51,7 +51,14 @@ scorers: list[type[Scorer]] = [
     SentenceRedundancy,
     WindowAttention,
 ]
-evictors: list[type[Evictor]] = [KeepAll, SentencePrimary, SinkAndRecent, TopK, WholeSentence]
+evictors: list[type[Evictor]] = [
+    KeepAll,
+    SentencePrimary,
+    Shared,
+    SinkAndRecent,
+    TopK,
+    WholeSentence,
+]
 segmenters: list[type[Segmenter]] = [Delimiter, FixedLength, Newline, Punkt]
 steerers: list[type[Steerer]] = [AdaptiveSteerer, AdditiveSteerer, NoSteering]
 schedulers: list[type[BatchScheduler]] = [Continuous, LengthGrouped]
