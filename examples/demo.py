@@ -22,7 +22,7 @@ def main(problems: int = 20, budget: int = 220, interval: int = 16) -> None:
     asked = tiny.problems(problems)
     chats = [[{"role": "user", "content": problem.question}] for problem in asked]
     policies = {"full": presets.full()}
-    for name in presets.BUDGETED:
+    for name in ("random", "streaming_llm", "h2o", "tova", "snapkv", "rkv", "skipkv"):
         options = {"threshold": 0.7} if name == "skipkv" else {}  # the one that suits this model
         policies[name] = presets.get(name)(budget, interval=interval, **options)
 

@@ -11,15 +11,23 @@ from typing import Any, TypeAlias
 import attrs
 
 from skipkv.errors import ConfigError
-from skipkv.evictors import SentencePrimary, SinkAndRecent, TopK
+from skipkv.evictors import Reserved, SentencePrimary, SinkAndRecent, TopK
 from skipkv.policy import Budget, Policy
 from skipkv.schedulers import BatchScheduler, Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
+    ExpectedAttention,
+    KeyDiff,
     KeyRedundancy,
+    LagRelative,
     LastQueryAttention,
+    OutputChange,
     Random,
+    RecentAttention,
+    Sampled,
     SentenceRedundancy,
+    SketchNorm,
+    ValuePeak,
     WindowAttention,
 )
 from skipkv.steerers import AdditiveSteerer, NoSteering, Steerer, SteeringVector
@@ -27,9 +35,14 @@ from skipkv.steerers import AdditiveSteerer, NoSteering, Steerer, SteeringVector
 __all__ = [
     "BUDGETED",
     "NAMES",
+    "caote",
+    "expected_attention",
     "full",
     "get",
     "h2o",
+    "keydiff",
+    "lagkv",
+    "morphkv",
     "random",
     "rkv",
     "seal",
@@ -37,6 +50,8 @@ __all__ = [
     "snapkv",
     "streaming_llm",
     "tova",
+    "vase",
+    "vase_dkv",
 ]
 
 AnyBudget: TypeAlias = int | float | Budget
@@ -99,9 +114,7 @@ def streaming_llm(
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
     """
-    own = _budget(budget, recent=1, sinks=sinks, prompt=prompt, interval=interval)
-    if sinks is None and own.sinks == 0:
-        own = attrs.evolve(own, sinks=4)
+    own = _budget(budget, recent=1, first=4, sinks=sinks, prompt=prompt, interval=interval)
     return Policy(budget=own, evictor=SinkAndRecent(sinks=own.sinks))
 
 
@@ -193,6 +206,239 @@ def snapkv(
         scorer=WindowAttention(window=own.window, pool=pool),
         evictor=TopK(),
     )
+
+
+def keydiff(
+    budget: AnyBudget,
+    *,
+    unrotated: bool = False,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """KeyDiff: entries whose keys point away from the mean direction; nothing is recorded.
+
+    Source: Park et al. 2025, arXiv 2504.15364.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        unrotated: compare keys as they were before RoPE.
+        window: most recent tokens, always kept. By default 8, or those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    return Policy(
+        budget=_budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval),
+        scorer=KeyDiff(unrotated=unrotated),
+        evictor=TopK(),
+    )
+
+
+def morphkv(
+    budget: AnyBudget,
+    *,
+    over: str = "mean",
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """MorphKV: entries that the most recent queries really attended to, without pooling.
+
+    Source: Ghadia et al. 2025, arXiv 2503.00979. Differs: entries are dropped every `interval`
+    steps, not at every step.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        over: how the attention of several queries is joined: "mean", which orders entries as the
+            paper's sum, or "max".
+        window: most recent tokens, whose queries score the others; always kept. By default 8, or
+            those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    own = _budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval)
+    return Policy(
+        budget=own,
+        scorer=RecentAttention(window=own.window, over=over),
+        evictor=TopK(),
+    )
+
+
+def caote(
+    budget: AnyBudget,
+    *,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """CAOTE: entries without which the attention's output would move most.
+
+    Source: Goel et al. 2025, arXiv 2504.14051, on the mean attention of the window's queries.
+    Differs: entries are dropped every `interval` steps, not at every step.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        window: most recent tokens, whose queries score the others; always kept. By default 8, or
+            those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    own = _budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval)
+    return Policy(
+        budget=own,
+        scorer=OutputChange(scorer=RecentAttention(window=own.window)),
+        evictor=TopK(),
+    )
+
+
+def expected_attention(
+    budget: AnyBudget,
+    *,
+    horizon: int = 512,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """Expected Attention: entries that queries of the next 512 positions are expected to find.
+
+    Source: Devoto et al. 2025, arXiv 2510.00636. Differs: queries are those of the window and not
+    of the prompt, and the score is worked out anew at every event.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        horizon: positions to come that are looked at.
+        window: most recent tokens, whose queries say what is to come; always kept. By default 64,
+            at most a quarter of a budget in tokens, or those of a `Budget`.
+        sinks: first tokens, always kept; 4 by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    own = _budget(
+        budget,
+        recent=_quarter(budget, 64),
+        first=4,
+        window=window,
+        sinks=sinks,
+        prompt=prompt,
+        interval=interval,
+    )
+    return Policy(
+        budget=own,
+        scorer=ExpectedAttention(window=own.window, horizon=horizon),
+        evictor=TopK(),
+    )
+
+
+def lagkv(
+    budget: AnyBudget,
+    *,
+    lag: int | None = None,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """LagKV: entries that stand out against the next stretch of entries; nothing is recorded.
+
+    Source: Liang et al. 2025, arXiv 2504.04704. Differs: 4 sinks, the paper has 16; see
+    `LagRelative`.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        lag: entries of a stretch. By default 128, at most a quarter of a budget in tokens.
+        window: most recent tokens, always kept. By default 8, or those of a `Budget`.
+        sinks: first tokens, always kept; 4 by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    own = _budget(budget, first=4, window=window, sinks=sinks, prompt=prompt, interval=interval)
+    stretch = _quarter(budget, 128) if lag is None else lag
+    return Policy(budget=own, scorer=LagRelative(lag=stretch, sinks=own.sinks), evictor=TopK())
+
+
+def vase(
+    budget: AnyBudget,
+    *,
+    seed: int = 0,
+    window: int | None = None,
+    pool: int = 5,
+    share: float = 0.25,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """VaSE: a quarter for the values with the largest components, the rest drawn by attention.
+
+    Source: arXiv 2606.03928. Differs: the sinks take no part of the quarter.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        seed: of the draws; any integer.
+        window: most recent tokens, whose attention gives the odds; always kept. By default 64, at
+            most a quarter of a budget in tokens, or those of a `Budget`.
+        pool: neighbouring entries that attention is average-pooled over; odd.
+        share: of the room for values with large components, in [0, 1].
+        sinks: first tokens, always kept; 4 by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    own = _budget(
+        budget,
+        recent=_quarter(budget, 64),
+        first=4,
+        window=window,
+        sinks=sinks,
+        prompt=prompt,
+        interval=interval,
+    )
+    return Policy(
+        budget=own,
+        scorer=Sampled(scorer=RecentAttention(window=own.window, pool=pool), seed=seed),
+        evictor=Reserved(scorer=ValuePeak(), share=share),
+    )
+
+
+def vase_dkv(
+    budget: AnyBudget,
+    *,
+    seed: int = 0,
+    columns: int = 20,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """VaSE-DKV: keys and values that are large in a random projection; nothing is recorded.
+
+    Source: arXiv 2606.03928.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        seed: of the projections; any integer.
+        columns: numbers that keys and values are projected to.
+        window: most recent tokens, always kept. By default 64, at most a quarter of a budget in
+            tokens, or those of a `Budget`.
+        sinks: first tokens, always kept; 4 by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    own = _budget(
+        budget,
+        recent=_quarter(budget, 64),
+        first=4,
+        window=window,
+        sinks=sinks,
+        prompt=prompt,
+        interval=interval,
+    )
+    return Policy(budget=own, scorer=SketchNorm(columns=columns, seed=seed), evictor=TopK())
 
 
 def rkv(
@@ -315,15 +561,24 @@ def skipkv(
     )
 
 
-def _budget(budget: Any, *, recent: int = 8, **given: int | bool | None) -> Budget:
+def _quarter(budget: Any, most: int) -> int:
+    """So many tokens, at most a quarter of a budget in tokens: what small budgets have room for."""
+    tokens = budget.tokens if isinstance(budget, Budget) else budget
+    return max(2, min(most, tokens // 4)) if isinstance(tokens, int) else most
+
+
+def _budget(budget: Any, *, recent: int = 8, first: int = 0, **given: int | bool | None) -> Budget:
     """A preset's budget; other arguments replace fields of a given `Budget`.
 
     Args:
         budget: a number of tokens, a ratio or a `Budget`.
         recent: the window of a number or a ratio.
+        first: the sinks, where neither a `Budget` nor an argument has any.
         given: fields of the budget; None leaves a field as it is.
     """
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if first and not (isinstance(budget, Budget) and budget.sinks):
+        fields = {"sinks": first, **fields}
     if isinstance(budget, Budget):
         return attrs.evolve(budget, **fields)
     if isinstance(budget, bool) or not isinstance(budget, int | float):
@@ -346,7 +601,11 @@ def _scheduler(grouped: int | None) -> BatchScheduler:
 
 _PRESETS: dict[str, Callable[..., Policy]] = {
     preset.__name__: preset
-    for preset in (full, random, streaming_llm, h2o, tova, snapkv, rkv, seal, skipkv)
+    for preset in (
+        *(full, random, streaming_llm, h2o, tova, snapkv),
+        *(keydiff, morphkv, caote, expected_attention, lagkv, vase, vase_dkv),
+        *(rkv, seal, skipkv),
+    )
 }
 NAMES = tuple(_PRESETS)
 """All presets, in the order of the README's table."""

@@ -10,6 +10,7 @@ import typer
 from skipkv.cli.exits import clean_exit, loading
 
 if TYPE_CHECKING:
+    from skipkv._types import Needs
     from skipkv.policy import Policy
 
 EXAMPLE_BUDGET = 1024
@@ -24,7 +25,7 @@ def policies(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Show the parts of each preset, at a budget of 1024."""
+    """Show the parts of each preset, at a budget of 1024, and what it needs and costs."""
     with clean_exit(debug=debug):
         with loading():
             from skipkv.presets import NAMES, get
@@ -35,13 +36,18 @@ def policies(
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
             parts = composition(policy)
             if as_json:
-                typer.echo(json.dumps({"name": name, "summary": summary, **parts}))
+                typer.echo(
+                    json.dumps({"name": name, "summary": summary, **parts, **_needed(policy)})
+                )
                 continue
             if number:
                 typer.echo()
             typer.echo(f"{name}: {summary}")
             for field, written in _at_work(policy, parts).items():
                 typer.echo(f"  {field:<10}{written}")
+            typer.echo(f"  {'needs':<10}{policy.needs}")
+            for cost in costs(policy.needs):
+                typer.echo(f"  {'costs':<10}{cost}")
 
 
 def _example(preset: "Callable[..., Policy]") -> "Policy":
@@ -68,6 +74,25 @@ def composition(policy: "Policy") -> dict[str, str]:
         field.name: getattr(policy, field.name) for field in attrs.fields(type(policy))
     }
     return {name: repr(part) for name, part in parts.items()}
+
+
+def costs(needs: "Needs") -> list[str]:
+    """What it takes to record what a policy needs.
+
+    Args:
+        needs: `Policy.needs`.
+    """
+    told = {
+        f"{needs.queries} queries per query head are kept": needs.queries > 0,
+        "4 bytes per entry; attention leaves the fused kernel at every step": needs.attention,
+        "an embedding per sentence; a tokenizer": needs.sentences,
+        "keys or queries are turned back at events; a model whose rotation is known": needs.rotary,
+    }
+    return [cost for cost, applies in told.items() if applies] or ["nothing is recorded"]
+
+
+def _needed(policy: "Policy") -> dict[str, Any]:
+    return {"needs": repr(policy.needs), "costs": costs(policy.needs)}
 
 
 def _at_work(policy: "Policy", parts: dict[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ One evictor per file, named for it. To add one: write a frozen attrs class with
 
 from skipkv.evictors.keep_all import KeepAll
 from skipkv.evictors.protocol import Evictor
+from skipkv.evictors.reserved import Reserved
 from skipkv.evictors.sentence_primary import SentencePrimary
 from skipkv.evictors.shared import Shared
 from skipkv.evictors.sink_and_recent import SinkAndRecent
@@ -15,6 +16,7 @@ from skipkv.evictors.whole_sentence import WholeSentence
 __all__ = [
     "Evictor",
     "KeepAll",
+    "Reserved",
     "SentencePrimary",
     "Shared",
     "SinkAndRecent",

@@ -7,31 +7,45 @@ tensors.
 
 from skipkv.scorers.accumulated_attention import AccumulatedAttention
 from skipkv.scorers.algebra import Combined, Normalized, ScorerAlgebra, Weighted
+from skipkv.scorers.expected_attention import ExpectedAttention
 from skipkv.scorers.key_diff import KeyDiff
 from skipkv.scorers.key_norm import KeyNorm
 from skipkv.scorers.key_redundancy import KeyRedundancy
+from skipkv.scorers.lag_relative import LagRelative
 from skipkv.scorers.last_query_attention import LastQueryAttention
+from skipkv.scorers.output_change import OutputChange
 from skipkv.scorers.protocol import Scorer
 from skipkv.scorers.random import Random
 from skipkv.scorers.recency import Recency
+from skipkv.scorers.recent_attention import RecentAttention
+from skipkv.scorers.sampled import Sampled
 from skipkv.scorers.sentence_redundancy import SentenceRedundancy
 from skipkv.scorers.shared import Shared
+from skipkv.scorers.sketch_norm import SketchNorm
+from skipkv.scorers.value_peak import ValuePeak
 from skipkv.scorers.window_attention import WindowAttention
 
 __all__ = [
     "AccumulatedAttention",
     "Combined",
+    "ExpectedAttention",
     "KeyDiff",
     "KeyNorm",
     "KeyRedundancy",
+    "LagRelative",
     "LastQueryAttention",
     "Normalized",
+    "OutputChange",
     "Random",
     "Recency",
+    "RecentAttention",
+    "Sampled",
     "Scorer",
     "ScorerAlgebra",
     "SentenceRedundancy",
     "Shared",
+    "SketchNorm",
+    "ValuePeak",
     "Weighted",
     "WindowAttention",
 ]

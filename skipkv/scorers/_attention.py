@@ -1,6 +1,7 @@
 """Shared by scorers that observe queries: scaled logits, and a softmax over some entries."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,8 +11,8 @@ from skipkv._types import CacheView
 from skipkv.errors import InputError
 
 
-def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R H G W L"]:
-    """Scaled logits q·k / sqrt(D) of the `count` newest queries, in float32.
+def newest_queries(view: CacheView, count: int, reader: str) -> Float[Tensor, "R H G W D"]:
+    """The `count` newest queries, in float32.
 
     A view may hold more queries than one scorer asks for, since other parts may ask for more.
 
@@ -30,11 +31,38 @@ def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R 
             "the view with them; the runtime does where a part declares "
             f"needs = Needs(queries={count})."
         )
-    queries = view.queries[:, :, :, held - count :].float()
-    groups, head_size = queries.shape[2], queries.shape[4]
-    # one product per KV head: [R, H, G * W, D] @ [R, H, D, L]
-    logits = queries.flatten(2, 3) @ view.keys.float().mT / math.sqrt(head_size)
+    return view.queries[:, :, :, held - count :].float()
+
+
+def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R H G W L"]:
+    """Scaled logits q·k / sqrt(D) of the `count` newest queries, in float32.
+
+    Args:
+        view: what to read.
+        count: queries to read, in tokens.
+        reader: name of the scorer, for the error message.
+
+    Raises:
+        InputError: the view holds fewer queries.
+    """
+    return logits_of(newest_queries(view, count, reader), view.keys.float())
+
+
+def logits_of(
+    queries: Float[Tensor, "R H G W D"], keys: Float[Tensor, "R H L D"]
+) -> Float[Tensor, "R H G W L"]:
+    """Scaled logits q·k / sqrt(D), in one product per KV head."""
+    groups, count, head_size = queries.shape[2:]
+    # [R, H, G * W, D] @ [R, H, D, L]
+    logits = queries.flatten(2, 3) @ keys.mT / math.sqrt(head_size)
     return logits.reshape(*logits.shape[:2], groups, count, -1)
+
+
+def some_at_a_time(queries: Float[Tensor, "R H G W D"]) -> Iterator[slice]:
+    """Stretches of queries whose logits take no more memory than the keys do, in float32."""
+    groups, count, head_size = queries.shape[2:]
+    step = max(1, head_size // groups)
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def softmax_over(

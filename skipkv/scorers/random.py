@@ -2,14 +2,13 @@
 
 import attrs
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView
 from skipkv._validators import is_a
+from skipkv.scorers._noise import bits_of, uniform
 from skipkv.scorers.algebra import ScorerAlgebra
-
-_BITS = 0xFFFF_FFFF
 
 
 @attrs.frozen(kw_only=True)
@@ -45,20 +44,5 @@ class Random(ScorerAlgebra):
         """A hash of what the noise is a function of, as a number in [0, 1)."""
         device = view.positions.device
         heads = torch.arange(view.positions.shape[1], device=device)[:, None]  # [H, 1]
-        bits = _mixed(torch.tensor(self.seed & _BITS, device=device))
-        if self.fresh:
-            bits = _mixed(_mixed(bits ^ view.layers.long()) ^ view.seen.long())[:, None, None]
-        bits = _mixed(_mixed(bits ^ heads) ^ view.positions.long())
-        return (bits >> 8).float() / 2**24  # 24 bits: as many as a float32 holds
-
-
-def _mixed(bits: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
-    """A bijection of 32-bit integers, held in int64, that spreads every bit over all others.
-
-    Two rounds of xor-shift and multiply with a factor small enough that no product leaves int64.
-    The offset keeps 0 from being mixed to 0.
-    """
-    bits = (bits + 0x9E37_79B9) & _BITS
-    for _ in range(2):
-        bits = ((bits ^ (bits >> 16)) * 0x045D_9F3B) & _BITS
-    return bits ^ (bits >> 16)
+        event = (view.layers[:, None, None], view.seen[:, None, None]) if self.fresh else ()
+        return uniform(bits_of(self.seed, *event, heads, view.positions, device=device))

@@ -19,6 +19,9 @@ def test_every_preset_is_shown_with_its_summary_and_the_parts_at_work(run):
     assert "segmenter" in blocks["skipkv"]
     assert "budget    None" in blocks["full"]
     assert "scorer" not in blocks["full"]
+    assert "needs     Needs(queries=8)\n  costs     8 queries per query head" in blocks["rkv"]
+    assert "costs     4 bytes per entry" in blocks["h2o"]
+    assert blocks["keydiff"].rstrip().endswith("costs     nothing is recorded")
 
 
 def test_json_has_every_part_of_every_preset(run):
@@ -28,6 +31,8 @@ def test_json_has_every_part_of_every_preset(run):
     for line in lines:
         assert parts <= set(line)
         assert line["summary"].endswith(".")
+        assert line["needs"].startswith("Needs(")
+        assert line["costs"]
 
 
 def test_the_version_is_printed(run):

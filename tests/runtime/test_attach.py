@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_prompts import PROMPTS
+from toy_prompts import PRESETS, PROMPTS
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 import skipkv
@@ -21,7 +21,7 @@ def decoded(output: Tensor, batch: dict[str, Tensor]) -> list[tuple[int, ...]]:
     return [tuple(row) for row in output[:, batch["input_ids"].shape[1] :].tolist()]
 
 
-@pytest.mark.parametrize("name", presets.BUDGETED)
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_left_padded_batch_decodes_as_the_engine_does(
     name: str,
     model: PreTrainedModel,

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from toy_prompts import PRESETS
 from transformers import PreTrainedModel
 
 from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
@@ -41,7 +42,7 @@ VECTOR = SteeringVector(
 STEERED = AdaptiveSteerer(VECTOR, strength=1.0, growth=1.0)
 POLICIES = {
     "full": presets.full(),
-    **{name: presets.get(name)(24, interval=8) for name in presets.BUDGETED},
+    **{name: presets.get(name)(24, interval=8) for name in PRESETS},
     "seal": presets.seal(VECTOR),
     "skipkv, steered": presets.skipkv(24, threshold=0.5, interval=8, steering=STEERED),
     "a ratio": Policy(

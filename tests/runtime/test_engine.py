@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from toy_prompts import PRESETS
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets
@@ -69,7 +70,7 @@ def test_room_for_everything_gives_the_tokens_of_transformers(
         assert not any(completion.stats.evicted for completion in completions)
 
 
-@pytest.mark.parametrize("name", presets.BUDGETED)
+@pytest.mark.parametrize("name", PRESETS)
 def test_no_head_ever_holds_more_than_budget_and_interval(
     name: str, decode: Callable[..., list[Completion]]
 ) -> None:
@@ -155,7 +156,7 @@ def test_the_allocation_does_not_grow_with_the_generation(
     assert short.peak_kv_bytes == long.peak_kv_bytes
 
 
-@pytest.mark.parametrize("name", ["full", *presets.BUDGETED])
+@pytest.mark.parametrize("name", ["full", *PRESETS])
 def test_tokens_do_not_depend_on_neighbours_order_or_used_slots(
     name: str, decode: Callable[..., list[Completion]]
 ) -> None:

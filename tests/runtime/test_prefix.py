@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from toy_prompts import PRESETS
 
 from skipkv import (
     Budget,
@@ -35,7 +36,7 @@ VECTOR = SteeringVector(
 STEERED = AdaptiveSteerer(VECTOR, strength=1.0, growth=1.0)
 POLICIES = {
     "full": presets.full(),
-    **{name: presets.get(name)(24, interval=8) for name in presets.BUDGETED},
+    **{name: presets.get(name)(24, interval=8) for name in PRESETS},
     "skipkv, steered": presets.skipkv(24, threshold=0.5, interval=8, steering=STEERED),
     "prompt protected": Policy(
         budget=Budget(tokens=140, interval=8, window=2, prompt=True),

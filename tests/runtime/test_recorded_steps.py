@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from toy_prompts import PRESETS
 from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedModel
 
 from skipkv import (
@@ -102,9 +103,7 @@ def steered() -> Policy:
     return presets.skipkv(24, threshold=0.5, interval=8, steering=steering)
 
 
-POLICIES = {
-    name: presets.get(name)(24, interval=8) for name in presets.BUDGETED if name != "skipkv"
-}
+POLICIES = {name: presets.get(name)(24, interval=8) for name in PRESETS if name != "skipkv"}
 POLICIES["skipkv"] = steered()
 POLICIES["records"] = Policy(
     budget=Budget(tokens=24, interval=8, window=4), scorer=Random(fresh=True) + Recorded()

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from toy_prompts import PROMPTS
+from toy_prompts import PRESETS, PROMPTS
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import skipkv
@@ -544,7 +544,7 @@ def test_prefill_in_chunks_with_left_padding_decodes_as_without_a_policy(
 
 
 @pytest.mark.parametrize("frontend", ["attach", "engine"])
-@pytest.mark.parametrize("name", presets.BUDGETED)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_evicts_under_autocast(
     name: str,
     frontend: str,

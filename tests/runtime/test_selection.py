@@ -18,7 +18,7 @@ from skipkv.testing import sentence_tables
 ORIGINALS = [Original(seed) for seed in range(2)]
 ROTATION = Rotation(frequencies=torch.tensor([1.0]))
 POLICIES = {
-    **{name: presets.get(name)(12, interval=4) for name in presets.BUDGETED},
+    **{name: presets.get(name)(14, interval=4) for name in presets.BUDGETED},
     "rkv:unrotated": presets.rkv(12, interval=4, unrotated=True),
     "prompt kept": presets.rkv(14, interval=4, window=4, prompt=True),
     "a ratio": presets.snapkv(0.5, interval=4, window=4),
@@ -28,7 +28,7 @@ POLICIES = {
 @pytest.mark.parametrize("name", POLICIES)
 @settings(max_examples=12, deadline=None)
 @given(
-    lengths=st.lists(st.integers(6, 20), min_size=2, max_size=2),
+    lengths=st.lists(st.integers(8, 20), min_size=2, max_size=2),
     kind=st.sampled_from(["uniform", "even", "ragged"]),
     prompt=st.integers(1, 5),
     data=st.data(),

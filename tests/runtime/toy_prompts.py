@@ -1,3 +1,8 @@
-"""Prompts of unlike lengths for the toy tokenizer; the second one ends a paragraph."""
+"""What tests of the runtime decode: prompts of unlike lengths, and presets of every kind."""
 
+# for the toy tokenizer; the second one ends a paragraph
 PROMPTS = ["one plus two", "let me check seven times nine.\n\n", "a"]
+
+# The runtime knows of a policy what it needs, and no more. Of presets with the same needs one or
+# two are enough where a test takes seconds; test_presets.py decodes with the others.
+PRESETS = ("random", "streaming_llm", "h2o", "tova", "expected_attention", "rkv", "skipkv")

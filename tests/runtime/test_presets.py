@@ -1,0 +1,35 @@
+"""Presets of the same needs as others: each decodes in every shape of model within its budget."""
+
+from typing import Any
+
+import pytest
+import torch
+from toy_prompts import PRESETS
+
+import skipkv
+from skipkv import Engine, presets
+from skipkv.testing import toy_model, toy_tokenizer
+
+OTHERS = [name for name in presets.BUDGETED if name not in PRESETS]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_preset_decodes_alike_under_both_frontends_within_its_budget(
+    name: str, family: Any
+) -> None:
+    model, policy = toy_model(family), presets.get(name)(20, interval=8)
+    prompts = [[5 + 7 * i % 60 for i in range(n)] for n in (33, 9)]
+    engine = Engine(model, toy_tokenizer(), policy, eos_token_ids=[])
+    expected = list(engine.generate(prompts, max_new_tokens=30, trace=True))
+    ids = torch.tensor([[0] * (33 - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (33 - len(p)) + [1] * len(p) for p in prompts])
+    with skipkv.attach(model, policy) as attached:
+        output = model.generate(ids, attention_mask=mask, max_new_tokens=30, do_sample=False)
+    assert [tuple(row) for row in output[:, 33:].tolist()] == [c.tokens for c in expected]
+    assert attached.peak_entries == [28, 28]
+    for completion in expected:
+        assert completion.stats.peak_entries == 28
+        assert len(completion.trace) >= 2
+        for record in completion.trace:
+            assert (record.kept >= 0).sum(dim=-1).unique().tolist() == [20]
