@@ -10,6 +10,7 @@ from skipkv.cli.calibrate import calibrate
 from skipkv.cli.check import check
 from skipkv.cli.eval import evaluate
 from skipkv.cli.exits import clean_exit
+from skipkv.cli.fidelity import fidelity
 from skipkv.cli.generate import generate
 from skipkv.cli.policies import policies
 from skipkv.errors import InputError
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command("eval")(evaluate)
+app.command()(fidelity)
 app.command()(bench)
 app.command()(calibrate)
 app.command()(policies)
