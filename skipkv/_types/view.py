@@ -35,6 +35,9 @@ class CacheView:
         layers: layer of the model that each row belongs to, from 0; 0 for every row by default.
         depth: layers of the model; by default as many as the highest of `layers` tells of.
         queries: the last `W` post-RoPE queries, oldest first; None unless a part needs them.
+        softcap: where the model caps its scaled logits x, the c of c * tanh(x / c); else None.
+        sinks: where the model has attention sinks, the logit of each query head's sink, which takes
+            a share of the softmax and has no value; else None. Not the budget's sinks.
         attention: attention that each entry has received so far; None unless a part needs it.
         sentences: a table per sequence; None unless a part needs them.
         rotation: how positions turn keys; None unless a part needs it.
@@ -55,6 +58,8 @@ class CacheView:
         default=attrs.Factory(lambda self: 1 + int(self.layers.max()), takes_self=True)
     )
     queries: Float[Tensor, "R H G W D"] | None = None
+    softcap: float | None = None
+    sinks: Float[Tensor, "R H G"] | None = None
     attention: Float[Tensor, "R H L"] | None = None
     sentences: Sequence[SentenceTable] | None = None
     rotation: Rotation | None = None

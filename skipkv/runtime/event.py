@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import SUM, CacheView, Record, Rotation, SentenceTable
-from skipkv.errors import SkipKVError
+from skipkv.errors import SkipKVError, UnsupportedModelError
 from skipkv.policy import Policy
 from skipkv.runtime.checked import Decision, decide, law_faults
 from skipkv.runtime.slots import SlotStore, on_device, span
@@ -217,8 +218,31 @@ def _view(
         layers=on_device(store.shape.numbers[layers], device).repeat_interleave(len(sequences)),
         depth=store.shape.depth,
         queries=None if queries is None else queries.flatten(0, 1),
+        **_softmax(store, layers, len(sequences)),
         attention=None if SUM not in store.records else record(SUM),
         records={name: record(name) for name in policy.needs.records},
         sentences=tables,
         rotation=rotation,
     )
+
+
+def _softmax(store: SlotStore, layers: slice, count: int) -> dict[str, Any]:
+    """What the model does to logits, for parts that compute attention again."""
+    found = store.softmax[layers]
+    if store.queries is None or all(softmax.plain for softmax in found):
+        return {}
+    caps = {softmax.softcap for softmax in found}
+    sinks = [softmax.sinks for softmax in found if softmax.sinks is not None]
+    if len(caps) > 1 or len(sinks) not in (0, len(found)):
+        raise UnsupportedModelError(
+            "The model's layers differ in soft-capping or in attention sinks, and the policy "
+            "computes attention again from recent queries. Take a policy that does not."
+        )
+    heads, groups = store.shape.heads, store.shape.groups
+    joined = torch.stack(sinks).float().detach() if sinks else None  # [l Q]
+    return {
+        "softcap": caps.pop(),
+        "sinks": None
+        if joined is None
+        else joined.view(-1, heads, groups).repeat_interleave(count, dim=0),
+    }

@@ -256,6 +256,7 @@ class SlotCache(Cache):
         self._attended.append(layer)
         forward, queries = self.forward, query.to(self._dtype)
         if layer in self._full:
+            forward.store.softmax[self._full[layer]] = softmax
             output = attend(forward, self._full[layer], queries, key, value, scale, softmax)
         else:
             output = attend_in_window(forward, queries, key, value, scale, softmax)

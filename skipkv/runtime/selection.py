@@ -1,13 +1,13 @@
 """Which entries a policy keeps, as a function of plain tensors: for other runtimes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skipkv._types import CacheView, Needs, Rotation, SentenceTable
+from skipkv._types import CacheView, Memory, Needs, Record, Rotation, SentenceTable
 from skipkv.errors import InputError
 from skipkv.policy import Policy
 from skipkv.runtime.checked import decide, law_faults
@@ -29,6 +29,9 @@ def select(
     rotation: Rotation | None = None,
     sentences: Sequence[SentenceTable] | None = None,
     sequences: Sequence[int] | Int[Tensor, "R"] | None = None,
+    records: Mapping[Record, Float[Tensor, "R H L"]] | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, "R H G"] | None = None,
 ) -> Int[Tensor, "R H K"]:
     """The positions of the entries that a policy keeps at one compression event.
 
@@ -55,14 +58,17 @@ def select(
         rotation: how positions turn keys.
         sentences: a table per sequence.
         sequences: which table of `sentences` each row belongs to; by default row r has the r-th.
+        records: the values of statistics that the policy reads, such as `Peak()`.
+        softcap: where the model caps its logits: see `CacheView`.
+        sinks: where the model has attention sinks, their logits: see `CacheView`.
 
     Returns:
         Positions in increasing order, filled up with -1. `K` is the most that a head keeps, so it
         is the budget wherever some head held more.
 
     Raises:
-        InputError: shapes do not fit each other, positions do not increase, or something that the
-            policy needs is missing.
+        InputError: shapes do not fit each other, positions do not increase, something that the
+            policy needs is missing, or its scorer remembers from event to event.
         PartError: scorer or evictor broke its protocol.
         ModelError: keys, values or queries are NaN or infinite.
 
@@ -82,7 +88,7 @@ def select(
     _check_positions(positions)
     if policy.budget is None:
         return positions.clone()
-    _check_needs(policy.needs, queries, attention, rotation, sentences)
+    _check_needs(policy.needs, queries, attention, rotation, sentences, records or {})
     newest = positions.flatten(1).amax(dim=1)  # [R]
     tokens = _per_row("seen", newest + 1 if seen is None else seen, rows, device)
     if bool((newest >= tokens).any()):
@@ -110,6 +116,9 @@ def select(
         layers=numbers,
         depth=1 + int(numbers.max()) if depth is None else depth,
         queries=queries,
+        softcap=softcap,
+        sinks=sinks,
+        records={record: records[record] for record in policy.needs.records} if records else {},
         attention=attention,
         sentences=sentences,
         rotation=rotation,
@@ -143,9 +152,13 @@ def _kept(policy: Policy, view: CacheView, budget: int) -> Bool[Tensor, "R H L"]
 def _rows(view: CacheView, some: Int[Tensor, "r"]) -> CacheView:
     """Some rows of a view; sentence tables and the rotation have no rows."""
     of_rows = ("keys", "values", "positions", "protected", "seen", "sequences", "layers")
-    optional = ("queries", "attention")
+    optional = ("queries", "attention", "sinks")
     tensors = {name: getattr(view, name) for name in (*of_rows, *optional)}
-    return attrs.evolve(view, **{name: t[some] for name, t in tensors.items() if t is not None})
+    return attrs.evolve(
+        view,
+        **{name: t[some] for name, t in tensors.items() if t is not None},
+        records={record: values[some] for record, values in view.records.items()},
+    )
 
 
 def _compacted(
@@ -220,7 +233,13 @@ def _check_needs(
     attention: Tensor | None,
     rotation: Rotation | None,
     sentences: Sequence[SentenceTable] | None,
+    records: Mapping[Record, Tensor],
 ) -> None:
+    if memories := [record for record in needs.records if isinstance(record, Memory)]:
+        raise InputError(
+            f"select: the policy's scorer remembers {memories[0]!r} from event to event, and this "
+            "function remembers nothing. Decode with Engine or attach."
+        )
     held = 0 if queries is None else queries.shape[3]
     missing = [
         name
@@ -229,6 +248,7 @@ def _check_needs(
             "attention": needs.attention and attention is None,
             "rotation": needs.rotary and rotation is None,
             "sentences": needs.sentences and sentences is None,
+            **{f"records[{r!r}]": r not in records for r in needs.records},
         }.items()
         if absent
     ]

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skipkv._types import Memory, Needs, Statistic
+from skipkv.runtime.softmax import PLAIN
 from skipkv.runtime.states import StateStore
 from skipkv.runtime.windows import WindowStore
 
@@ -158,6 +159,8 @@ class SlotStore:
             )
         self.states = StateStore(sequences) if shape.states else None
         """The layers with states in the place of entries; None where there are none."""
+        self.softmax = [PLAIN] * shape.layers
+        """How each layer's logits become weights, as the layer's last pass told."""
         # What the host knows of each lane without waiting for the device:
         self.tokens_seen = [0] * sequences
         self.least_dropped = [0] * sequences  # the minimum over heads

@@ -35,7 +35,7 @@ def newest_queries(view: CacheView, count: int, reader: str) -> Float[Tensor, "R
 
 
 def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R H G W L"]:
-    """Scaled logits q·k / sqrt(D) of the `count` newest queries, in float32.
+    """Logits of the `count` newest queries as the model computes them: see `logits_of`.
 
     Args:
         view: what to read.
@@ -45,16 +45,24 @@ def newest_logits(view: CacheView, count: int, reader: str) -> Float[Tensor, "R 
     Raises:
         InputError: the view holds fewer queries.
     """
-    return logits_of(newest_queries(view, count, reader), view.keys.float())
+    return logits_of(view, newest_queries(view, count, reader), view.keys.float())
 
 
 def logits_of(
-    queries: Float[Tensor, "R H G W D"], keys: Float[Tensor, "R H L D"]
+    view: CacheView, queries: Float[Tensor, "R H G W D"], keys: Float[Tensor, "R H L D"]
 ) -> Float[Tensor, "R H G W L"]:
-    """Scaled logits q·k / sqrt(D), in one product per KV head."""
+    """Scaled logits q·k / sqrt(D), capped where the model caps them; one product per KV head.
+
+    Args:
+        view: the view they are of.
+        queries: some of its queries, in float32.
+        keys: its keys, in float32.
+    """
     groups, count, head_size = queries.shape[2:]
     # [R, H, G * W, D] @ [R, H, D, L]
     logits = queries.flatten(2, 3) @ keys.mT / math.sqrt(head_size)
+    if view.softcap is not None:
+        logits = view.softcap * (logits / view.softcap).tanh()
     return logits.reshape(*logits.shape[:2], groups, count, -1)
 
 
@@ -66,11 +74,28 @@ def some_at_a_time(queries: Float[Tensor, "R H G W D"]) -> Iterator[slice]:
 
 
 def softmax_over(
-    logits: Float[Tensor, "R H *axes L"], entries: Bool[Tensor, "R H L"]
+    logits: Float[Tensor, "R H *axes L"],
+    entries: Bool[Tensor, "R H L"],
+    sinks: Float[Tensor, "R H ..."] | None = None,
 ) -> Float[Tensor, "R H *axes L"]:
-    """Softmax over `entries` only; 0 elsewhere. A head without entries gets a constant."""
+    """Softmax over `entries` only; 0 elsewhere. A head without entries gets a constant.
+
+    Args:
+        logits: of all slots.
+        entries: the slots that count.
+        sinks: the logits of attention sinks, which take their share; the axes broadcast.
+    """
     between = (1,) * (logits.dim() - entries.dim())
     mask = entries.reshape(*entries.shape[:2], *between, entries.shape[2])
     # the smallest float and not -inf: a head without entries must not become 0 / 0
-    filled = logits.masked_fill(~mask, torch.finfo(torch.float32).min)
-    return filled.softmax(dim=-1)
+    return with_sinks(logits.masked_fill(~mask, torch.finfo(torch.float32).min), sinks)
+
+
+def with_sinks(
+    logits: Float[Tensor, "*axes L"], sinks: Float[Tensor, "..."] | None
+) -> Float[Tensor, "*axes L"]:
+    """Softmax over the last axis, of which attention sinks, where there are some, take a share."""
+    if sinks is None:
+        return logits.softmax(dim=-1)
+    apart = sinks[..., None].expand(*logits.shape[:-1], 1)
+    return torch.cat([logits, apart], dim=-1).softmax(dim=-1)[..., :-1]

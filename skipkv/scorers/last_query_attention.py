@@ -45,7 +45,7 @@ class LastQueryAttention(ScorerAlgebra):
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """Attention received from the newest query, in [0, 1]."""
         logits = newest_logits(view, 1, "LastQueryAttention")[:, :, :, 0]  # [R, H, G, L]
-        attention = softmax_over(logits, view.occupied).mean(dim=2)
+        attention = softmax_over(logits, view.occupied, view.sinks).mean(dim=2)
         if not self.shared:
             return attention
         return over_heads(attention, view.positions, "sum") / attention.shape[1]

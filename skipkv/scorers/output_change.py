@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._calls import scores_of
+from skipkv._calls import remembered_of, scores_of
 from skipkv._types import CacheView, Needs, needs_of
-from skipkv.scorers.algebra import ScorerAlgebra
+from skipkv.scorers.algebra import Remembered, ScorerAlgebra
 
 if TYPE_CHECKING:
     from skipkv.scorers.protocol import Scorer
@@ -54,3 +54,7 @@ class OutputChange(ScorerAlgebra):
         output = shares[..., None, :] @ values  # [R, H, 1, D]
         distance: Tensor = torch.linalg.vector_norm(values - output, dim=-1)
         return shares / (1 - shares).clamp_min(_LEAST) * distance
+
+    def remember(self, view: CacheView) -> Remembered:
+        """What the scorer remembers."""
+        return remembered_of(self.scorer, view)

@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool1d
 from skipkv._types import CacheView, Needs
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
-from skipkv.scorers._attention import logits_of, newest_queries, some_at_a_time
+from skipkv.scorers._attention import logits_of, newest_queries, some_at_a_time, with_sinks
 from skipkv.scorers.algebra import ScorerAlgebra
 
 
@@ -79,7 +79,7 @@ class RecentAttention(ScorerAlgebra):
         for some in some_at_a_time(queries):
             at = places[:, some, None]  # [R, w, 1]
             visible = view.occupied[:, :, None] & (view.positions[:, :, None] <= at[:, None])
-            shares = _shares(logits_of(queries[:, :, :, some], keys), visible)
+            shares = _shares(logits_of(view, queries[:, :, :, some], keys), visible, view.sinks)
             if self.over == "max":
                 received = torch.maximum(received, shares.amax(dim=3))
             else:
@@ -90,8 +90,11 @@ class RecentAttention(ScorerAlgebra):
 
 
 def _shares(
-    logits: Float[Tensor, "R H G w L"], visible: Bool[Tensor, "R H w L"]
+    logits: Float[Tensor, "R H G w L"],
+    visible: Bool[Tensor, "R H w L"],
+    sinks: Float[Tensor, "R H G"] | None,
 ) -> Float[Tensor, "R H G w L"]:
     """Softmax over what each query sees; 0 elsewhere, and for a query that sees nothing."""
     filled = logits.masked_fill(~visible[:, :, None], torch.finfo(torch.float32).min)
-    return filled.softmax(dim=-1) * visible[:, :, None]
+    shares = with_sinks(filled, None if sinks is None else sinks[..., None])
+    return shares * visible[:, :, None]

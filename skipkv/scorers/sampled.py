@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._calls import scores_of
+from skipkv._calls import remembered_of, scores_of
 from skipkv._types import CacheView, Needs, needs_of
 from skipkv._validators import is_a
 from skipkv.scorers._noise import bits_of, gumbel
-from skipkv.scorers.algebra import ScorerAlgebra
+from skipkv.scorers.algebra import Remembered, ScorerAlgebra
 
 if TYPE_CHECKING:
     from skipkv.scorers.protocol import Scorer
@@ -61,3 +61,7 @@ class Sampled(ScorerAlgebra):
         )
         odds = scores_of(self.scorer, view).clamp_min(torch.finfo(torch.float32).tiny)
         return odds.log() + gumbel(bits)
+
+    def remember(self, view: CacheView) -> Remembered:
+        """What the scorer remembers."""
+        return remembered_of(self.scorer, view)

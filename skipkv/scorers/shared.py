@@ -6,9 +6,9 @@ import attrs
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._calls import scores_of
+from skipkv._calls import remembered_of, scores_of
 from skipkv._types import CacheView, Needs, needs_of, over_heads
-from skipkv.scorers.algebra import ScorerAlgebra
+from skipkv.scorers.algebra import Remembered, ScorerAlgebra
 
 if TYPE_CHECKING:
     from skipkv.scorers.protocol import Scorer
@@ -44,3 +44,7 @@ class Shared(ScorerAlgebra):
         """The mean over heads of the scorer's values for the token in each slot."""
         total = over_heads(scores_of(self.scorer, view), view.positions, "sum")
         return total / view.positions.shape[1]
+
+    def remember(self, view: CacheView) -> Remembered:
+        """What the scorer remembers."""
+        return remembered_of(self.scorer, view)

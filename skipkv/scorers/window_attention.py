@@ -62,7 +62,9 @@ class WindowAttention(ScorerAlgebra):
         """Pooled mean attention of the window, in [0, 1]; 0 inside the window."""
         before = view.occupied & ~view.within_window(self.window)
         logits = newest_logits(view, self.window, "WindowAttention").amax(dim=2)  # [R, H, W, L]
-        attention = softmax_over(logits, before).mean(dim=2)
+        # a sink is one more entry, so of the query heads that share it the largest logit too
+        sinks = None if view.sinks is None else view.sinks.amax(dim=2)[..., None]
+        attention = softmax_over(logits, before, sinks).mean(dim=2)
         # entries of the window hold 0, which never changes a maximum over attention
         pooled = max_pool1d(attention, self.pool, stride=1, padding=self.pool // 2)
         return pooled.masked_fill(~before, 0.0)

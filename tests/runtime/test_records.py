@@ -286,3 +286,24 @@ def view_without_records() -> CacheView:
         seen=torch.tensor([2]),
         sequences=torch.tensor([0]),
     )
+
+
+def test_select_takes_statistics_and_refuses_what_remembers() -> None:
+    keys = torch.ones(1, 1, 6, 4)
+    policy = Policy(budget=Budget(tokens=3, window=1), scorer=Received())
+    received = torch.tensor([[[0.0, 3.0, 1.0, 2.0, 0.0, 0.0]]])
+    kept = skipkv.select(keys, keys, policy=policy, records={Peak(): received})
+    assert kept.tolist() == [[[1, 3, 5]]]
+    with pytest.raises(InputError, match=r"records\[Peak\(\)\] is missing"):
+        skipkv.select(keys, keys, policy=policy)
+    with pytest.raises(InputError, match=r"remembers Memory.*'keeping'"):
+        skipkv.select(keys, keys, policy=policy.with_(scorer=Keeping()))
+
+
+class Received(ScorerAlgebra):
+    """The largest weight that an entry has received."""
+
+    needs = Needs(records=(Peak(),))
+
+    def score(self, view: CacheView) -> Tensor:
+        return view.record(Peak())
