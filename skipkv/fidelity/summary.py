@@ -1,7 +1,7 @@
 """Tables of a comparison: means over texts with intervals, paired between policies."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -12,7 +12,7 @@ from skipkv._runs import markdown_cell, writing
 from skipkv.errors import InputError
 from skipkv.fidelity.records import Record
 
-_RESAMPLES = 2000
+_RESAMPLES = 1000
 _BINS = 4
 
 
@@ -147,10 +147,7 @@ def _row(records: list[Record], behind: Interval | None) -> Row:
         texts=len(records),
         positions=len(every),
         kl=_interval([_mean(r.kl) for r in records]),
-        kl95=_over_texts(
-            len(records),
-            lambda some: float(np.percentile(np.concatenate([pooled[i] for i in some]), 95)),
-        ),
+        kl95=_percentile(pooled, 95),
         same=_interval([_mean(r.same) for r in records]),
         nll=_interval([_mean(r.nll) for r in records]),
         rise=_interval(rises),
@@ -170,18 +167,29 @@ def _behind(own: dict[int, float], best: dict[int, float]) -> Interval | None:
 def _interval(values: Sequence[float]) -> Interval:
     """A mean with its percentile bootstrap over texts."""
     array = np.array(values)
-    return _over_texts(len(array), lambda some: float(array[some].mean()))
+    return _ends(float(array.mean()), array[_draws(len(array))].mean(axis=1))
 
 
-def _over_texts(count: int, value: Callable[[NDArray[np.int64]], float]) -> Interval:
-    """The bootstrap resamples texts and not positions: those of one text are similar.
+def _percentile(texts: list[NDArray[np.float64]], percent: int) -> Interval:
+    """A percentile over the positions of all texts, with its bootstrap over texts."""
+    every = [
+        np.percentile(np.concatenate([texts[i] for i in some]), percent)
+        for some in _draws(len(texts))
+    ]
+    return _ends(float(np.percentile(np.concatenate(texts), percent)), np.array(every))
+
+
+def _draws(count: int) -> NDArray[np.int64]:
+    """Texts drawn with replacement, and not positions: those of one text are similar.
 
     The draws are the same for every policy with as many texts.
     """
-    draws = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
-    found = [value(some) for some in draws]
-    low, high = np.percentile(found, [2.5, 97.5])
-    return Interval(value=value(np.arange(count)), low=float(low), high=float(high))
+    return np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
+
+
+def _ends(value: float, resampled: NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(value=value, low=float(low), high=float(high))
 
 
 def _mean(values: Sequence[float] | Sequence[int]) -> float:

@@ -17,7 +17,7 @@ from skipkv.fidelity.run import first_changed
 from skipkv.testing import toy_model, toy_tokenizer
 
 MODEL, TOKENIZER = toy_model(), toy_tokenizer()
-TEXTS = [[5 + (7 * i + n * i * i) % 80 for i in range(70 - 9 * n)] for n in range(3)]
+TEXTS = [[5 + (7 * i + n * i * i) % 80 for i in range(48 - 6 * n)] for n in range(3)]
 RKV = ("rkv", presets.rkv(16, interval=8))
 STREAMING = ("streaming", presets.streaming_llm(16, sinks=2, interval=8))
 

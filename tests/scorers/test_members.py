@@ -220,16 +220,19 @@ class Ramp(ScorerAlgebra):
 
 
 def test_sampled_draws_in_proportion_and_never_what_has_no_odds() -> None:
-    draws = 4000
-    firsts, seconds = torch.zeros(4), torch.zeros(4, 4)
-    for seed in range(draws):
-        order = Sampled(scorer=Ramp(), seed=seed).score(whole(4))[0, 0].argsort(descending=True)
-        firsts[order[0]] += 1
-        seconds[order[0], order[1]] += 1
-    torch.testing.assert_close(firsts / draws, torch.tensor([0, 1, 2, 3]) / 6, atol=0.03, rtol=0)
+    draws, view = 4000, whole(4)
+    rows = {
+        name: getattr(view, name).expand(draws, *getattr(view, name).shape[1:])
+        for name in ("keys", "values", "positions", "protected", "seen", "sequences")
+    }
+    many = attrs.evolve(view, **rows, layers=torch.arange(draws), depth=draws)
+    order = Sampled(scorer=Ramp(), seed=7).score(many)[:, 0].argsort(dim=-1, descending=True)
+    firsts = order[:, 0].bincount(minlength=4) / draws
+    torch.testing.assert_close(firsts, torch.tensor([0, 1, 2, 3]) / 6, atol=0.03, rtol=0)
     # without replacement: after 3 the others are drawn as 1 to 2
-    after = seconds[3] / seconds[3].sum()
-    torch.testing.assert_close(after, torch.tensor([0, 1, 2, 0]) / 3, atol=0.04, rtol=0)
+    after = order[order[:, 0] == 3, 1].bincount(minlength=4).float()
+    expected = torch.tensor([0, 1, 2, 0]) / 3
+    torch.testing.assert_close(after / after.sum(), expected, atol=0.04, rtol=0)
 
 
 def test_sampled_draws_anew_for_every_event_layer_and_head() -> None:
