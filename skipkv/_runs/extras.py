@@ -9,6 +9,8 @@ _PURPOSES = {
     "math_verify": "grading answers",
     "matplotlib": "plots",
     "scipy": "confidence intervals",
+    "starlette": "the HTTP server",
+    "uvicorn": "the HTTP server",
 }
 
 

@@ -13,6 +13,7 @@ from skipkv.cli.exits import clean_exit
 from skipkv.cli.fidelity import fidelity
 from skipkv.cli.generate import generate
 from skipkv.cli.policies import policies
+from skipkv.cli.serve import serve
 from skipkv.errors import InputError
 
 
@@ -50,6 +51,7 @@ app.command()(bench)
 app.command()(calibrate)
 app.command()(policies)
 app.command()(check)
+app.command()(serve)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -38,6 +38,7 @@ class Handle:
         self._thread = thread
         self._changed = threading.Condition()
         self._tokens: list[int] = []
+        self._watchers: list[Callable[[], None]] = []
         self._completion: Completion | None = None
 
     @property
@@ -83,6 +84,27 @@ class Handle:
         assert self._completion is not None
         return self._completion
 
+    def since(self, read: int) -> tuple[list[int], Completion | None]:
+        """The tokens after the first `read`, and the completion if it is there; waits for nothing.
+
+        Args:
+            read: how many tokens the caller has already.
+        """
+        with self._changed:
+            return self._tokens[read:], self._completion
+
+    def watch(self, call: Callable[[], None]) -> None:
+        """Have a function called whenever there are more tokens, and when the completion is there.
+
+        It is called in the thread that decodes, which waits for it: it must return at once and
+        raise nothing. An event loop is woken this way, without a thread per request.
+
+        Args:
+            call: the function.
+        """
+        with self._changed:
+            self._watchers.append(call)
+
     def __iter__(self) -> Iterator[str]:
         self._check_thread()
         stream = TextStream(self._tokenizer, stop=self._order.stop)
@@ -120,10 +142,15 @@ class Handle:
         """Add tokens; the server does."""
         with self._changed:
             self._tokens += tokens
-            self._changed.notify_all()
+            self._tell()
 
     def finish(self, completion: Completion) -> None:
         """Set the completion; the server does."""
         with self._changed:
             self._completion = completion
-            self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for call in self._watchers:
+            call()

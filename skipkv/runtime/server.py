@@ -89,6 +89,11 @@ class Server:
         loop = self._loop
         return len(self._arrived) + (0 if loop is None else len(loop.waiting))
 
+    @property
+    def takes_requests(self) -> bool:
+        """Whether it is open: inside its block, and its thread runs."""
+        return self._open
+
     def submit(
         self,
         prompt: Content | Prompt,
