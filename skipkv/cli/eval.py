@@ -129,6 +129,20 @@ def evaluate(
             metavar="DIR", help="Decode nothing; write the tables and plots of DIR again."
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Decode part I of N alone, counted from 0: a command for each of N processes. "
+            "Budgets in percent need all parts of the full cache first: start each command twice.",
+        ),
+    ] = None,
+    merge: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Decode nothing; check the shards of DIR, and join them in DIR."
+        ),
+    ] = None,
     plot_format: Annotated[str, typer.Option(help="Format of the plots: png or svg.")] = "png",
     texts: Annotated[
         bool, typer.Option("--texts/--no-texts", help="Keep the decoded texts in the records.")
@@ -168,6 +182,10 @@ def evaluate(
         if plot_format not in FORMATS:
             raise InputError(f"--plot-format {plot_format} must be {' or '.join(FORMATS)}.")
         check_extras()
+        if merge is not None:
+            evaluation.merge(merge)
+            _report(evaluation.summarize(merge, plot_format=plot_format), merge)
+            return
         if summarize is not None:
             _report(evaluation.summarize(summarize, plot_format=plot_format), summarize)
             return
@@ -219,7 +237,10 @@ def evaluate(
             interval=interval,
             max_new_tokens=max_new_tokens,
         )
-        sweep.check_folder(output)
+        part = None if shard is None else evaluation.Shard.parse(shard)
+        if part is not None:
+            sweep.check_shard(part)
+        sweep.check_folder(output if part is None else part.folder(output))
         for candidate in candidates:
             if candidate.note is not None:
                 typer.echo(f"skipkv: {candidate.note}", err=True)
@@ -227,6 +248,25 @@ def evaluate(
             weights, tokenizer = load(
                 model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
             )
+        if part is not None:
+            with resumable(part.folder(output)):
+                done = sweep.run_shard(
+                    weights,
+                    tokenizer,
+                    output,
+                    shard=part,
+                    batch_size=batch_size,
+                    texts=texts,
+                    model_name=model,
+                    retry_failed=retry_failed,
+                )
+            typer.echo(
+                f"Shard {part} is done. After all others: skipkv eval --merge {output}"
+                if done
+                else f"Shard {part} waits for the full cache of other shards, which budgets in "
+                "percent refer to. Start its command again when all have got so far."
+            )
+            return
         with resumable(output):
             summary = sweep.run(
                 weights,

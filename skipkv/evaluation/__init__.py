@@ -11,6 +11,7 @@ from skipkv.evaluation.grading import grade
 from skipkv.evaluation.intervals import Estimate
 from skipkv.evaluation.problems import Problem
 from skipkv.evaluation.records import Record
+from skipkv.evaluation.shards import Shard, merge
 from skipkv.evaluation.stored_padding import decode_with_stored_padding, stored_padding
 from skipkv.evaluation.summary import Row, Summary
 from skipkv.evaluation.sweep import Sweep, summarize
@@ -25,11 +26,13 @@ __all__ = [
     "Problem",
     "Record",
     "Row",
+    "Shard",
     "Summary",
     "Sweep",
     "decode_with_stored_padding",
     "grade",
     "load_dataset",
+    "merge",
     "stored_padding",
     "summarize",
 ]

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from skipkv.evaluation.datasets import DataSet
 from skipkv.evaluation.grading import grade, require_grader
 from skipkv.evaluation.prompts import Prompts, encode
 from skipkv.evaluation.records import Record, RecordFile
+from skipkv.evaluation.shards import Shard, mean_trace
 from skipkv.evaluation.summary import Summary, folder_at
 from skipkv.evaluation.thoughts import count_thoughts
 from skipkv.policy import Policy
@@ -118,8 +120,13 @@ class Sweep:
     @property
     def samples(self) -> int:
         """The number of all samples."""
-        per_problem = 1 + sum(len(self._points_of(c)) for c in self._rivals)
+        per_problem = self.cell_count // len(self.data)
         return per_problem * self.sampling.n * sum(len(data.problems) for data in self.data)
+
+    @property
+    def cell_count(self) -> int:
+        """The number of all cells, those with budgets in percent included."""
+        return len(self.data) * (1 + sum(len(self._points_of(c)) for c in self._rivals))
 
     def cells(self, mean_traces: Mapping[str, float | int]) -> list[Cell]:
         """All cells, in the order in which they are decoded.
@@ -199,6 +206,72 @@ class Sweep:
             finally:
                 run.file.close()
         return summarize(folder, plot_format=plot_format)
+
+    def run_shard(
+        self,
+        model: Any,
+        tokenizer: Any,
+        folder: str | Path,
+        *,
+        shard: Shard,
+        batch_size: int | None = None,
+        texts: bool = True,
+        progress: bool | None = None,
+        model_name: str | None = None,
+        retry_failed: bool = False,
+    ) -> bool:
+        """Decode one shard's samples, into a folder of its own inside the sweep's folder.
+
+        Budgets in percent are those of all traces of the full cache. As long as not all shards have
+        decoded it, the samples under such budgets are left out: run the shard again then. `merge`
+        joins the shards.
+
+        Args:
+            model: as for `run`.
+            tokenizer: as for `run`.
+            folder: folder of the sweep.
+            shard: which part of the problems.
+            batch_size: as for `run`.
+            texts: as for `run`.
+            progress: as for `run`.
+            model_name: as for `run`.
+            retry_failed: as for `run`.
+
+        Returns:
+            Whether the shard is done.
+
+        Raises:
+            InputError: as for `run`; or another shard has other settings, or there are more shards
+                than problems.
+            ConfigError: as for `run`.
+            MissingExtraError: as for `run`.
+        """
+        check_extras()
+        self.check_shard(shard)
+        run = _Run(self, model, tokenizer, folder, batch_size=batch_size, texts=texts, shard=shard)
+        with folder_at(shard.folder(folder)).locked():
+            name = model_name or str(getattr(model.config, "name_or_path", "")) or "model"
+            run.open(name, retry_failed=retry_failed)
+            try:
+                return run.decode(progress)
+            finally:
+                run.file.close()
+
+    def check_shard(self, shard: Shard) -> None:
+        """Raise unless every data set has a problem for this shard.
+
+        Args:
+            shard: the shard.
+
+        Raises:
+            InputError: a data set has fewer problems than there are shards.
+        """
+        for data in self.data:
+            if len(data.problems) < shard.of:
+                raise InputError(
+                    f"Shard {shard}: {data.name} has only {len(data.problems)} problems. Take as "
+                    "many shards at most."
+                )
 
     def check_folder(self, folder: str | Path) -> None:
         """Raise unless this sweep can use a folder; needs no model.
@@ -310,11 +383,14 @@ class _Run:
         *,
         batch_size: int | None,
         texts: bool,
+        shard: Shard | None = None,
     ) -> None:
         self._sweep = sweep
         self._model = model
         self._tokenizer = tokenizer
-        self._folder = folder_at(folder)
+        self._output = Path(folder)
+        self._shard = shard
+        self._folder = folder_at(folder if shard is None else shard.folder(folder))
         self._batch_size = batch_size
         self._texts = texts
         self._data = {data.name: data for data in sweep.data}
@@ -340,16 +416,22 @@ class _Run:
         known_data = self._run["settings"]["data"]
         self._run["settings"] = {**settings, "data": {**known_data, **settings["data"]}}
         self._run["sessions"].append(_session(self._model, self._batch_size))
+        if self._shard is not None:
+            self._run["shard"] = {**attrs.asdict(self._shard), "complete": False, "waits": False}
         self._note(self._sweep.cells({}))
         self.file = RecordFile(self._folder.path / self._folder.records)
         if retry_failed:
             self.file.keep([r for r in self.file if not (r.failed and self._asked_for(r))])
         self._done = {(r.cell, r.problem, r.sample) for r in self.file}
 
-    def decode(self, progress: bool | None) -> None:
-        """Decode the missing samples: the baselines first, then the other cells."""
+    def decode(self, progress: bool | None) -> bool:
+        """Decode the missing samples: the baselines first, then the other cells.
+
+        Returns:
+            Whether all are decoded; a shard may have to wait for the baselines of others.
+        """
         baselines = [Cell(data=data.name, policy=FULL) for data in self._sweep.data]
-        with progress_bar(progress, total=self._sweep.samples, unit="sample", smoothing=0) as bar:
+        with progress_bar(progress, total=self._total(), unit="sample", smoothing=0) as bar:
             # finished samples count at once, so that the bar's rate is that of this run
             bar.initial = bar.n = sum(len(self._finished(cell)) for cell in baselines)
             bar.refresh()
@@ -363,6 +445,21 @@ class _Run:
             bar.update(held)
             bar.refresh()
             self._decode(cells, bar)
+        complete = len(cells) + len(baselines) == self._sweep.cell_count
+        if self._shard is not None:
+            self._run["shard"] |= {"complete": complete, "waits": not complete}
+            self._folder.write(self._run)
+        return complete
+
+    def _total(self) -> int:
+        """The number of samples that this process is to decode."""
+        per_problem = self._sweep.samples // sum(len(data.problems) for data in self._sweep.data)
+        return per_problem * sum(len(self._places(data)) for data in self._sweep.data)
+
+    def _places(self, data: DataSet) -> range:
+        """The places of the problems that this process decodes."""
+        count = len(data.problems)
+        return range(count) if self._shard is None else self._shard.places(count)
 
     def _decode(self, cells: Sequence[Cell], bar: "tqdm[Any]") -> None:
         for cell in cells:
@@ -435,9 +532,9 @@ class _Run:
         """The missing samples: (place of the problem in the data set, number of the sample)."""
         return [
             (place, sample)
-            for place, problem in enumerate(self._data[cell.data].problems)
+            for place in self._places(self._data[cell.data])
             for sample in range(self._sweep.sampling.n)
-            if (problem.id, sample) not in done
+            if (self._data[cell.data].problems[place].id, sample) not in done
         ]
 
     def _finished(self, cell: Cell) -> set[tuple[str, int]]:
@@ -538,14 +635,18 @@ class _Run:
         It is stored when first known, so that failed samples that are decoded later do not change
         the budgets.
         """
-        lengths: dict[str, list[int]] = {}
-        for r in self.file:
-            if r.cell.is_full and not r.failed and r.data in self._data:
-                lengths.setdefault(r.data, []).append(r.prompt_tokens + r.new_tokens)
+        baselines = [r for r in self.file if r.cell.is_full and r.data in self._data]
+        waits = set()
+        if self._shard is not None:
+            baselines += self._shard.baselines(self._output, self._run["settings"])
+            counts = Counter(r.data for r in baselines)
+            wanted = {d.name: len(d.problems) * self._sweep.sampling.n for d in self._sweep.data}
+            waits = {name for name, count in wanted.items() if counts[name] < count}
         known = self._run.setdefault("mean_traces", {})
-        for name in self._data:
-            if name not in known and name in lengths:
-                known[name] = sum(lengths[name]) / len(lengths[name])
+        for name in [name for name in self._data if name not in waits]:
+            length = mean_trace(baselines, name)
+            if name not in known and length is not None:
+                known[name] = length
             if name not in known and any(point.tokens is None for point in self._sweep.budgets):
                 raise InputError(
                     f"{name}: every sample of the full cache failed. A budget in percent needs the "

@@ -1,6 +1,7 @@
 """`skipkv eval`, on a toy model in a folder."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -55,6 +56,24 @@ def test_the_summary_is_printed_and_everything_is_in_the_folder(toy, run, monkey
     assert Path("out/accuracy-sums.svg").exists()
 
 
+def test_shards_are_joined_to_what_one_command_writes(toy, run):
+    common = (*COMMAND, "--model", toy, "--policies", "rkv", "--budgets", "12")
+    for shard in ("0/2", "1/2"):
+        result = run(*common, "-o", "out", "--shard", shard)
+        assert result.stdout == (
+            f"Shard {shard} is done. After all others: skipkv eval --merge out\n"
+        )
+    merged = run("eval", "--merge", "out", "--plot-format", "svg")
+    assert merged.exit_code == 0
+    whole = run(*common, "-o", "whole")
+    speed = re.compile(r"\| [\d.]+ \| \d+ \|$", re.M)  # and memory, which depends on neighbours
+    assert speed.sub("", merged.stdout) == speed.sub("", whole.stdout)
+    waits = run(
+        *COMMAND, "--model", toy, "--budgets", "99%", "-p", "h2o", "-o", "p", "--shard", "1/2"
+    )
+    assert "Shard 1/2 waits for the full cache of other shards" in waits.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -70,6 +89,10 @@ def test_the_summary_is_printed_and_everything_is_in_the_folder(toy, run, monkey
         (("-m", "x", "--data", "a/b=sums.jsonl"), "must fit into a file's name"),
         (("-m", "x", "--output", "sums.jsonl"), "sums.jsonl is a file"),
         (("--summarize", "nowhere"), "nowhere holds no sweep"),
+        (("--merge", "nowhere"), "nowhere holds no shards"),
+        (("-m", "x", "--shard", "2/2"), "counted from 0"),
+        (("-m", "x", "--shard", "2"), "must be written I/N"),
+        (("-m", "x", "--shard", "0/9"), "sums has only 2 problems"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr_before_the_model_is_loaded(run, loads, arguments, message):

@@ -1,0 +1,260 @@
+"""A sweep in several processes: each decodes a part of the problems, and `merge` joins them."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from skipkv._runs import RUN, RunFolder, differs
+from skipkv.errors import ConfigError, InputError
+from skipkv.evaluation import fingerprints
+from skipkv.evaluation.cells import Cell
+from skipkv.evaluation.records import Record, RecordFile, read_records
+from skipkv.evaluation.summary import folder_at
+
+_SHARDS = "shards"
+
+
+@attrs.frozen(kw_only=True)
+class Shard:
+    """One of several parts of a sweep: every `of`-th problem, from the `index`-th on.
+
+    Args:
+        index: which part, from 0, as launchers number their processes.
+        of: how many parts there are.
+
+    Raises:
+        ConfigError: the numbers cannot be.
+
+    Example:
+        >>> list(Shard.parse("1/4").places(10))
+        [1, 5, 9]
+    """
+
+    index: int
+    of: int
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.index < self.of:
+            raise ConfigError(
+                f"Shard {self.index}/{self.of} must be one of 0/{self.of} to "
+                f"{self.of - 1}/{self.of}: shards are counted from 0."
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read "index/of".
+
+        Raises:
+            ConfigError: it is not written so, or the numbers cannot be.
+        """
+        index, slash, of = text.partition("/")
+        if not (slash and index.isdecimal() and of.isdecimal() and int(of)):
+            raise ConfigError(f"Shard {text!r} must be written I/N, as in 0/4: part 0 of 4.")
+        return cls(index=int(index), of=int(of))
+
+    def places(self, problems: int) -> range:
+        """The places of its problems in a data set.
+
+        Args:
+            problems: how many the data set has.
+        """
+        return range(self.index, problems, self.of)
+
+    def folder(self, output: str | Path) -> Path:
+        """Where its records are, in the folder of the sweep.
+
+        Args:
+            output: the folder of the sweep.
+        """
+        return Path(output) / _SHARDS / f"{self.index}-of-{self.of}"
+
+    def baselines(self, output: str | Path, settings: Mapping[str, Any]) -> Iterator[Record]:
+        """What the other shards have of the full cache.
+
+        Args:
+            output: the folder of the sweep.
+            settings: those of this shard, which the others must have too.
+
+        Raises:
+            InputError: another shard has other settings.
+        """
+        for index in range(self.of):
+            other = folder_at(Shard(index=index, of=self.of).folder(output))
+            if index == self.index or other.read() is None:
+                continue
+            other.check(settings)
+            records, _ = read_records(other.path / other.records)
+            yield from (record for record in records if record.cell.is_full)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+
+def mean_trace(records: Iterable[Record], data: str) -> float | None:
+    """Mean length of the full cache's traces on a data set, prompt included; None if all failed.
+
+    Args:
+        records: of any cells.
+        data: name of the data set.
+    """
+    lengths = [
+        r.prompt_tokens + r.new_tokens
+        for r in records
+        if r.cell.is_full and r.data == data and not r.failed
+    ]
+    return sum(lengths) / len(lengths) if lengths else None
+
+
+def merge(folder: str | Path) -> None:
+    """Join the shards of a sweep in its folder, as if one process had decoded them all.
+
+    It checks that all shards are there and done, with one model and the same settings and policies,
+    that no sample is missing or there twice, and that every sample had its seed.
+
+    Args:
+        folder: the folder of the sweep.
+
+    Raises:
+        InputError: one of these does not hold, or the folder holds samples that no shard has.
+    """
+    folder = Path(folder)
+    shards = _shards(folder)
+    runs = {shard: _run(shard, folder) for shard in shards}
+    first = runs[shards[0]]
+    for shard in shards[1:]:
+        _check_alike(shards[0], first, shard, runs[shard], folder)
+    records = [r for shard in shards for r in _records(shard, runs[shard], folder)]
+    cells = [Cell.of(entry) for entry in first["cells"]]
+    records.sort(key=lambda r: (cells.index(r.cell), _natural(r.problem), r.sample))
+    whole = {key: value for key, value in first.items() if key not in ("shard", "sessions")}
+    whole["mean_traces"] = {}
+    for name in first["settings"]["data"]:  # as one process stores them, for budgets still to come
+        known = [runs[shard]["mean_traces"].get(name) for shard in shards]
+        length = next((k for k in known if k is not None), None) or mean_trace(records, name)
+        if length is not None:
+            whole["mean_traces"][name] = length
+    whole["sessions"] = [session for shard in shards for session in runs[shard]["sessions"]]
+    _write(folder_at(folder), whole, records)
+
+
+def _shards(folder: Path) -> list[Shard]:
+    """All shards of a folder; raises if one is missing."""
+    found = []
+    for path in sorted((folder / _SHARDS).glob("*-of-*")):
+        index, _, of = path.name.partition("-of-")
+        if index.isdecimal() and of.isdecimal() and (path / RUN).exists():
+            found.append(Shard(index=int(index), of=int(of)))
+    if not found:
+        raise InputError(
+            f"{folder} holds no shards. `skipkv eval --shard I/N --output {folder}` makes them."
+        )
+    counts = sorted({shard.of for shard in found})
+    if len(counts) > 1:
+        raise InputError(
+            f"{folder}/{_SHARDS} holds shards of {' and of '.join(map(str, counts))}. Move those "
+            "away that do not belong together."
+        )
+    every = [Shard(index=index, of=counts[0]) for index in range(counts[0])]
+    if missing := [str(shard) for shard in every if shard not in found]:
+        raise InputError(
+            f"{folder}/{_SHARDS} lacks {', '.join(missing)}. Run these shards, or copy their "
+            "folders there."
+        )
+    return every
+
+
+def _run(shard: Shard, folder: Path) -> dict[str, Any]:
+    run = folder_at(shard.folder(folder)).read()
+    assert run is not None  # it was found
+    state = run.get("shard", {})
+    if state.get("waits"):
+        raise InputError(
+            f"Shard {shard} has decoded the full cache, and waits for the other shards: budgets in "
+            "percent are those of all traces. Start the command of every shard once more."
+        )
+    if not state.get("complete"):
+        raise InputError(f"Shard {shard} is not done. Start its command again; it goes on.")
+    return run
+
+
+def _check_alike(
+    one: Shard, its: Mapping[str, Any], other: Shard, others: Mapping[str, Any], folder: Path
+) -> None:
+    """Raise unless two shards belong to the same sweep."""
+    folder_at(other.folder(folder)).check(its["settings"])
+    then, now = its["settings"]["data"], others["settings"]["data"]
+    cells = [[Cell.of(entry) for entry in run["cells"]] for run in (its, others)]
+    unlike = {
+        "data sets": list(then) != list(now),
+        "policies or budgets": cells[0] != cells[1],
+        "mean lengths of the full cache's traces": any(
+            others["mean_traces"].get(name, length) != length
+            for name, length in its["mean_traces"].items()
+        ),
+    }
+    for what, differ in unlike.items():
+        if differ:
+            raise InputError(
+                f"Shards {one} and {other} have different {what}. Start both with one command."
+            )
+    for then, now in zip(its["cells"], others["cells"], strict=True):
+        if changed := differs(then, now):
+            raise InputError(f"Shards {one} and {other}: {Cell.of(then)}: {changed}.")
+
+
+def _records(shard: Shard, run: Mapping[str, Any], folder: Path) -> list[Record]:
+    """A shard's records; raises if they are not those that it was to make."""
+    settings = run["settings"]
+    samples = settings["sampling"]["samples"]
+    records, _ = read_records(shard.folder(folder) / folder_at(folder).records)
+    count = Counter(record.cell for record in records)
+    for cell in map(Cell.of, run["cells"]):
+        wanted = len(shard.places(settings["data"][cell.data]["problems"])) * samples
+        if count.pop(cell, 0) != wanted:
+            raise InputError(
+                f"Shard {shard} does not hold the {wanted} records of {cell}. Start its command "
+                "again."
+            )
+    if count:
+        raise InputError(f"Shard {shard} holds records of {next(iter(count))}, which it has not.")
+    for record in records:
+        name = f"{record.cell}: problem {record.problem}, sample {record.sample}"
+        own = fingerprints.seed_of(
+            settings["sampling"]["seed"], record.data, record.problem, record.sample
+        )
+        if record.seed != own:
+            raise InputError(f"Shard {shard}: {name} has the seed {record.seed} instead of {own}.")
+    return records
+
+
+def _write(target: RunFolder, run: Mapping[str, Any], records: Sequence[Record]) -> None:
+    """Write what was joined, unless it is there twice, or something else would be lost."""
+    twice = [k for k, n in Counter(map(_key, records)).items() if n > 1]
+    if twice:
+        raise InputError(f"{twice[0][0]}: problem {twice[0][1]} is in two shards, or twice in one.")
+    target.check(run["settings"])
+    with target.locked():
+        file = RecordFile(target.path / target.records) if target.read() is not None else None
+        if file is not None:
+            lost = {_key(record) for record in file} - set(map(_key, records))
+            file.close()
+            if lost:
+                raise InputError(
+                    f"{target.path} holds samples that no shard has, as of {min(lost, key=str)[0]}."
+                    " Move its run.json and records.jsonl away, and merge again."
+                )
+        target.write(run)
+        file = RecordFile(target.path / target.records)
+        file.keep(list(records))
+        file.close()
+
+
+def _key(record: Record) -> tuple[Cell, str, int]:
+    return record.cell, record.problem, record.sample
+
+
+def _natural(problem: str) -> tuple[int, str]:
+    return (int(problem) if problem.isdecimal() else 0, problem)
