@@ -8,8 +8,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # Two workers: the tests use one thread each, and machines that run CI have two cores.
 PYTEST_OPTIONS ?= -n 2
 
-.PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-oldest \
-	test-newest docs docs-serve figures bench clean
+.PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-lm-eval \
+	test-oldest test-newest docs docs-serve figures bench clean
 
 help:
 	@echo "make demo         what eviction saves, and what it costs under every policy"
@@ -18,6 +18,7 @@ help:
 	@echo "make versions     the last of these alone"
 	@echo "make test-slow    the tests that take longer"
 	@echo "make test-smollm  the tests with the weights of SmolLM2-135M"
+	@echo "make test-lm-eval the model of lm-evaluation-harness, in an environment with it"
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
 	@echo "make test-newest  the runtime on the newest versions there are"
 	@echo "make docs         build the site into site/, strictly and without a network"
@@ -90,6 +91,15 @@ test-slow: .venv/.dev
 
 test-smollm: .venv/.smollm
 	$(BIN)/python -m pytest -m smollm
+
+test-lm-eval: .overlays/lm-eval/.made
+	PYTHONPATH=$(CURDIR)/.overlays/lm-eval $(BIN)/python -m pytest tests/integrations/test_harness.py \
+		tests/test_docs.py -k "harness or lm-eval.md"
+
+.overlays/lm-eval/.made: pyproject.toml constraints.txt | .venv/.dev
+	rm -rf .overlays/lm-eval
+	$(BIN)/python -m pip install -q --target .overlays/lm-eval -c constraints.txt "lm-eval>=0.4.10,<0.5"
+	@touch $@
 
 test-oldest: .venv-oldest/.dev
 	# Without the hook that checks types: the lowest jaxtyping cannot set it before conftest files.

@@ -12,6 +12,7 @@ from skipkv.cli.eval import evaluate
 from skipkv.cli.exits import clean_exit
 from skipkv.cli.fidelity import fidelity
 from skipkv.cli.generate import generate
+from skipkv.cli.lm_eval import lm_eval
 from skipkv.cli.policies import policies
 from skipkv.cli.serve import serve
 from skipkv.errors import InputError
@@ -52,6 +53,11 @@ app.command()(calibrate)
 app.command()(policies)
 app.command()(check)
 app.command()(serve)
+app.command(
+    "lm-eval",
+    add_help_option=False,  # lm-eval has its own
+    context_settings={"ignore_unknown_options": True},
+)(lm_eval)
 
 
 def _print_version(wanted: bool) -> bool:
