@@ -11,6 +11,7 @@ from skipkv.cli.check import check
 from skipkv.cli.eval import evaluate
 from skipkv.cli.exits import clean_exit
 from skipkv.cli.fidelity import fidelity
+from skipkv.cli.export import export
 from skipkv.cli.generate import generate
 from skipkv.cli.lm_eval import lm_eval
 from skipkv.cli.policies import policies
@@ -53,6 +54,7 @@ app.command()(calibrate)
 app.command()(policies)
 app.command()(check)
 app.command()(serve)
+app.command()(export)
 app.command(
     "lm-eval",
     add_help_option=False,  # lm-eval has its own

@@ -155,12 +155,13 @@ class SkipKVLM(LM):  # type: ignore[misc]
                 growth=growth,
             )
         model: Any = pretrained
+        reads: Any = tokenizer
         if name is not None:
-            model, tokenizer = load(
+            model, reads = load(
                 name, dtype=dtype, device=device, trust_remote_code=trust_remote_code
             )
-        width = 8 if batch_size in (None, "auto") else int(batch_size)  # type: ignore[arg-type]
-        self.engine = Engine(model, tokenizer, policy, batch_size=width)  # type: ignore[arg-type]
+        width = 8 if batch_size in (None, "auto") else int(batch_size)
+        self.engine = Engine(model, reads, policy, batch_size=width)
         self.tokenizer = self.engine.tokenizer
         self._max_gen_toks = max_gen_toks
         self._seed = seed

@@ -313,6 +313,7 @@ def _attention_forward(
 _HARMLESS = {
     *("position_ids", "cache_position", "use_cache", "logits_to_keep", "return_dict"),
     *("output_attentions", "output_hidden_states", "output_router_logits"),
+    "tokenizer",  # generate() hands it down when it was given one for stop strings
 }
 _HONOURED = {"softcap", "s_aux"}
 

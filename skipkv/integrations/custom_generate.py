@@ -1,0 +1,186 @@
+"""A model's folder whose plain `generate()` decodes under a policy, by transformers' own means.
+
+transformers runs `custom_generate/generate.py` of a folder in the place of `generate()` where the
+user trusts its code. `export` writes one that attaches the policy.
+"""
+
+import base64
+import weakref
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+import skipkv
+from skipkv._runs import writing
+from skipkv.compositions import build, find, model_settings, own_settings, read_name
+from skipkv.errors import InputError
+from skipkv.models import load
+from skipkv.models.loading import folder_of
+from skipkv.policy import Policy
+from skipkv.runtime import Stats
+from skipkv.steerers import SteeringVector
+
+_FILE = '''"""Written by `skipkv export`: generate() decodes under the policy {name}.
+
+transformers runs this file where trust_remote_code=True. It needs skipkv, and nothing else.
+"""
+
+from skipkv.integrations.custom_generate import generate_under, policy_of
+
+POLICY = policy_of({name!r}, {options!r}, vector={vector!r})
+
+
+def generate(*args, model, **kwargs):
+    """model.generate() under the policy."""
+    return generate_under(model, POLICY, *args, **kwargs)
+'''
+_tokenizers: weakref.WeakKeyDictionary[Any, PreTrainedTokenizerBase] = weakref.WeakKeyDictionary()
+_stats: weakref.WeakKeyDictionary[Any, list[Stats]] = weakref.WeakKeyDictionary()
+
+
+def export(
+    model: str,
+    policy: str,
+    folder: str | Path,
+    *,
+    budget: int | None = None,
+    interval: int | None = None,
+    published: bool = False,
+    weights: bool = True,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> None:
+    """Write a model's folder whose `generate()` decodes under a policy.
+
+    Args:
+        model: tiny or rambler, a folder, a hub id or a GGUF file.
+        policy: a preset's name or `package.module:object`, perhaps with options. Who loads the
+            folder must be able to import the module.
+        folder: where to; it must not exist, or be empty.
+        budget: most entries kept per KV head.
+        interval: decode steps between two compression events.
+        published: give presets their published settings, whatever the model's folder says.
+        weights: write model and tokenizer too; without them the folder is for
+            `generate(custom_generate=FOLDER)`.
+        dtype: of the weights.
+        trust_remote_code: run Python code that comes with the model.
+
+    Raises:
+        InputError: the model cannot be loaded, or the folder has files or cannot be written.
+        ConfigError: a policy that cannot be.
+    """
+    _, written = read_name(policy)
+    name = ":".join(piece for piece in policy.split(":") if "=" not in piece)
+    settings = {} if published else model_settings(model)
+    told = {"budget": budget, "interval": interval}
+    options = {**own_settings(policy, settings), **written}
+    options |= {key: value for key, value in told.items() if value is not None}
+    file = options.pop("vector", None)
+    vector = None
+    if file is not None:
+        # through the class: what is no vector is refused, in any of its formats
+        with TemporaryDirectory() as place:
+            SteeringVector.load(file).save(Path(place) / "vector.safetensors")
+            raw = (Path(place) / "vector.safetensors").read_bytes()
+        vector = base64.b64encode(raw).decode()
+    policy_of(name, options, vector=vector)  # raises what loading the folder would
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already. Choose another folder.")
+    loaded = load(model, dtype=dtype, device="cpu", trust_remote_code=trust_remote_code)
+    source = folder_of(model)
+    with writing(folder):
+        (folder / "custom_generate").mkdir(parents=True)
+        if weights:
+            for part in loaded:
+                part.save_pretrained(folder)
+            # a tokenizer may name code of its folder, and is saved without it
+            for code in () if source is None else source.glob("*.py"):
+                (folder / code.name).write_bytes(code.read_bytes())
+        text = _FILE.format(name=name, options=options, vector=vector)
+        (folder / "custom_generate" / "generate.py").write_text(text, encoding="utf-8")
+        (folder / "custom_generate" / "requirements.txt").write_text("skipkv\n")
+
+
+def policy_of(name: str, options: dict[str, Any], *, vector: str | None = None) -> Policy:
+    """The policy that an exported folder names.
+
+    Args:
+        name: a preset's, or `package.module:object`.
+        options: of it.
+        vector: the bytes of a steering vector's file, in base64.
+
+    Raises:
+        ConfigError: there is no such policy, or it does not take these options.
+    """
+    found = find(name)
+    if isinstance(found, Policy):
+        if options or vector:
+            raise skipkv.errors.ConfigError(
+                f"Policy {name} is a finished Policy and takes no options. Export a function that "
+                "takes them."
+            )
+        return found
+    if vector is not None:
+        with TemporaryDirectory() as place:
+            file = Path(place) / "vector.safetensors"
+            file.write_bytes(base64.b64decode(vector))
+            options = {**options, "vector": SteeringVector.load(file)}
+    return build(found, name, dict(options))
+
+
+def generate_under(model: PreTrainedModel, policy: Policy, *args: Any, **kwargs: Any) -> Any:
+    """`model.generate()` with a policy attached to it.
+
+    Args:
+        model: the model; its class's own `generate` is called.
+        policy: what to keep.
+        args: for `generate`.
+        kwargs: for `generate`. A `tokenizer` among them is the policy's too; else that of the
+            model's folder is loaded where the policy reads text.
+
+    Raises:
+        InputError: the policy reads text, and there is no tokenizer.
+        SkipKVError: as under `attach`.
+    """
+    tokenizer = kwargs.get("tokenizer")
+    if tokenizer is None and (policy.needs.sentences or policy.steerer.layer is not None):
+        tokenizer = _tokenizer(model)
+    with skipkv.attach(model, policy, tokenizer=tokenizer) as attached:
+        own: Any = type(model)  # `model.generate` is what an exported folder put there
+        output = own.generate(model, *args, **kwargs)
+        _stats[model] = attached.stats
+    return output
+
+
+def last_stats(model: PreTrainedModel) -> list[Stats]:
+    """What the last `generate()` of an exported model cost, one per sequence.
+
+    Args:
+        model: the model, as it was loaded.
+
+    Raises:
+        InputError: it has generated nothing under a policy, perhaps because it was loaded without
+            trust_remote_code=True.
+    """
+    if model not in _stats:
+        raise InputError(
+            "The model has generated nothing under a policy. Load it with trust_remote_code=True: "
+            "without, transformers uses its own generate()."
+        )
+    return _stats[model]
+
+
+def _tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    if model not in _tokenizers:
+        name = str(getattr(model.config, "name_or_path", ""))
+        try:
+            _tokenizers[model] = AutoTokenizer.from_pretrained(name)
+        except Exception as cause:  # transformers raises errors of many types
+            raise InputError(
+                f"The policy reads text, and {name or 'the model'} has no tokenizer. Give one: "
+                "model.generate(..., tokenizer=tokenizer)."
+            ) from cause
+    return _tokenizers[model]
