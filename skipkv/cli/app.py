@@ -10,8 +10,8 @@ from skipkv.cli.calibrate import calibrate
 from skipkv.cli.check import check
 from skipkv.cli.eval import evaluate
 from skipkv.cli.exits import clean_exit
-from skipkv.cli.fidelity import fidelity
 from skipkv.cli.export import export
+from skipkv.cli.fidelity import fidelity
 from skipkv.cli.generate import generate
 from skipkv.cli.lm_eval import lm_eval
 from skipkv.cli.policies import policies
