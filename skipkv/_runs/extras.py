@@ -8,6 +8,7 @@ _PURPOSES = {
     "datasets": "data sets from the model hub",
     "math_verify": "grading answers",
     "matplotlib": "plots",
+    "pandas": "data frames",
     "scipy": "confidence intervals",
     "starlette": "the HTTP server",
     "uvicorn": "the HTTP server",

@@ -39,6 +39,8 @@ class SentenceTable:
     thoughts: Int[Tensor, "S"]
     prompt: int = 0
     _known: dict[float, Float[Tensor, "K"]] = attrs.field(factory=dict, repr=False)
+    # What `redundancy` was asked for, in order; a table and those made from it share it.
+    _asked: dict[tuple[float, bool], None] = attrs.field(factory=dict, repr=False)
 
     @classmethod
     def empty(
@@ -82,7 +84,16 @@ class SentenceTable:
             thoughts=torch.cat([self.thoughts, thoughts]),
             prompt=self.prompt,
             known=dict(self._known),
+            asked=self._asked,
         )
+
+    @property
+    def asked(self) -> tuple[tuple[float, bool], ...]:
+        """The (threshold, prompt) of all calls of `redundancy`: what a policy reads the table for.
+
+        Those of the tables that this one extends count too.
+        """
+        return tuple(self._asked)
 
     def sentence_of(self, positions: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
         """Index of the closed sentence at each position; -1 in the open one and for position -1."""
@@ -106,6 +117,7 @@ class SentenceTable:
         Source: SkipKV, section 4.1 (redundant set) and its published code (which similarity
         counts).
         """
+        self._asked[threshold, prompt] = None
         old = self._known.get(threshold, self.embeddings.new_zeros(0, dtype=torch.float32))
         done, total = old.shape[0], len(self)
         if done < total:

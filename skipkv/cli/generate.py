@@ -1,15 +1,18 @@
 """`skipkv generate`: decode prompts under a policy."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skipkv._runs import check_writable
 from skipkv.cli.exits import FAILED, clean_exit, loading
 from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
 from skipkv.cli.output import write
 from skipkv.cli.placement import check_placement
 from skipkv.cli.prompts import Prompt, read_prompts
+from skipkv.cli.terminal import visible
 from skipkv.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,6 +126,17 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON per completion.")
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write what the policy kept of each completion to DIR; `skipkv trace` shows it.",
+        ),
+    ] = None,
+    trace_scores: Annotated[
+        bool,
+        typer.Option("--trace-scores", help="Write the scores of each term to the traces as well."),
+    ] = False,
     dtype: Dtype = "auto",
     device: Device = None,
     published: Published = False,
@@ -163,6 +177,10 @@ def generate(
                 "decoding would be greedy."
             )
         sampling = Sampling(**asked, n=samples, seed=seed) if asked else None  # type: ignore[arg-type]
+        if trace_scores and trace is None:
+            raise InputError("--trace-scores needs --trace DIR.")
+        if trace is not None:
+            check_writable(trace)
         check_placement(dtype, device)
         with loading():
             engine = Engine.from_pretrained(
@@ -182,9 +200,15 @@ def generate(
         note = described(policy, own_settings(policy, settings), told)
         if note is not None:
             typer.echo(f"skipkv: {note}", err=True)
+        recorder = None
+        if trace is not None:
+            from skipkv.trace import Recorder
+
+            recorder = Recorder(engine, trace, scores=trace_scores)
         failed = False
         for completion in engine.generate(
             as_chats(requests, chat, engine),
+            observers=() if recorder is None else [recorder],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             stop=tuple(stop or ()),
@@ -194,6 +218,9 @@ def generate(
             write(completion, as_json=as_json, heading=len(requests) * samples > 1)
             sys.stdout.flush()
             failed |= completion.stop_reason == "error"
+        if recorder is not None:
+            for path in recorder.paths:
+                typer.echo(f"skipkv: trace: {visible(str(path))}", err=True)
         if failed:
             sys.stdout.flush()
             raise typer.Exit(FAILED)

@@ -5,7 +5,7 @@ from typing import Any
 
 from skipkv.errors import SkipKVError
 from skipkv.runtime.completion import Completion, EventRecord, Stats
-from skipkv.runtime.observers import Observers, Trace
+from skipkv.runtime.observers import EventLog, Observers
 from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.stopping import before, shown
 
@@ -22,7 +22,7 @@ class Answers:
     """
 
     def __init__(
-        self, tokenizer: Any, observers: Observers | None = None, trace: Trace | None = None
+        self, tokenizer: Any, observers: Observers | None = None, trace: EventLog | None = None
     ) -> None:
         self._tokenizer = tokenizer
         self._observers = observers

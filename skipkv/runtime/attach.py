@@ -18,7 +18,7 @@ from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.forward import PromptForward
-from skipkv.runtime.observers import Observers, Trace
+from skipkv.runtime.observers import EventLog, Observers
 from skipkv.runtime.rotary import check_rotary
 from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.seam import (
@@ -173,7 +173,7 @@ class Attachment:
         self._policy = policy
         self._text = None if tokenizer is None else TokenText(tokenizer)
         self._tracing = trace
-        self._trace: Trace | None = None
+        self._trace: EventLog | None = None
         self._eos = _eos(model, tokenizer)
         self._fillers = self._eos | _as_ids(getattr(model.generation_config, "pad_token_id", None))
         self._session: Session | None = None
@@ -460,7 +460,7 @@ class Attachment:
         self._decoded.clear()
         self._done.clear()
         self._started = time.perf_counter()
-        self._trace = Trace() if self._tracing else None
+        self._trace = EventLog() if self._tracing else None
         self._session = Session(
             self._model,
             self._policy,

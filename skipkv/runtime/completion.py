@@ -99,7 +99,8 @@ class Completion:
         error: what broke, where the reason is "error": a part of the policy, or the model. Tokens
             and text end there.
         stats: what it cost.
-        trace: its compression events, where the engine was asked for them.
+        trace: its compression events, where the engine was asked for them: the part of its
+            `skipkv.trace.Trace` that needs no recorder.
     """
 
     index: int

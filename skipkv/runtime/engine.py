@@ -19,7 +19,7 @@ from skipkv.runtime.answer import Answers
 from skipkv.runtime.compiled import Compile, compiled_layers
 from skipkv.runtime.completion import Completion
 from skipkv.runtime.loop import DecodeLoop
-from skipkv.runtime.observers import Observer, Observers, Trace
+from skipkv.runtime.observers import EventLog, Observer, Observers
 from skipkv.runtime.orders import OrderDesk, Prompts
 from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.prefix import Prefix
@@ -553,7 +553,7 @@ class _Watch:
     """The observers of a call, and the one of them that records the trace of its completions."""
 
     observers: Observers | None
-    trace: Trace | None
+    trace: EventLog | None
 
     @classmethod
     def of(
@@ -561,7 +561,7 @@ class _Watch:
     ) -> "_Watch":
         if not isinstance(observers, Iterable):
             raise ConfigError(f"observers must be a list of them, got {kind_of(observers)}.")
-        recorder = Trace() if trace else None
+        recorder = EventLog() if trace else None
         ours = [observer for observer in (recorder, progress) if observer is not None]
         every = [*observers, *ours]
         return cls(Observers(every) if every else None, recorder)

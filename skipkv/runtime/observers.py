@@ -348,7 +348,7 @@ class ScoreLog:
         )
 
 
-class Trace(Observer):
+class EventLog(Observer):
     """Records events for `Completion.trace`: those in which scorer and evictor chose."""
 
     def __init__(self) -> None:

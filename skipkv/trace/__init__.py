@@ -1,9 +1,12 @@
-"""Functions that read the trace of a completion: what a policy kept of a text.
+"""What a policy kept of a sequence: recording it, files of it, and functions that read it.
 
-`Engine.generate(..., trace=True)` records traces. To add a function, give it a file; it takes the
-engine and a completion.
+A `Recorder` observes a decode and makes a `Trace` of each sequence. What reads a trace has a file
+of its own and takes the trace; a method of `Trace` calls it.
 """
 
+from skipkv.trace.recorder import Recorder
+from skipkv.trace.sentences import Sentences
 from skipkv.trace.survival import survival
+from skipkv.trace.trace import Trace
 
-__all__ = ["survival"]
+__all__ = ["Recorder", "Sentences", "Trace", "survival"]

@@ -84,6 +84,7 @@ def test_everything_asked_for_reaches_the_engine(engine, run):
         "max_new_tokens": 9,
         "stop": ("END", "\n\n"),
         "progress": None,
+        "observers": (),
     }
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.6, 0.9, 40)
     assert (sampling.n, sampling.seed) == (2, 7)
