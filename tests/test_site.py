@@ -24,7 +24,8 @@ def test_no_page_fetches_anything_from_elsewhere(site):
     for page in pages:
         text = page.read_text()
         fetched = re.findall(FETCHED, text) + re.findall(LINKED, text)
-        assert fetched
+        # the page of a trace forbids itself to fetch
+        assert fetched or "content=\"default-src 'none'; " in text
         assert not [url for url in fetched if re.match(r"(?:\w+:)?//", url)], page.name
         # the theme would fetch the program that draws these
         assert 'class="mermaid"' not in text, page.name

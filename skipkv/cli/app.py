@@ -16,6 +16,7 @@ from skipkv.cli.generate import generate
 from skipkv.cli.lm_eval import lm_eval
 from skipkv.cli.policies import policies
 from skipkv.cli.serve import serve
+from skipkv.cli.trace import trace
 from skipkv.errors import InputError
 
 
@@ -60,6 +61,7 @@ app.command(
     add_help_option=False,  # lm-eval has its own
     context_settings={"ignore_unknown_options": True},
 )(lm_eval)
+app.command()(trace)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -124,7 +124,7 @@ class Tables(Observer):
                 self.redundant.setdefault(one.index, []).append(values)
 
 
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(threshold=st.sampled_from([0.2, 0.5, 0.8]), seed=st.integers(0, 20))
 def test_sentences_are_redundant_from_the_event_on_at_which_the_policy_knew(
     threshold: float, seed: int
