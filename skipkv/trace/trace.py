@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped, UInt
 
 from skipkv.errors import InputError
 from skipkv.trace.file import load, save
+from skipkv.trace.plots import plot_kept, plot_similarity, plot_size
 from skipkv.trace.sentences import Sentences
 from skipkv.trace.tables import frame
 
@@ -216,6 +217,39 @@ class Trace:
             MissingExtraError: pandas is not installed.
         """
         return frame(self, table)
+
+    def plot_kept(self) -> Any:
+        """A `matplotlib.figure.Figure` of what is held over time.
+
+        It has a row per position and a column per event, the end last, and shows the share of heads
+        that hold a token. Save it with `figure.savefig(path)`.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return plot_kept(self)
+
+    def plot_size(self) -> Any:
+        """A figure of the entries held per head over the tokens seen, and of the steering.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return plot_size(self)
+
+    def plot_similarity(self) -> Any:
+        """A figure of the similarities of all pairs of sentences, repetitions marked.
+
+        Raises:
+            InputError: the policy read no sentences, so there are no similarities.
+            MissingExtraError: matplotlib is not installed.
+        """
+        if not len(self.sentences.similarity):
+            raise InputError(
+                "Trace.plot_similarity() needs similarities of sentences, and the policy read none "
+                "of them. A policy that does is presets.skipkv."
+            )
+        return plot_similarity(self)
 
     def __repr__(self) -> str:
         layers, heads, tokens = self.left_at.shape
