@@ -151,6 +151,15 @@ def evaluate(
         bool,
         typer.Option("--retry-failed", help="Decode samples that failed in an earlier run again."),
     ] = False,
+    trace_failures: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Trace N samples of each policy and budget that the full cache solves and the "
+            "policy does not, and link their pages in the summary.",
+        ),
+    ] = 0,
     dtype: Dtype = "auto",
     device: Device = None,
     published: Published = False,
@@ -278,6 +287,11 @@ def evaluate(
                 plot_format=plot_format,
                 retry_failed=retry_failed,
             )
+            if trace_failures:
+                evaluation.trace_failures(
+                    sweep, weights, tokenizer, output, trace_failures, batch_size=batch_size
+                )
+                summary = evaluation.summarize(output, plot_format=plot_format)
         _report(summary, output)
 
 

@@ -7,6 +7,7 @@ place on the hub, and its file in the tests. A JSONL file works without any chan
 from skipkv.evaluation.candidates import Candidate
 from skipkv.evaluation.cells import BudgetPoint, Cell
 from skipkv.evaluation.datasets import DataSet, Defaults, load_dataset
+from skipkv.evaluation.failures import Failure
 from skipkv.evaluation.grading import grade
 from skipkv.evaluation.intervals import Estimate
 from skipkv.evaluation.problems import Problem
@@ -15,6 +16,7 @@ from skipkv.evaluation.shards import Shard, merge
 from skipkv.evaluation.stored_padding import decode_with_stored_padding, stored_padding
 from skipkv.evaluation.summary import Row, Summary
 from skipkv.evaluation.sweep import Sweep, summarize
+from skipkv.evaluation.tracing import trace_failures
 
 __all__ = [
     "BudgetPoint",
@@ -23,6 +25,7 @@ __all__ = [
     "DataSet",
     "Defaults",
     "Estimate",
+    "Failure",
     "Problem",
     "Record",
     "Row",
@@ -35,4 +38,5 @@ __all__ = [
     "merge",
     "stored_padding",
     "summarize",
+    "trace_failures",
 ]

@@ -11,6 +11,7 @@ import attrs
 from skipkv._runs import RECORDS, RUN, RunFolder, csv_cell, markdown_cell
 from skipkv.errors import InputError
 from skipkv.evaluation.cells import Cell
+from skipkv.evaluation.failures import Failure, failure_table, read_failures
 from skipkv.evaluation.intervals import Estimate, mean, mean_share, paired, proportion
 from skipkv.evaluation.records import Record, read_records
 
@@ -89,11 +90,13 @@ class Summary:
         model: name of the model.
         sampling: temperature, top_p, top_k, seed and samples per problem.
         rows: one per cell that has a sample.
+        failures: samples that were traced because the full cache solves them and a policy does not.
     """
 
     model: str
     sampling: Mapping[str, Any]
     rows: tuple[Row, ...]
+    failures: tuple[Failure, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Summary":
@@ -118,6 +121,7 @@ class Summary:
             model=run["model"],
             sampling=settings["sampling"],
             rows=tuple(rows_of(records, cells, wanted)),
+            failures=tuple(read_failures(folder)),
         )
 
     @property
@@ -170,6 +174,8 @@ class Summary:
             rows = self.of(data)
             parts.append(f"## {markdown_cell(data)}\n\n{_table(rows)}\n")
             parts += [f"{note}\n" for note in _notes(rows)]
+            if failures := [f for f in self.failures if f.data == data]:
+                parts.append(f"Solved by the full cache only:\n\n{failure_table(failures)}\n")
         return "\n".join(parts)
 
 
