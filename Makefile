@@ -99,7 +99,8 @@ test-smollm: .venv/.smollm
 
 test-lm-eval: .overlays/lm-eval/.made
 	PYTHONPATH=$(CURDIR)/.overlays/lm-eval $(BIN)/python -m pytest tests/integrations/test_harness.py \
-		tests/test_docs.py -k "harness or lm-eval.md"
+		tests/test_docs.py tests/evaluation/test_summary.py \
+		-k "harness or lm-eval.md or data_frame"
 
 .overlays/lm-eval/.made: pyproject.toml constraints.txt | .venv/.dev
 	rm -rf .overlays/lm-eval

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skipkv.cli.config import Config
 from skipkv.cli.exits import FAILED, clean_exit, loading, resumable
 from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
 from skipkv.cli.placement import check_placement
@@ -32,8 +33,8 @@ def evaluate(
             "--data",
             "-d",
             help="Data sets: tiny, rambler, gsm8k, math500, aime24 (the last three from the hub), "
-            "NAME=FILE.jsonl or FILE.jsonl; comma-separated or repeated. Default: rambler for the "
-            "model rambler, else tiny.",
+            "aime25, aime26, hmmt and gpqa (as NAME=FILE), FILE.jsonl or FILE.csv; comma-separated "
+            "or repeated. Default: rambler for the model rambler, else tiny.",
         ),
     ] = None,
     policies: Annotated[
@@ -143,6 +144,15 @@ def evaluate(
             metavar="DIR", help="Decode nothing; check the shards of DIR, and join them in DIR."
         ),
     ] = None,
+    config: Annotated[Path | None, Config] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with 1 where a row of the table is not what it seems: incomplete, mostly "
+            "cut off, or nothing was evicted.",
+        ),
+    ] = False,
     plot_format: Annotated[str, typer.Option(help="Format of the plots: png or svg.")] = "png",
     texts: Annotated[
         bool, typer.Option("--texts/--no-texts", help="Keep the decoded texts in the records.")
@@ -174,7 +184,8 @@ def evaluate(
     A preset takes its missing options, but for budget and interval, from skipkv.json in the model's
     folder, if there is one; a line on stderr says what it took.
 
-    Exit code: 0, or 1 if a sample failed, 2 if the input cannot be used, 130 after Ctrl-C.
+    Exit code: 0, or 1 if a sample failed or --strict finds fault, 2 if the input cannot be used,
+    130 after Ctrl-C.
     """
     with clean_exit(debug=debug):
         with loading():
@@ -193,10 +204,12 @@ def evaluate(
         check_extras()
         if merge is not None:
             evaluation.merge(merge)
-            _report(evaluation.summarize(merge, plot_format=plot_format), merge)
+            _report(evaluation.summarize(merge, plot_format=plot_format), merge, strict=strict)
             return
         if summarize is not None:
-            _report(evaluation.summarize(summarize, plot_format=plot_format), summarize)
+            _report(
+                evaluation.summarize(summarize, plot_format=plot_format), summarize, strict=strict
+            )
             return
         if model is None:
             raise InputError(
@@ -292,15 +305,15 @@ def evaluate(
                     sweep, weights, tokenizer, output, trace_failures, batch_size=batch_size
                 )
                 summary = evaluation.summarize(output, plot_format=plot_format)
-        _report(summary, output)
+        _report(summary, output, strict=strict)
 
 
 # The columns that a narrow terminal does without.
 _MINOR = ("non-execution", "truncated", "events", "evicted", "% of full", "effective", "tokens/s")
 
 
-def _report(summary: "Summary", folder: Path) -> None:
+def _report(summary: "Summary", folder: Path, *, strict: bool = False) -> None:
     put_summary(summary.markdown(), folder / "summary.md", minor=_MINOR)
     sys.stdout.flush()
-    if any(row.failed for row in summary.rows):
+    if any(row.failed for row in summary.rows) or (strict and summary.doubts):
         raise typer.Exit(FAILED)

@@ -13,6 +13,7 @@ from attrs.validators import deep_iterable, instance_of
 from skipkv._runs import require_extra
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError, InputError
+from skipkv.evaluation.choices import INSTRUCTION as CHOOSE
 from skipkv.evaluation.jsonl import problem_of, read_problems
 from skipkv.evaluation.problems import Problem
 from skipkv.models.loading import EMBEDDED
@@ -48,6 +49,7 @@ class Defaults:
     policies: str = "streaming_llm,snapkv,rkv,skipkv"
 
 
+_SAMPLED = Defaults(max_new_tokens=32768, temperature=0.6, top_p=0.95)
 # Source: SkipKV (arXiv 2512.07993) and R-KV (arXiv 2505.24133), experiments; `tiny` and `rambler`
 # are the embedded reasoners' own, with short traces and vocabularies that know no instruction.
 DEFAULTS = {
@@ -72,6 +74,9 @@ DEFAULTS = {
     "gsm8k": Defaults(),
     "math500": Defaults(),
     "aime24": Defaults(max_new_tokens=16384),
+    # the field's protocol for these: several samples at 0.6 with top-p 0.95
+    **dict.fromkeys(("aime25", "aime26", "hmmt"), _SAMPLED),
+    "gpqa": attrs.evolve(_SAMPLED, instruction=CHOOSE),
 }
 """The settings of the named data sets. Others are decoded as GSM8K."""
 
@@ -169,11 +174,11 @@ def load_dataset(
 
     Args:
         spec: a name (`tiny` and `rambler`, which are generated; `gsm8k`, `math500` or `aime24`,
-            from the hub); `name=FILE`, the same from a JSONL file; or a FILE alone, named after
-            the file.
+            from the hub); `name=FILE`, the same from a JSONL or CSV file (`aime25`, `aime26`,
+            `hmmt` and `gpqa` too); or a FILE alone, named after the file.
         limit: the number of problems, chosen at random (see `DataSet.limited`); of `tiny`
             and `rambler`, the number to generate.
-        seed: seed of that choice, or of the generated problems.
+        seed: seed of that choice, of the generated problems, and of the order of choices (GPQA).
         question_field: JSONL field with the question; common names are found without it.
         answer_field: JSONL field with the answer; common names are found without it.
         instruction: text after each question; by default the papers', and none for `tiny`
@@ -193,9 +198,13 @@ def load_dataset(
     if not path and name in EMBEDDED:
         return _instructed(_generated(name, limit, seed), instruction)
     if path:
-        problems = read_problems(path, question_field=question_field, answer_field=answer_field)
+        problems = read_problems(
+            path, question_field=question_field, answer_field=answer_field, seed=seed
+        )
     elif name in _HUB:
         problems = _from_hub(name)
+    elif name in DEFAULTS:
+        raise InputError(f"{name} comes from a file of yours: --data {name}=FILE.jsonl.")
     else:
         raise InputError(
             f"No data set is called {spec!r}. Known are {', '.join(DEFAULTS)}. Give a file of your "
@@ -216,7 +225,9 @@ def _instructed(data: DataSet, instruction: str | None) -> DataSet:
 
 
 def _is_file(spec: str) -> bool:
-    return spec.endswith((".jsonl", ".json")) or (spec not in DEFAULTS and Path(spec).is_file())
+    return spec.endswith((".jsonl", ".json", ".csv")) or (
+        spec not in DEFAULTS and Path(spec).is_file()
+    )
 
 
 def _generated(name: str, limit: int | None, seed: int) -> DataSet:

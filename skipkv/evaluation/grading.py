@@ -10,6 +10,9 @@ from typing import Any
 from skipkv._runs import require_extra
 
 _SECONDS = 5
+_LETTER = re.compile("[A-J]")
+# "B", "(B)", "B)", "B.", "B) 5 m", and the same in \text{...}
+_CHOSEN = re.compile(r"(?:\\text\w*\{)?\s*\(?([A-J])(?:\)|\.|:)?(?:(?<=[).:]).*)?\}?", re.DOTALL)
 # Boxed answers are mostly short. sympy may take for ever on long ones.
 _LONGEST = 1000
 
@@ -37,6 +40,10 @@ def grade(answer: str | None, gold: str) -> bool:
         return False
     if answer.strip() == gold.strip():
         return True
+    if _LETTER.fullmatch(gold):  # of multiple choice
+        chosen = _CHOSEN.fullmatch(answer.strip())
+        if chosen is not None and chosen[1] == gold:
+            return True
     require_grader()
     if threading.current_thread() is threading.main_thread():
         return equal(answer, gold)

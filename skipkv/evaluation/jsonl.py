@@ -1,13 +1,16 @@
 """Reads problems from a JSONL file."""
 
+import csv
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from skipkv._runs.jsonl import kind, objects
 from skipkv.errors import InputError
 from skipkv.evaluation.answers import final_answer
+from skipkv.evaluation.choices import is_choice, lettered
 from skipkv.evaluation.problems import Problem
 
 QUESTION_FIELDS = ("question", "problem", "prompt", "input")
@@ -17,9 +20,15 @@ ANSWER_FIELDS = ("answer", "final_answer", "target", "solution", "output")
 
 
 def read_problems(
-    path: str | Path, *, question_field: str | None = None, answer_field: str | None = None
+    path: str | Path,
+    *,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    seed: int = 0,
 ) -> tuple[Problem, ...]:
-    r"""The problems of a file with a JSON object per line.
+    r"""The problems of a file with a JSON object per line, or of a CSV file with a head.
+
+    A row with GPQA's fields is a question of multiple choice, whose choices are shuffled.
 
     A problem's id is its number in the file, from 0. Of a worked answer only the end is used: the
     text after `####` in the last line, as in GSM8K, or the last `\boxed{...}`.
@@ -29,6 +38,7 @@ def read_problems(
         question_field: the field with the question; by default the first of `QUESTION_FIELDS`.
         answer_field: the field with the answer, a text or a number; by default the first of
             `ANSWER_FIELDS`.
+        seed: of the order of choices.
 
     Raises:
         InputError: the file cannot be read, holds no problem, or has a line that cannot be used.
@@ -37,14 +47,40 @@ def read_problems(
     problems: list[Problem] = []
     try:
         with Path(path).open("rb") as file:
-            for place, row in objects(file, str(path)):
+            rows = csv_rows if str(path).endswith(".csv") else objects
+            for place, row in rows(file, str(path)):
                 index = str(len(problems))
+                if is_choice(row) and question_field is None:
+                    row = lettered(row, place, seed=seed, index=index)
                 problems.append(problem_of(row, index, place, question_field, answer_field))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}.") from error
     if not problems:
         raise InputError(f"{path} holds no problem: it is empty or blank.")
     return tuple(problems)
+
+
+def csv_rows(file: IO[bytes], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a CSV file, each after its place `file:line`.
+
+    Args:
+        file: opened for bytes.
+        name: of the file, for messages.
+
+    Raises:
+        InputError: it is not UTF-8 text, or a row has more or fewer cells than the head.
+    """
+    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
+    try:
+        for row in reader:
+            place = f"{name}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"{place}: as many cells as the head has are needed.")
+            yield place, row
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 text ({error.reason}). Convert the file.") from error
+    except csv.Error as error:
+        raise InputError(f"{name}:{reader.line_num}: not CSV ({error}).") from error
 
 
 def problem_of(

@@ -1,18 +1,21 @@
 """Tables of records: a row per cell, compared with the full cache."""
 
 import csv
+import importlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from skipkv._runs import RECORDS, RUN, RunFolder, csv_cell, markdown_cell
+from skipkv._runs import RECORDS, RUN, RunFolder, csv_cell, markdown_cell, require_extra
 from skipkv.errors import InputError
 from skipkv.evaluation.cells import Cell
 from skipkv.evaluation.failures import Failure, failure_table, read_failures
 from skipkv.evaluation.intervals import Estimate, mean, mean_share, paired, proportion
+from skipkv.evaluation.pass_at import ks, pass_at
 from skipkv.evaluation.records import Record, read_records
 
 TIMING = ("tokens_per_second",)
@@ -51,6 +54,10 @@ class Row:
         trace: mean length of prompt and decoded tokens together.
         budget_percent: the budget in percent of the full cache's `trace`.
         truncated: share of samples cut off at the length limit.
+        accuracy_ended: share of right answers among the samples that were not cut off and did not
+            fail; None where there are none.
+        passes: (k, pass@k): the chance that one of k samples is right, for some k up to the
+            samples per problem; empty where there is one, or where problems lack samples.
         execution: mean number of execution thoughts.
         non_execution: mean number of reflections and transitions.
         events: mean number of compression events.
@@ -72,6 +79,8 @@ class Row:
     trace: float
     budget_percent: float | None = None
     truncated: float
+    accuracy_ended: float | None = None
+    passes: tuple[tuple[int, float], ...] = ()
     execution: float
     non_execution: float
     events: float
@@ -109,6 +118,7 @@ class Summary:
         if run is None:
             raise InputError(f"{folder} holds no sweep: it has no {RUN}.")
         records, _ = read_records(folder / RECORDS)
+        _check(records, {Cell.of(entry) for entry in run["cells"]}, folder / RECORDS)
         if not records:
             raise InputError(f"{folder} holds no finished sample yet. Let the sweep run.")
         settings = run["settings"]
@@ -123,6 +133,23 @@ class Summary:
             rows=tuple(rows_of(records, cells, wanted)),
             failures=tuple(read_failures(folder)),
         )
+
+    @property
+    def doubts(self) -> list[str]:
+        """What makes a row less than it seems: samples that are missing or failed, many that were
+        cut off, or a budget under which nothing was evicted.
+        """
+        return [note for data in self.data for note in _doubts(self.of(data))]
+
+    def to_pandas(self) -> Any:
+        """A `DataFrame` with a row per cell and the columns of `csv`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        require_extra("pandas", "pandas")
+        pandas: Any = importlib.import_module("pandas")
+        return pandas.DataFrame([_flat(row) for row in self.rows]).replace("", None)
 
     @property
     def data(self) -> list[str]:
@@ -159,7 +186,8 @@ class Summary:
         """All columns, with both ends of every interval, for programs to read."""
         lines = [_flat(row) for row in self.rows]
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+        names = list(dict.fromkeys(name for line in lines for name in line))
+        writer = csv.DictWriter(text, fieldnames=names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
         return text.getvalue()
@@ -173,10 +201,28 @@ class Summary:
         for data in self.data:
             rows = self.of(data)
             parts.append(f"## {markdown_cell(data)}\n\n{_table(rows)}\n")
+            if any(row.passes for row in rows) or any(row.truncated for row in rows):
+                parts.append(f"{_samples_table(rows)}\n")
             parts += [f"{note}\n" for note in _notes(rows)]
             if failures := [f for f in self.failures if f.data == data]:
                 parts.append(f"Solved by the full cache only:\n\n{failure_table(failures)}\n")
         return "\n".join(parts)
+
+
+def _check(records: Iterable[Record], cells: Container[Cell], path: Path) -> None:
+    """Raise for records that no table may be made of."""
+    seen = set()
+    for record in records:
+        sample = (record.cell, record.problem, record.sample)
+        name = f"{record.cell}: problem {record.problem}, sample {record.sample}"
+        if sample in seen:
+            raise InputError(f"{path} has {name} twice. Move the folder away, or drop a line.")
+        if record.cell not in cells:
+            raise InputError(
+                f"{path} has {name}, and {RUN} does not say with which policy it was made. Were "
+                "two folders joined by hand? `skipkv eval --merge` joins shards."
+            )
+        seen.add(sample)
 
 
 def rows_of(
@@ -235,6 +281,8 @@ def _row(cell: Cell, records: list[Record], full: list[Record], wanted: int) -> 
         trace=_mean([r.prompt_tokens + r.new_tokens for r in ended]),
         budget_percent=None if not length or cell.budget is None else 100 * cell.budget / length,
         truncated=_mean([r.stop_reason == "length" for r in ended]),
+        accuracy_ended=_accuracy_ended(records),
+        passes=_passes(records),
         execution=_mean([r.execution for r in ended]),
         non_execution=_mean([r.non_execution for r in ended]),
         events=_mean([r.events for r in ended]),
@@ -244,6 +292,24 @@ def _row(cell: Cell, records: list[Record], full: list[Record], wanted: int) -> 
         peak_kv_bytes=max(r.peak_kv_bytes for r in ended),
         tokens_per_second=sum(r.new_tokens for r in ended) / wall if wall else 0.0,
     )
+
+
+def _accuracy_ended(records: Iterable[Record]) -> float | None:
+    ended = [r.correct for r in records if r.stop_reason not in ("length", "error")]
+    return _mean(ended) if ended else None
+
+
+def _passes(records: Iterable[Record]) -> tuple[tuple[int, float], ...]:
+    """pass@k over problems, which must all have the same number of samples."""
+    right: Counter[str] = Counter()
+    samples: Counter[str] = Counter()
+    for record in records:
+        right[record.problem] += record.correct
+        samples[record.problem] += 1
+    if len(counts := set(samples.values())) != 1:
+        return ()
+    [count] = counts
+    return tuple((k, _mean([pass_at(right[p], count, k) for p in samples])) for k in ks(count))
 
 
 def _by_problem(records: Iterable[Record], field: str) -> dict[str, float]:
@@ -273,6 +339,8 @@ _LEGEND = (
     "and values per sequence, as measured; speed is of all sequences decoded together."
 )
 
+_MANY = 0.1
+"""The share of samples cut off beyond which an accuracy says little."""
 _HEAD = (
     "policy",
     "budget",
@@ -319,8 +387,30 @@ def _written(row: Row) -> tuple[str, ...]:
     )
 
 
+def _samples_table(rows: Sequence[Row]) -> str:
+    """Accuracy among the samples that ended, and pass@k."""
+    counts = [k for k, _ in max((row.passes for row in rows), key=len)]
+    head = ["policy", "budget", "accuracy among ended %", *(f"pass@{k} %" for k in counts)]
+    lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
+    for row in rows:
+        passes = dict(row.passes)
+        shares = [row.accuracy_ended, *(passes.get(k) for k in counts)]
+        lines.append(
+            [
+                markdown_cell(row.cell.policy),
+                "-" if row.cell.budget is None else str(row.cell.budget),
+                *("-" if share is None else f"{100 * share:.1f}" for share in shares),
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _notes(rows: Sequence[Row]) -> list[str]:
-    notes = [f"{rows[0].problems} problems, {rows[0].samples} samples per row."]
+    return [f"{rows[0].problems} problems, {rows[0].samples} samples per row.", *_doubts(rows)]
+
+
+def _doubts(rows: Sequence[Row]) -> list[str]:
+    notes = []
     for row in rows:
         name = markdown_cell(str(row.cell).partition(": ")[2])
         if row.missing > 0:
@@ -329,6 +419,16 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             notes.append(
                 f"Failed: {row.failed} samples of {name} ended with an error; they count as wrong. "
                 f"{RECORDS} has the errors; --retry-failed decodes these samples again."
+            )
+        if row.truncated > _MANY:
+            notes.append(
+                f"Cut off: {row.truncated:.0%} of {name} reached --max-new-tokens, and have no "
+                "answer. Raise it, or read the accuracy among those that ended."
+            )
+        if row.cell.budget is not None and row.evicted == 0 and row.failed < row.samples:
+            notes.append(
+                f"Nothing was evicted under {name}: no trace outgrew the budget, so the row is "
+                "that of a full cache."
             )
     return notes
 
@@ -340,6 +440,8 @@ def _flat(row: Row) -> dict[str, Any]:
         if isinstance(value, Cell):
             names = attrs.asdict(value)
             flat.update({k: csv_cell(v) if isinstance(v, str) else v for k, v in names.items()})
+        elif field.name == "passes":
+            flat.update({f"pass_at_{k}": share for k, share in value})
         elif field.name in ("accuracy", "difference", "new_tokens"):
             for end in ("value", "low", "high"):
                 name = field.name if end == "value" else f"{field.name}_{end}"

@@ -56,6 +56,41 @@ def test_the_summary_is_printed_and_everything_is_in_the_folder(toy, run, monkey
     assert Path("out/accuracy-sums.svg").exists()
 
 
+def test_options_may_come_from_a_file_and_those_of_the_command_line_replace_them(toy, run):
+    Path("sweep.yaml").write_text(
+        f"model: {toy}\ndata: sums.jsonl\nlimit: 2\nmax-new-tokens: 12\ninterval: 4\n"
+        "instruction: ''\npolicies: [rkv, h2o]\nbudgets: [12, 13]\nno-texts: true\noutput: given\n"
+    )
+    result = run("eval", "--config", "sweep.yaml", "--budgets", "12")
+    assert result.exit_code == 0, result.output
+    strict = run("eval", "--summarize", "given", "--strict")
+    assert (strict.exit_code, "Cut off: 100% of full" in strict.stdout) == (exits.FAILED, True)
+    records = [json.loads(line) for line in Path("given/records.jsonl").read_text().splitlines()]
+    assert {(r["policy"], r["asked"]) for r in records} == {
+        ("full", None),
+        ("rkv", "12"),
+        ("h2o", "12"),
+    }
+    assert all(r["text"] is None for r in records)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: tiny", "there is no option --modle. There are: answer-field"),
+        ("- tiny", "must hold options by name"),
+        ("a: [", "is not YAML"),
+        ("limit: [1, 2]", "limit must be one value"),
+    ],
+)
+def test_a_file_of_options_that_cannot_be_used_says_why(run, text, message):
+    Path("sweep.yaml").write_text(text)
+    result = run("eval", "--config", "sweep.yaml")
+    assert result.exit_code == exits.BAD_INPUT
+    assert message in result.stderr
+    assert "No such file" in run("eval", "--config", "nowhere.yaml").stderr
+
+
 def test_shards_are_joined_to_what_one_command_writes(toy, run):
     common = (*COMMAND, "--model", toy, "--policies", "rkv", "--budgets", "12")
     for shard in ("0/2", "1/2"):

@@ -3,13 +3,14 @@
 import csv
 import io
 import random
+from itertools import combinations
 
 import attrs
 import pytest
-from fake_runs import record
+from fake_runs import record, sums
 
 from skipkv.errors import InputError
-from skipkv.evaluation import Cell, Summary, summarize
+from skipkv.evaluation import Cell, Summary, Sweep, summarize
 from skipkv.evaluation.plots import plot
 from skipkv.evaluation.summary import rows_of
 
@@ -137,3 +138,67 @@ def test_another_plot_format_is_said(tmp_path):
 def test_a_folder_without_a_sweep_is_said(tmp_path):
     with pytest.raises(InputError, match="holds no sweep"):
         summarize(tmp_path)
+
+
+def test_pass_at_k_is_the_share_of_choices_of_k_samples_that_hold_a_right_one():
+    right = [[True, False, False, False], [False] * 4, [True] * 4]
+    records = [
+        record(problem=str(p), sample=s, correct=c)
+        for p, samples in enumerate(right)
+        for s, c in enumerate(samples)
+    ]
+    [row] = rows_of(records, [record().cell], {"sums": 12})
+    for k, share in row.passes:
+        sets = [list(combinations(samples, k)) for samples in right]
+        expected = [sum(map(any, some)) / len(some) for some in sets]
+        assert share == pytest.approx(sum(expected) / 3)
+    assert [k for k, _ in row.passes] == [2, 4]
+    assert rows_of(records[:-1], [record().cell], {"sums": 12})[0].passes == ()
+    found = Summary(model="toy", sampling={"temperature": 1}, rows=(row,))
+    assert "| rkv | 96 | 41.7 | 50.0 | 66.7 |" in found.markdown()
+    assert "pass_at_2" in found.csv().splitlines()[0]
+
+
+def test_accuracy_among_those_that_ended_leaves_out_what_was_cut_off():
+    records = [
+        record(problem="0"),
+        record(problem="1", correct=False),
+        record(problem="2", correct=False, stop_reason="length"),
+    ]
+    [row] = rows_of(records, [record().cell], {"sums": 3})
+    assert (row.accuracy.value, row.accuracy_ended) == (pytest.approx(1 / 3), 0.5)
+    found = Summary(model="toy", sampling={"temperature": 0}, rows=(row,))
+    assert "| policy | budget | accuracy among ended % |" in found.markdown()
+    [doubt] = found.doubts
+    assert doubt.startswith("Cut off: 33% of rkv at 96 reached --max-new-tokens")
+
+
+def test_a_budget_under_which_nothing_was_evicted_is_said():
+    [row] = rows_of([record(evicted=0, events=0)], [record().cell], {"sums": 1})
+    found = Summary(model="toy", sampling={"temperature": 0}, rows=(row,))
+    assert found.doubts == [
+        "Nothing was evicted under rkv at 96: no trace outgrew the budget, so the row is that of a "
+        "full cache."
+    ]
+    assert found.doubts[0] in found.markdown()
+
+
+def test_a_folder_with_a_record_twice_or_of_no_known_policy_has_no_table(fakes, tmp_path):
+    sweep = Sweep(data=sums(), policies="rkv", budgets=60)
+    sweep.run(fakes.model, fakes.tokenizer, tmp_path, progress=False)
+    path = tmp_path / "records.jsonl"
+    good = path.read_text()
+    path.write_text(good + good.splitlines()[0] + "\n")
+    with pytest.raises(InputError, match="problem 4, sample 0 twice"):
+        summarize(tmp_path)
+    path.write_text(good.replace('"policy": "rkv"', '"policy": "h2o"'))
+    with pytest.raises(InputError, match="does not say with which policy"):
+        summarize(tmp_path)
+
+
+def test_rows_become_a_data_frame():
+    pandas = pytest.importorskip("pandas")
+    frame = summary(RECORDS).to_pandas()
+    assert list(frame["policy"]) == ["full", "rkv", "rkv"]
+    assert pandas.isna(frame["difference"][0])
+    assert list(frame["accuracy"]) == [1.0, 0.0, 0.5]
