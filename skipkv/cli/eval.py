@@ -202,6 +202,12 @@ def evaluate(
         if plot_format not in FORMATS:
             raise InputError(f"--plot-format {plot_format} must be {' or '.join(FORMATS)}.")
         check_extras()
+        if trace_failures and (shard is not None or merge is not None or summarize is not None):
+            raise InputError(
+                "--trace-failures decodes, with the records of all problems: leave out --shard, "
+                "--merge and --summarize. After --merge DIR, the command without --shard and with "
+                "--output DIR decodes what is traced alone."
+            )
         if merge is not None:
             evaluation.merge(merge)
             _report(evaluation.summarize(merge, plot_format=plot_format), merge, strict=strict)

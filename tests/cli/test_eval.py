@@ -126,6 +126,8 @@ def test_shards_are_joined_to_what_one_command_writes(toy, run):
         (("--summarize", "nowhere"), "nowhere holds no sweep"),
         (("--merge", "nowhere"), "nowhere holds no shards"),
         (("-m", "x", "--shard", "2/2"), "counted from 0"),
+        (("-m", "x", "--shard", "0/2", "--trace-failures", "1"), "leave out --shard"),
+        (("--summarize", "x", "--trace-failures", "1"), "leave out --shard, --merge and --summ"),
         (("-m", "x", "--shard", "2"), "must be written I/N"),
         (("-m", "x", "--shard", "0/9"), "sums has only 2 problems"),
     ],
