@@ -81,9 +81,8 @@ class Recorder(Observer):
         self._segmenter = engine.policy.segmenter
         self._text = TokenText(engine.tokenizer)
         self._shape = cache_shape(engine.model.config)
-        config = engine.model.config
         self._about = {
-            "model": str(getattr(config, "name_or_path", "") or type(engine.model).__name__),
+            "model": _model_name(engine),
             "policy": repr(engine.policy),
             "skipkv": skipkv.__version__,
         }
@@ -179,6 +178,12 @@ class Recorder(Observer):
         rest = ids[start:]
         stream = TokenStream(ids=rest, pieces=self._text.pieces(rest))
         return [(start + c.end, int(c.thought)) for c in cuts(self._segmenter, stream)]
+
+
+def _model_name(engine: Engine) -> str:
+    """A hub id, or the end of a folder's path: a page that is shown to others names no home."""
+    name = str(getattr(engine.model.config, "name_or_path", "") or type(engine.model).__name__)
+    return "/".join(Path(name).parts[-2:])
 
 
 def _samples(request: Request) -> int:

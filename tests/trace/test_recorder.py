@@ -244,6 +244,13 @@ def test_without_a_recorder_none_of_its_code_runs() -> None:
     assert not [name for name in ran if name.startswith(folder)]
 
 
+def test_a_trace_names_the_model_but_not_where_it_lies() -> None:
+    model = toy_model()
+    model.config.name_or_path = "/home/someone/models/tiny"
+    _, traces = recorded(presets.full(), ["one"], model=model, max_new_tokens=3)
+    assert traces[0, 0].about["model"] == "models/tiny"
+
+
 def test_a_folder_gets_a_file_per_sequence_and_none_is_overwritten(tmp_path) -> None:
     engine = Engine(toy_model(), toy_tokenizer(), presets.rkv(16, interval=8))
     for _ in range(2):
