@@ -20,7 +20,7 @@ from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
 from skipkv.runtime import loop
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.loop import DecodeLoop
-from skipkv.runtime.observers import Observers, Trace
+from skipkv.runtime.observers import EventLog, Observers
 from skipkv.runtime.seam import under_way
 from skipkv.runtime.sequence import Order
 from skipkv.runtime.sequence import Sequence as Decoded
@@ -130,7 +130,7 @@ def what_came_of(finished: Decoded, trace: Trace) -> tuple[Any, ...]:
 def decoded(
     model: PreTrainedModel, policy: Policy, requests: Sequence[Order], **how: Any
 ) -> dict[tuple[int, int], tuple[Any, ...]]:
-    trace = Trace()
+    trace = EventLog()
     finished = list(loop_of(model, policy, observers=[trace], **how).run(requests))
     assert sorted(map(key, finished)) == sorted((r.index, r.sample) for r in requests)  # each once
     return {key(f): what_came_of(f, trace) for f in finished}
@@ -374,7 +374,7 @@ def test_a_part_that_breaks_on_a_newcomers_prompt_ends_that_newcomer_only(
     requests = [
         Order(index=i, prompt=prompt, max_new_tokens=new) for i, (prompt, new) in enumerate(sizes)
     ]
-    trace = Trace()
+    trace = EventLog()
     going = loop_of(model, policy, slots=2, chunk=chunk, observers=[trace])
     finished = {f.request.index: f for f in going.run(requests)}
     assert sorted(finished) == [0, 1, 2, 3, 4]
