@@ -120,7 +120,7 @@ def key(finished: Decoded) -> tuple[int, int]:
     return finished.request.index, finished.request.sample
 
 
-def what_came_of(finished: Decoded, trace: Trace) -> tuple[Any, ...]:
+def what_came_of(finished: Decoded, trace: EventLog) -> tuple[Any, ...]:
     """All that must not depend on neighbours, chunks and slots."""
     events = [(r.seen, r.entries, r.evicted, r.kept.tolist()) for r in trace.of(*key(finished))]
     stats = attrs.evolve(finished.stats, seconds=0.0, padding=0, peak_kv_bytes=0)
