@@ -12,7 +12,7 @@ from skipkv import Engine, presets, tiny
 from skipkv.errors import ConfigError, InputError
 from skipkv.integrations.custom_generate import export, last_stats
 
-GREEDY = {"max_new_tokens": 70, "do_sample": False}
+GREEDY = {"max_new_tokens": 40, "do_sample": False}
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def expected() -> list[Any]:
 
     policy = resolve_policy("skipkv:threshold=0.8", budget=80, settings=model_settings("tiny"))
     model, tokenizer = tiny.load(device="cpu")
-    return list(Engine(model, tokenizer, policy).generate(chats(), max_new_tokens=70))
+    return list(Engine(model, tokenizer, policy).generate(chats(), max_new_tokens=40))
 
 
 def test_the_folders_plain_generate_decodes_under_the_policy(folder):
@@ -73,7 +73,8 @@ def test_a_model_loaded_without_trust_says_that_no_policy_was_there(folder):
         last_stats(model)
 
 
-def test_a_pipeline_decodes_under_the_policy_of_a_folder_and_of_attach(folder):
+@pytest.mark.slow
+def test_a_pipeline_decodes_under_the_policy_of_a_folder(folder):
     texts = [done.text for done in expected()]
     made = pipeline("text-generation", model=str(folder), trust_remote_code=True)
     for chat, text in zip(chats(), texts, strict=True):
@@ -81,20 +82,22 @@ def test_a_pipeline_decodes_under_the_policy_of_a_folder_and_of_attach(folder):
         assert reply["generated_text"][-1]["content"] == text
     assert last_stats(made.model)[0].peak_entries == 80 + 16
 
+
+def test_a_pipeline_decodes_under_the_policy_of_attach():
     model, tokenizer = tiny.load(device="cpu")
     policy = presets.rkv(budget=80, interval=16)
     plain = pipeline("text-generation", model=model, tokenizer=tokenizer)
     with skipkv.attach(model, policy) as attached:
         [reply] = plain(chats()[0], **GREEDY)
         assert attached.peak_entries == [80 + 16]
-    [done] = Engine(model, tokenizer, policy).generate(chats()[:1], max_new_tokens=70)
+    [done] = Engine(model, tokenizer, policy).generate(chats()[:1], max_new_tokens=40)
     assert reply["generated_text"][-1]["content"] == done.text
 
 
 def test_a_streamer_of_transformers_gives_the_text_under_attach():
     model, tokenizer = tiny.load(device="cpu")
     policy = presets.rkv(budget=80, interval=16)
-    [done] = Engine(model, tokenizer, policy).generate(chats()[:1], max_new_tokens=70)
+    [done] = Engine(model, tokenizer, policy).generate(chats()[:1], max_new_tokens=40)
     inputs = tokenizer.apply_chat_template(
         chats()[0], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )

@@ -26,6 +26,7 @@ from skipkv.integrations.serve.replies import Replies, encoded, event
 from skipkv.integrations.serve.thinking import Part
 from skipkv.runtime import Engine, Handle, Sampling, Server
 from skipkv.runtime.orders import MAX_NEW_TOKENS
+from skipkv.runtime.prompts import chat_text
 
 _DRAINED = 64
 """Of a body that is too large, this many times what is allowed is read before the answer."""
@@ -187,6 +188,8 @@ class Api:
         """A prompt's token ids, and how many tokens to decode at most."""
         _check_known(engine, prompt)
         ids = engine.encode(prompt, index=number, chat_template_kwargs=body.template or None)
+        if body.chat:
+            _check_read(engine, prompt, body)
         allowed = self._limits.tokens
         if body.max_tokens is not None or allowed is None:
             return ids, body.max_tokens
@@ -425,6 +428,22 @@ def _check_known(engine: Engine, prompt: Any) -> None:
                 f"The model's tokenizer does not know {lost:.0%} of the prompt's characters: "
                 f"{text[:40]!r}. The model is made for other texts."
             )
+
+
+def _check_read(engine: Engine, messages: list[Any], body: Body) -> None:
+    """Raise `InputError` for a message that the chat template leaves out, as some do with system's.
+
+    What assistants said is not looked for: templates rightly leave out their thinking.
+    """
+    read = chat_text(messages, engine.tokenizer, "The chat", body.template, answer=True)
+    for number, message in enumerate(messages):
+        for text in _texts(message) if message["role"] != "assistant" else ():
+            if text.strip() not in read:
+                raise InputError(
+                    f"The model's chat template leaves out message {number}, of the role "
+                    f"{message['role']!r}, or changes its text. Say it in a message of the role "
+                    "'user'."
+                )
 
 
 def _texts(prompt: Any) -> Iterator[str]:
