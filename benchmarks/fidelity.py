@@ -16,8 +16,9 @@ import torch
 import typer
 from pages import DOCS, insert, picture
 
+from skipkv._runs import read_lines
 from skipkv.evaluation.candidates import parse_candidates
-from skipkv.fidelity import Comparison, Interval, Report, compare
+from skipkv.fidelity import Comparison, Interval, Record, Report, compare, paired
 from skipkv.fidelity.plot import plot
 from skipkv.models import load
 
@@ -27,6 +28,16 @@ POLICIES = (
 )
 BUDGETS = (64, 96, 160)
 INTERVAL, PROMPT, TOKENS = 64, 64, 384
+PAIRS = {
+    "rkv:unrotated=true": "rkv",
+    "skipkv": "rkv",
+    "snapkv": "rkv",
+    "lagkv": "rkv",
+    "caote": "morphkv",
+    "vase": "morphkv",
+    "keydiff:unrotated=true,sinks=4": "random:sinks=4",
+    "vase_dkv": "random:sinks=4",
+}
 
 
 def main(
@@ -54,6 +65,8 @@ def main(
     plot(found, output / "fidelity.png")
     if page:
         insert(DOCS / "fidelity.md", "smollm2", table(found))
+        records, _ = read_lines(output / "records.jsonl", Record)
+        insert(DOCS / "fidelity.md", "smollm2-pairs", pairs(records))
         picture(output / "fidelity.png", "fidelity-smollm.png")
 
 
@@ -92,6 +105,19 @@ def table(report: Report) -> str:
             f"| {row.policy} | {row.budget} | {_shown(row.kl)} | {behind} | {row.kl95.value:.2f} | "
             f"{100 * row.same.value:.1f} | {_shown(row.rise)} |"
         )
+    return "\n".join(lines)
+
+
+def pairs(records: list[Record]) -> str:
+    """Differences of pairs of policies, text by text, in Markdown."""
+    lines = [
+        f"| KL of | less that of | {' | '.join(f'at {budget}' for budget in BUDGETS)} |",
+        "|---|---|--:|--:|--:|",
+    ]
+    for policy, other in PAIRS.items():
+        found = [paired(records, policy, other, budget=budget) for budget in BUDGETS]
+        cells = " | ".join(f"{x.value:+.3f} [{x.low:+.3f}, {x.high:+.3f}]" for x in found)
+        lines.append(f"| {policy} | {other} | {cells} |")
     return "\n".join(lines)
 
 

@@ -20,10 +20,13 @@ from skipkv.scorers import (
     KeyDiff,
     KeyRedundancy,
     LagRelative,
+    LastAttended,
+    Lasting,
     LastQueryAttention,
     OutputChange,
     Random,
     RecentAttention,
+    Relative,
     Sampled,
     SentenceRedundancy,
     SketchNorm,
@@ -39,10 +42,12 @@ __all__ = [
     "expected_attention",
     "full",
     "get",
+    "gkv",
     "h2o",
     "keydiff",
     "lagkv",
     "morphkv",
+    "raas",
     "random",
     "rkv",
     "seal",
@@ -441,6 +446,38 @@ def vase_dkv(
     return Policy(budget=own, scorer=SketchNorm(columns=columns, seed=seed), evictor=TopK())
 
 
+def raas(
+    budget: AnyBudget,
+    *,
+    threshold: float = 1e-4,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """RaaS: the prompt, and the entries that were attended to last.
+
+    Source: Hu et al. 2025, arXiv 2502.11147. Differs: stamps belong to entries, not to pages of 16;
+    entries are dropped every `interval` steps, not at every step.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`. It must
+            exceed the prompt, unless `prompt` is False.
+        threshold: a weight of attention above which an entry counts as used, in [0, 1).
+        window: most recent tokens, always kept. By default 8, or those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well; by default yes, or as a `Budget` says.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    if prompt is None and not isinstance(budget, Budget):
+        prompt = True
+    return Policy(
+        budget=_budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval),
+        scorer=LastAttended(threshold=threshold),
+        evictor=TopK(),
+    )
+
+
 def rkv(
     budget: AnyBudget,
     *,
@@ -478,6 +515,49 @@ def rkv(
         - (1 - importance) * KeyRedundancy(unrotated=unrotated),
         evictor=TopK(),
         scheduler=_scheduler(grouped),
+    )
+
+
+def gkv(
+    budget: AnyBudget,
+    *,
+    factor: float = 0.8,
+    importance: float = 0.5,
+    window: int | None = None,
+    pool: int = 7,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """G-KV: as R-KV, but attention of earlier windows counts too, and both terms go up to 1.
+
+    Source: arXiv 2512.00504.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        factor: what remains of an entry's worth from one event to the next, in [0, 1].
+        importance: weight of attention, in [0, 1]; redundancy has the rest.
+        window: most recent tokens, whose queries score the others; always kept. By default 16, at
+            most a quarter of a budget in tokens, or those of a `Budget`.
+        pool: neighbouring entries that attention is max-pooled over; odd.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    own = _budget(
+        budget,
+        recent=_quarter(budget, 16),
+        window=window,
+        sinks=sinks,
+        prompt=prompt,
+        interval=interval,
+    )
+    attention = WindowAttention(window=own.window, pool=pool)
+    return Policy(
+        budget=own,
+        scorer=importance * Lasting(scorer=attention, factor=factor)
+        - (1 - importance) * Relative(scorer=KeyRedundancy()),
+        evictor=TopK(),
     )
 
 
@@ -603,8 +683,8 @@ _PRESETS: dict[str, Callable[..., Policy]] = {
     preset.__name__: preset
     for preset in (
         *(full, random, streaming_llm, h2o, tova, snapkv),
-        *(keydiff, morphkv, caote, expected_attention, lagkv, vase, vase_dkv),
-        *(rkv, seal, skipkv),
+        *(keydiff, morphkv, caote, expected_attention, lagkv, vase, vase_dkv, raas),
+        *(rkv, gkv, seal, skipkv),
     )
 }
 NAMES = tuple(_PRESETS)

@@ -161,7 +161,7 @@ def test_a_presets_repr_can_be_pasted_back(name: str) -> None:
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"No preset is called 'rvk'.*snapkv, .*rkv, seal, skipkv"
+        ConfigError, match=r"No preset is called 'rvk'.*snapkv, .*rkv, gkv, seal, skipkv"
     ):
         presets.get("rvk")
 

@@ -7,6 +7,6 @@ add a measure, give `Record` a list with a number per position, and `summary.py`
 
 from skipkv.fidelity.records import Record
 from skipkv.fidelity.run import Comparison, compare
-from skipkv.fidelity.summary import Interval, Report, Row, report
+from skipkv.fidelity.summary import Interval, Report, Row, paired, report
 
-__all__ = ["Comparison", "Interval", "Record", "Report", "Row", "compare", "report"]
+__all__ = ["Comparison", "Interval", "Record", "Report", "Row", "compare", "paired", "report"]

@@ -50,6 +50,6 @@ def plot(report: Report, path: Path) -> None:
     axes.set_xlabel("budget (entries per KV head)")
     axes.set_ylabel("KL from the full cache (nats)")
     axes.set_yscale("log")
-    axes.legend(fontsize=7, ncols=2)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
     with writing(path):
         figure.savefig(path, dpi=150, bbox_inches="tight")

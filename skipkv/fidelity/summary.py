@@ -122,7 +122,7 @@ def report(records: Sequence[Record]) -> Report:
             cells.setdefault((record.policy, record.budget), []).append(record)
     if not cells:
         raise InputError("There is nothing to summarise: no policy dropped anything in any text.")
-    means = {key: {r.text: _mean(r.kl) for r in held} for key, held in cells.items()}
+    means = {key: _means(held) for key, held in cells.items()}
     rows = []
     for budget in sorted({b for _, b in cells}, key=lambda b: (b is not None, b or 0)):
         keys = [key for key in cells if key[1] == budget]
@@ -132,6 +132,36 @@ def report(records: Sequence[Record]) -> Report:
             _row(cells[key], None if key == keys[0] else _behind(means[key], best)) for key in keys
         ]
     return Report(rows=tuple(rows))
+
+
+def paired(records: Sequence[Record], policy: str, other: str, *, budget: int | None) -> Interval:
+    """By how much the mean divergence of a policy exceeds that of another, text by text.
+
+    Args:
+        records: of one comparison.
+        policy: the label of a policy.
+        other: the label of the policy it is compared with.
+        budget: tokens of the budget of both.
+
+    Raises:
+        InputError: they have no text in common at this budget.
+    """
+    own, others = (
+        _means([r for r in records if r.kl and (r.policy, r.budget) == (name, budget)])
+        for name in (policy, other)
+    )
+    found = _behind(own, others)
+    if found is None:
+        raise InputError(
+            f"{policy} and {other} have no text in common at a budget of {budget}: the records "
+            "must be of one comparison that has both."
+        )
+    return found
+
+
+def _means(records: Sequence[Record]) -> dict[int, float]:
+    """Mean divergence by text."""
+    return {r.text: _mean(r.kl) for r in records}
 
 
 def _row(records: list[Record], behind: Interval | None) -> Row:

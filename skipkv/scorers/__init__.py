@@ -12,12 +12,15 @@ from skipkv.scorers.key_diff import KeyDiff
 from skipkv.scorers.key_norm import KeyNorm
 from skipkv.scorers.key_redundancy import KeyRedundancy
 from skipkv.scorers.lag_relative import LagRelative
+from skipkv.scorers.last_attended import LastAttended
 from skipkv.scorers.last_query_attention import LastQueryAttention
+from skipkv.scorers.lasting import Lasting
 from skipkv.scorers.output_change import OutputChange
 from skipkv.scorers.protocol import Scorer
 from skipkv.scorers.random import Random
 from skipkv.scorers.recency import Recency
 from skipkv.scorers.recent_attention import RecentAttention
+from skipkv.scorers.relative import Relative
 from skipkv.scorers.sampled import Sampled
 from skipkv.scorers.sentence_redundancy import SentenceRedundancy
 from skipkv.scorers.shared import Shared
@@ -33,12 +36,15 @@ __all__ = [
     "KeyNorm",
     "KeyRedundancy",
     "LagRelative",
+    "LastAttended",
     "LastQueryAttention",
+    "Lasting",
     "Normalized",
     "OutputChange",
     "Random",
     "Recency",
     "RecentAttention",
+    "Relative",
     "Sampled",
     "Scorer",
     "ScorerAlgebra",

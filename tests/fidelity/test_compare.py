@@ -11,7 +11,7 @@ import torch
 
 from skipkv import presets
 from skipkv.errors import ConfigError, InputError
-from skipkv.fidelity import Comparison, Record, compare, report
+from skipkv.fidelity import Comparison, Record, compare, paired, report
 from skipkv.fidelity.plot import plot
 from skipkv.fidelity.run import first_changed
 from skipkv.testing import toy_model, toy_tokenizer
@@ -182,6 +182,9 @@ def test_texts_count_alike_and_policies_are_paired_text_by_text() -> None:
     assert first.same.value == 0.5
     assert first.rise.value == 0.5
     assert second.behind is not None
+    assert paired([*own, *other], "b", "a", budget=16) == second.behind
+    with pytest.raises(InputError, match="no text in common at a budget of 8"):
+        paired(own, "a", "b", budget=8)
     assert (second.behind.low, second.behind.high) == pytest.approx((0.1, 0.1))
 
 

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
 
-from skipkv import Engine, Policy, presets
+from skipkv import Budget, CacheView, Engine, Needs, Policy, presets
+from skipkv._types import Decayed, LastAbove, Memory
 from skipkv.fidelity.forced import forced_logits
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
@@ -14,7 +16,24 @@ from skipkv.testing import toy_model, toy_tokenizer
 MODEL, TOKENIZER = toy_model(), toy_tokenizer()
 TEXTS = [[5 + (7 * i + n * i * i) % 80 for i in range(50 - 9 * n)] for n in range(3)]
 VECTOR = SteeringVector(vector=torch.linspace(-1, 1, 64), layer=1)
+
+
+@attrs.frozen
+class Recorded:
+    """Reads statistics of attention, and what it remembered at the last event."""
+
+    needs = Needs(records=(Decayed(factor=0.9), LastAbove(threshold=0.02), Memory("before")))
+
+    def score(self, view: CacheView) -> Tensor:
+        received, stamps, before = (view.record(record) for record in self.needs.records)
+        return received + 0.01 * stamps + 0.5 * before
+
+    def remember(self, view: CacheView) -> dict[Memory, Tensor]:
+        return {Memory("before"): self.score(view)}
+
+
 POLICIES = {
+    "records": Policy(budget=Budget(tokens=20, interval=8), scorer=Recorded()),
     **{name: presets.get(name)(20, interval=8) for name in ("h2o", "expected_attention", "vase")},
     "skipkv": presets.skipkv(20, interval=8, threshold=0.5),
     "prompt kept": presets.rkv(20, interval=8, window=4, prompt=True),

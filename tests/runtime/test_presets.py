@@ -18,7 +18,7 @@ OTHERS = [name for name in presets.BUDGETED if name not in PRESETS]
 def test_a_preset_decodes_alike_under_both_frontends_within_its_budget(
     name: str, family: Any
 ) -> None:
-    model, policy = toy_model(family), presets.get(name)(16, interval=4)
+    model, policy = toy_model(family), presets.get(name)(16, window=4, interval=4, prompt=False)
     prompts = [[5 + 7 * i % 60 for i in range(n)] for n in (19, 9)]
     engine = Engine(model, toy_tokenizer(), policy, eos_token_ids=[])
     expected = list(engine.generate(prompts, max_new_tokens=14, trace=True))

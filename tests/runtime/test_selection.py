@@ -18,7 +18,11 @@ from skipkv.testing import sentence_tables
 ORIGINALS = [Original(seed) for seed in range(2)]
 ROTATION = Rotation(frequencies=torch.tensor([1.0]))
 POLICIES = {
-    **{name: presets.get(name)(14, interval=4) for name in presets.BUDGETED},
+    **{
+        name: presets.get(name)(14, interval=4)
+        for name in presets.BUDGETED
+        if name != "gkv"  # which remembers
+    },
     "rkv:unrotated": presets.rkv(12, interval=4, unrotated=True),
     "prompt kept": presets.rkv(14, interval=4, window=4, prompt=True),
     "a ratio": presets.snapkv(0.5, interval=4, window=4),
@@ -61,6 +65,7 @@ def test_it_keeps_what_an_event_keeps_of_the_same_view(
             rotation=view.rotation,
             sentences=view.sentences,
             sequences=view.sequences,
+            records=view.records,
         )
         for row, heads in enumerate(kept.tolist()):
             answers.append((row // len(lanes), lanes[row % len(lanes)], heads))
@@ -144,6 +149,7 @@ WINDOW = Policy(budget=Budget(tokens=9), scorer=WindowAttention(window=8))
         ({"seen": [10, 10, 10]}, "one for each of the 2 rows"),
         ({"policy": WINDOW}, r"queries \(the newest 8, 0 came\) is missing"),
         ({"policy": presets.h2o(6)}, "attention is missing"),
+        ({"policy": presets.gkv(8)}, "remembers"),
         ({"policy": presets.skipkv(9), "queries": torch.ones(2, 3, 1, 8, 4)}, "sentences is mis"),
         (
             {"sentences": [SentenceTable.empty(2, device="cpu")]},

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipkv import CacheView, presets
+from skipkv._types import LastAbove
 from skipkv.errors import ConfigError, InputError
 from skipkv.evictors import Reserved, TopK
 from skipkv.scorers import (
     ExpectedAttention,
     KeyNorm,
     LagRelative,
+    LastAttended,
+    Lasting,
     OutputChange,
     Random,
     RecentAttention,
@@ -26,6 +29,7 @@ from skipkv.scorers import (
     ScorerAlgebra,
     SketchNorm,
     ValuePeak,
+    WindowAttention,
 )
 from skipkv.testing.strategies import budgets, cache_views, scores, views_for
 
@@ -177,6 +181,29 @@ def test_lag_relative_orders_a_stretch_by_how_it_lies_in_the_next(
 
 
 @modest
+@given(data=st.data(), factor=st.sampled_from([0.0, 0.5, 0.8]))
+def test_lasting_is_the_highest_of_now_and_what_is_left_of_before(data: Any, factor: float) -> None:
+    scorer = Lasting(scorer=WindowAttention(window=2), factor=factor)
+    view = data.draw(views_for(scorer))
+    found, now = scorer.score(view), WindowAttention(window=2).score(view)
+    assert torch.equal(scorer.remember(view)[scorer.memory], found)
+    before = view.record(scorer.memory)
+    for r, h, slots in heads_of(view):
+        highest = max((float(now[r, h, j]) for j in slots), default=0.0)
+        for j in slots:
+            share = float(now[r, h, j]) / highest if highest > 0 else 0.0
+            expected = max(factor * float(before[r, h, j]), share)
+            assert float(found[r, h, j]) == pytest.approx(expected, abs=1e-6)
+
+
+@modest
+@given(view=views_for(LastAttended(threshold=0.1)))
+def test_last_attended_is_the_stamp(view: CacheView) -> None:
+    stamp = view.record(LastAbove(threshold=0.1))
+    assert torch.equal(LastAttended(threshold=0.1).score(view), stamp)
+
+
+@modest
 @given(view=cache_views())
 def test_value_peak_is_the_largest_component(view: CacheView) -> None:
     assert torch.equal(ValuePeak().score(view), view.values.max(dim=-1).values)
@@ -274,6 +301,8 @@ def test_with_nothing_reserved_the_best_stay() -> None:
         (lambda: RecentAttention(pool=4), r"pool=4\) must be odd"),
         (lambda: ExpectedAttention(window=1), r"window=1\)"),
         (lambda: LagRelative(lag=0), r"lag=0\)"),
+        (lambda: Lasting(scorer=ValuePeak(), factor=1.5), r"factor=1.5\) must lie in \[0, 1\]"),
+        (lambda: LastAttended(threshold=1.0), r"threshold=1.0\) must be in \[0, 1\)"),
         (lambda: SketchNorm(columns=0), r"columns=0\)"),
         (lambda: Reserved(scorer=ValuePeak(), share=1.5), r"share=1.5\) must lie in \[0, 1\]"),
         (lambda: Reserved(scorer=ValuePeak), "must be a scorer"),
