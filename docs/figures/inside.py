@@ -10,8 +10,17 @@ from style import BLUE, FAINT, GREEN, INK, ORANGE, PINK, SKY, SOFT, box, canvas,
 RUNTIME = Path(__file__).parents[2] / "skipkv" / "runtime"
 
 GROUPS = {
-    "ways in": ("engine", "server", "handle", "attach", "streaming"),
-    "what was asked": ("orders", "prompts", "prefix", "sampling", "stopping", "support", "trial"),
+    "ways in": ("engine", "server", "handle", "attach", "streaming", "selection"),
+    "what was asked": (
+        "orders",
+        "prompts",
+        "prefix",
+        "sampling",
+        "stopping",
+        "support",
+        "trial",
+        "ranks",
+    ),
     "the loop": ("loop", "sequence", "answer", "completion", "text", "marks"),
     "who watches": ("observers", "timing", "progress"),
     "the session": ("session", "prefill", "graph", "compiled"),

@@ -17,6 +17,9 @@ class Evictor(Protocol):
 
     Laws: at most `budget` entries per row and head are kept; no empty slot is kept; every entry of
     `view.protected` is kept; a row and head with no more entries than `budget` keeps all of them.
+
+    An evictor in which a head depends on other heads of the row says so: `mixes_heads = True`. It
+    is refused where the heads of a layer are divided among processes.
     """
 
     def keep(

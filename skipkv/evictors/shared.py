@@ -58,6 +58,11 @@ class Shared:
             )
 
     @property
+    def mixes_heads(self) -> bool:
+        """The heads of a row keep the same tokens."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """What the evictor needs."""
         return needs_of(self.evictor)

@@ -19,6 +19,7 @@ from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.forward import PromptForward
 from skipkv.runtime.observers import EventLog, Observers
+from skipkv.runtime.ranks import check_devices
 from skipkv.runtime.rotary import check_rotary
 from skipkv.runtime.sampling import can_choose
 from skipkv.runtime.seam import (
@@ -99,6 +100,7 @@ def attach(
     found = check_architecture(model)
     check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
     check_rotary(policy, model)
+    check_devices(model, policy)
     if tokenizer is None and (policy.needs.sentences or policy.steerer.layer is not None):
         raise ConfigError(
             "This policy reads text (sentences or steering). Give the tokenizer: "
@@ -287,6 +289,9 @@ class Attachment:
                 )
         elif not starting:
             _check_history(kwargs.get("attention_mask"), ids.shape[1], seen)
+            # what was decoded must be read before the tokens of this pass are
+            self._read()
+            session.read(session.sequences)
             if self._prompting:  # generate(prefill_chunk_size=...)
                 for row, count in zip(session.sequences, counts, strict=False):
                     row.lengthen_prompt(count)

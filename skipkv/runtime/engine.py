@@ -25,6 +25,7 @@ from skipkv.runtime.prefill import PREFILL_CHUNK
 from skipkv.runtime.prefix import Prefix
 from skipkv.runtime.progress import Progress
 from skipkv.runtime.prompts import Content, whole_numbers
+from skipkv.runtime.ranks import check_devices, ranks_of
 from skipkv.runtime.rotary import check_rotary
 from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.seam import causal_lm, check_free, check_version
@@ -61,7 +62,8 @@ class Engine:
             are decoding. Small chunks let running sequences wait less, large ones bring newcomers
             in sooner; what is kept and decoded does not depend on it.
         graphs: on CUDA, under a budget in tokens, replay decode steps as one recorded graph; where
-            that fails, a warning says why and steps are launched one by one.
+            that fails, a warning says why and steps are launched one by one. Under tensor
+            parallelism steps are neither recorded nor compiled.
         compile: compile the decoder layers for decode steps, which takes seconds at the first of
             them; "auto" does so on CUDA. The name of a backend of `torch.compile` does so with that
             backend. Cache, attention and prompts stay as they are. Compiled layers round less
@@ -69,9 +71,9 @@ class Engine:
             fails, a warning says why and layers stay as they are.
 
     Raises:
-        UnsupportedModelError: an architecture or a kind of layer the engine does not decode, or a
-            model of a family that is not tested and that decodes in another way through skipkv's
-            cache.
+        UnsupportedModelError: an architecture or a kind of layer the engine does not decode, layers
+            on several devices, or a model of a family that is not tested and that decodes in
+            another way through skipkv's cache.
         InputError: the model or the tokenizer is none, or no EOS token is known.
         ConfigError: the policy is none, `batch_size` or `prefill_chunk` is below 1, or a steerer
             does not fit the model.
@@ -103,6 +105,7 @@ class Engine:
         found = check_architecture(model)
         check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
         check_rotary(policy, model)
+        check_devices(model, policy)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(
                 f"Engine(batch_size={batch_size!r}) must be a whole number, 1 or more."
@@ -119,8 +122,11 @@ class Engine:
         self.policy = policy
         self.batch_size = batch_size
         self.prefill_chunk = prefill_chunk
-        self._graphs = graphs
-        self._compiled = compiled_layers(model, compile)
+        alone = (
+            ranks_of(model) == 1
+        )  # what ranks send to each other is neither recorded nor compiled
+        self._graphs = graphs and alone
+        self._compiled = compiled_layers(model, compile) if alone else None
         given = None if eos_token_ids is None else whole_numbers("eos_token_ids", eos_token_ids)
         self._eos = _eos(model, tokenizer) if given is None else frozenset(given)
         self._text = TokenText(tokenizer)

@@ -230,8 +230,9 @@ class SlotCache(Cache):
         self._remembered.add(layer_idx)
         return super().get_recurrent_state(layer_idx, *args, **kwargs)
 
+    @torch.no_grad()
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new entries; returns those the pass may attend to."""
+        """Store a layer's new entries; returns those the pass may attend to. No gradient passes."""
         forward, keys, values = self.forward, keys.to(self._dtype), values.to(self._dtype)
         self._written.append(layer)
         if layer in self._full:

@@ -37,6 +37,7 @@ from skipkv.runtime.observers import (
 )
 from skipkv.runtime.prefill import ends, plan
 from skipkv.runtime.prefix import PrefixState
+from skipkv.runtime.ranks import ranks_of
 from skipkv.runtime.rotary import rotation_of
 from skipkv.runtime.seam import SlotCache, cache_name, under_way
 from skipkv.runtime.sentences import SentenceTracker, feed
@@ -110,7 +111,7 @@ class Session:
         if longest is None:
             longest = getattr(config, "max_position_embeddings", None)
         self._device = model.device
-        shape = cache_shape(config)
+        shape = cache_shape(config, ranks=ranks_of(model))
         self.heads = shape.layers * shape.heads  # KV heads of all layers together
         self.store = SlotStore(
             shape,
@@ -476,7 +477,7 @@ class Session:
         held = [widths[sequence.lane] for sequence in sequences]
         for sequence, entries in zip(sequences, held, strict=True):
             sequence.peak_entries = max(sequence.peak_entries, entries)
-        self._read_decoded(sequences)
+        self.read(sequences)
         for sequence in sequences:
             self._count_thoughts(sequence)
         observers = self.observers
@@ -619,7 +620,7 @@ class Session:
                 stretches[sequence] = ids[row, start:].tolist(), states[row, start:]
         self._feed(stretches)
 
-    def _read_decoded(self, sequences: abc.Sequence[Sequence]) -> None:
+    def read(self, sequences: abc.Sequence[Sequence]) -> None:
         """Give the trackers what was decoded since they were last fed."""
         if self._hidden is None:
             return

@@ -13,12 +13,12 @@ from skipkv.presets import NAMES, get
 from skipkv.runtime.slots import CacheShape
 
 
-def cache_shape(config: PretrainedConfig) -> CacheShape:
-    """The axes of a model's cache."""
+def cache_shape(config: PretrainedConfig, *, ranks: int = 1) -> CacheShape:
+    """The axes of a model's cache, or of the part of it that one of so many ranks has."""
     found = Architecture.of(config)
     return CacheShape(
         layers=len(found.full),
-        heads=found.heads,
+        heads=found.heads // ranks,
         groups=found.groups,
         dim=found.dim,
         numbers=found.full,

@@ -38,6 +38,11 @@ class LastQueryAttention(ScorerAlgebra):
     shared: bool = attrs.field(default=True, validator=is_a(bool))
 
     @property
+    def mixes_heads(self) -> bool:
+        """Whether the heads of a row share their scores."""
+        return self.shared
+
+    @property
     def needs(self) -> Needs:
         """The newest query."""
         return Needs(queries=1)

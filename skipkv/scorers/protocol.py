@@ -16,6 +16,9 @@ class Scorer(Protocol):
     in one view. A scorer that reads queries, attention or sentences declares them in an attribute
     `needs: Needs`. Without the attribute its views have keys, values and positions only.
 
+    A scorer in which a head depends on other heads of the row says so: `mixes_heads = True`.
+    It is refused where the heads of a layer are divided among processes.
+
     A scorer that declares a `Memory` may have a second method, `remember(view)`. The runtime calls
     it after `score`, with the same view. It returns a float32 tensor [R, H, L] for each memory that
     it writes: what the entries have at the next event, if they stay.

@@ -36,6 +36,11 @@ class Shared(ScorerAlgebra):
     scorer: "Scorer"
 
     @property
+    def mixes_heads(self) -> bool:
+        """The heads of a row share their scores."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """The needs of the scorer."""
         return needs_of(self.scorer)

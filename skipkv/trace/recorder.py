@@ -23,6 +23,7 @@ from skipkv.runtime import (
     Steered,
 )
 from skipkv.runtime.checked import cuts
+from skipkv.runtime.ranks import ranks_of
 from skipkv.runtime.sequence import Order
 from skipkv.runtime.support import cache_shape
 from skipkv.runtime.text import TokenText
@@ -80,7 +81,7 @@ class Recorder(Observer):
         self.paths: list[Path] = []
         self._segmenter = engine.policy.segmenter
         self._text = TokenText(engine.tokenizer)
-        self._shape = cache_shape(engine.model.config)
+        self._shape = cache_shape(engine.model.config, ranks=ranks_of(engine.model))
         self._about = {
             "model": _model_name(engine),
             "policy": repr(engine.policy),

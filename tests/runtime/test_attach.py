@@ -1,5 +1,6 @@
 """`attach`: the same budgets and tokens under transformers' own `generate()`."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from skipkv import Budget, Engine, Policy, presets
 from skipkv.errors import ConfigError, InputError, PartError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime.seam import cache_name
 from skipkv.scorers import KeyNorm
-from skipkv.testing import toy_model
+from skipkv.testing import toy_model, toy_tokenizer
 
 
 def decoded(output: Tensor, batch: dict[str, Tensor]) -> list[tuple[int, ...]]:
@@ -259,3 +260,26 @@ def test_a_tokenizer_that_is_none_is_refused_before_anything_is_decoded(
         skipkv.attach(model, presets.skipkv(64), tokenizer="tiny"),  # type: ignore[arg-type]
     ):
         pass
+
+
+@pytest.mark.parametrize("pieces", [(9, 1, 15), (9, 1, 1, 1, 13), (1, 1, 23)])
+def test_tokens_fed_several_at_once_after_single_ones_are_read_in_their_order(
+    pieces: tuple[int, ...],
+) -> None:
+    """A further turn of a conversation is such a pass."""
+    model, tokenizer = toy_model(), toy_tokenizer()
+    end = tokenizer.encode("\n\n")
+    ids = torch.tensor([[*range(5, 10), *end, *range(12, 16), *end, *range(12, 16), *end]])
+    ids = torch.cat([ids, torch.arange(20, 20 + 25 - ids.shape[1])[None]], dim=1)
+    policy = presets.skipkv(20, interval=8, window=2, threshold=0.1)
+
+    def kept(pieces: tuple[int, ...]) -> list[tuple[int, list[Any]]]:
+        with skipkv.attach(model, policy, tokenizer=tokenizer, trace=True) as attached:
+            cache: dict[str, Any] = {}
+            for start, stop in itertools.pairwise([0, *itertools.accumulate(pieces)]):
+                out = model(input_ids=ids[:, start:stop], use_cache=True, logits_to_keep=1, **cache)
+                name = cache_name(model)
+                cache = {name: getattr(out, name, None) or out.past_key_values}
+            return [(event.seen, event.kept.tolist()) for event in attached.trace[0]]
+
+    assert kept(pieces) == kept((25,))

@@ -1,0 +1,70 @@
+"""Models on more than one device: tensor parallelism, and what is refused."""
+
+from typing import Any
+
+import attrs
+from transformers import PreTrainedModel
+
+from skipkv.errors import ConfigError, UnsupportedModelError
+from skipkv.models.architecture import Architecture, decoder_layers
+from skipkv.policy import Policy
+
+
+def ranks_of(model: PreTrainedModel) -> int:
+    """The processes among which the heads of a model are divided; 1 without tensor parallelism."""
+    return getattr(model, "tp_size", None) or 1
+
+
+def check_devices(model: PreTrainedModel, policy: Policy) -> None:
+    """Check that a policy can decode with a model, wherever its parts lie.
+
+    Args:
+        model: the model.
+        policy: what is kept.
+
+    Raises:
+        UnsupportedModelError: its layers lie on several devices, or its KV heads cannot be divided
+            among the ranks.
+        ConfigError: a part joins the KV heads of a layer, of which each rank has only some.
+    """
+    devices = {
+        str(weight.device)
+        for layer in decoder_layers(model)
+        for weight in layer.parameters()
+        if weight.device.type != "meta"  # offloaded: it comes where it is needed
+    }
+    if len(devices) > 1:
+        raise UnsupportedModelError(
+            f"The model's layers lie on {', '.join(sorted(devices))}. skipkv's cache lies on one "
+            'device. Load the model on one, or divide its heads: tp_plan="auto" under torchrun.'
+        )
+    ranks = ranks_of(model)
+    if ranks == 1:
+        return
+    heads = Architecture.of(model.config).heads
+    if heads % ranks:
+        raise UnsupportedModelError(
+            f"The model has {heads} KV heads, which cannot be divided among {ranks} ranks. Start "
+            "as many processes as divide them."
+        )
+    for part in (policy.scorer, policy.evictor):
+        if (mixing := _mixing(part)) is not None:
+            raise ConfigError(
+                f"{mixing!r} joins the KV heads of a layer, and each of {ranks} ranks has only "
+                "some of them. Take a policy whose heads choose for themselves, or one process."
+            )
+
+
+def _mixing(part: Any) -> object | None:
+    """The part, or one that it is made of, that says that it joins the heads of a layer."""
+    if getattr(part, "mixes_heads", False):
+        return part  # type: ignore[no-any-return]
+    if not attrs.has(type(part)):
+        return None
+    for field in attrs.fields(type(part)):
+        value = getattr(part, field.name, None)
+        for inner in value if isinstance(value, tuple) else (value,):
+            is_part = hasattr(inner, "score") or hasattr(inner, "keep")
+            if is_part and (found := _mixing(inner)) is not None:
+                return found
+    return None
