@@ -50,6 +50,7 @@ def _run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         print(done.output)
 
 
+@pytest.mark.slow  # its blocks run with those of the other pages too
 def test_whoever_copies_the_first_tutorial_ends_with_a_passing_test_and_a_generation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,7 +73,7 @@ def test_what_is_wider_than_the_window_says_that_it_scrolls(width, scrolls, site
         pytest.skip("needs the program chromium")
     shown = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
-         f"--window-size={width},900", "--virtual-time-budget=3000", "--dump-dom",
+         f"--window-size={width},900", "--virtual-time-budget=10000", "--dump-dom",
          (site / "results.html").as_uri()],
         capture_output=True, text=True, timeout=60, check=True,
     ).stdout  # fmt: skip

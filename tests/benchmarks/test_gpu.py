@@ -96,6 +96,7 @@ def test_a_part_that_fails_says_why_and_the_others_go_on(config: Path, tmp_path:
     assert "no such file" in found["steps/7b/rkv"]["reason"]
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_ends_its_process_with_a_line(
     config: Path, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ POLICIES = {
         budget=Budget(ratio=0.5, interval=8, window=2), scorer=WindowAttention(window=2)
     ),
 }
+TELLING = ("full", "h2o", "rkv", "skipkv, steered", "a ratio")
 ID = {text: i for i, text in enumerate(VOCABULARY)}
 CHUNKS = [1, 3, 16, 1000]
 
@@ -145,7 +146,11 @@ def each_alone(
     return found
 
 
-@pytest.mark.parametrize("name", POLICIES)
+# the others need nothing of the runtime that these do not
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in TELLING)) for name in POLICIES],
+)
 def test_what_a_request_gives_is_what_it_gives_alone_however_prompts_are_cut(
     name: str, model: PreTrainedModel
 ) -> None:

@@ -62,10 +62,10 @@ def test_room_for_everything_gives_the_tokens_of_transformers(
     family: Any, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = toy_model(family)
-    expected = [greedy(model, tokenizer(prompt)["input_ids"], 256) for prompt in PROMPTS]
-    for policy in (presets.full(), presets.rkv(300, interval=32), presets.h2o(300, interval=32)):
+    expected = [greedy(model, tokenizer(prompt)["input_ids"], 96) for prompt in PROMPTS]
+    for policy in (presets.full(), presets.rkv(140, interval=32), presets.h2o(140, interval=32)):
         engine = Engine(model, tokenizer, policy, batch_size=3)  # ragged, and one waits
-        completions = list(engine.generate(PROMPTS, max_new_tokens=256))
+        completions = list(engine.generate(PROMPTS, max_new_tokens=96))
         assert [list(completion.tokens) for completion in completions] == expected
         assert not any(completion.stats.evicted for completion in completions)
 

@@ -156,10 +156,10 @@ def test_attention_with_sinks_and_windows_is_recorded_too(
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for layer in model.model.layers:
         torch.nn.init.constant_(layer.self_attn.sinks, 2.0)
-    expected = decode(POLICIES["snapkv"], model)
+    expected = decode(presets.snapkv(24, interval=8), model)
     recorder = Recorder()
     monkeypatch.setattr(loop, "recorder", lambda device: recorder)
-    assert decode(POLICIES["snapkv"], model) == expected
+    assert decode(presets.snapkv(24, interval=8), model) == expected
     assert recorder.replays
 
 
