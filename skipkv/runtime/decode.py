@@ -158,6 +158,7 @@ class DecodeForward:
     def observe(self, layer: int, queries: Float[Tensor, "B H G D"]) -> None:
         """Record a layer's queries for the next event."""
         ring, window = self._rings[layer], self.store.needs.queries
+        queries = queries.detach()
         if self.newest is not None:
             ring.select(3, self.newest % window).copy_(queries)
             return
@@ -170,7 +171,8 @@ class DecodeForward:
         """Bring the statistics of attention up to date."""
         bias = self.bias(layer)
         free = None if bias is None else bias[:, :, 0] < 0
-        self.store.receive(layer, self._lanes, weights.unsqueeze(3), self.positions, free)
+        seen = weights.detach().unsqueeze(3)
+        self.store.receive(layer, self._lanes, seen, self.positions, free)
 
     def attend(
         self,

@@ -226,6 +226,27 @@ def test_a_prompt_too_long_to_be_protected_is_refused(model: PreTrainedModel) ->
         model.generate(torch.full((1, 16), 9), max_new_tokens=8)
 
 
+@pytest.mark.parametrize("name", ["h2o", "snapkv"])
+def test_a_loop_of_ones_own_may_compute_gradients(
+    name: str, model: PreTrainedModel, batch: dict[str, Tensor]
+) -> None:
+    """They pass nowhere through the cache, nor through what is recorded beside it."""
+    step: Any = model
+    policy = presets.get(name)(budget=32, interval=8)
+    found = []
+    for gradients in (False, True):
+        with skipkv.attach(model, policy), torch.set_grad_enabled(gradients):
+            output = step(**batch, logits_to_keep=1)
+            chosen = [output.logits[:, -1:].argmax(dim=-1)]
+            for _ in range(40):
+                cache = {cache_name(model): getattr(output, cache_name(model))}
+                output = step(input_ids=chosen[-1], **cache)
+                chosen.append(output.logits.argmax(dim=-1))
+            found.append(torch.cat(chosen, dim=1))
+            assert output.logits.requires_grad == gradients
+    assert torch.equal(found[0], found[1])
+
+
 def test_beam_search_is_refused(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
     with (
         skipkv.attach(model, presets.tova(32)),
