@@ -354,7 +354,10 @@ class Attachment:
     def _run_rows(
         self, session: Session, ids: Int[Tensor, "B T"], counts: list[int]
     ) -> tuple[Int[Tensor, "B 1"], list[int]]:
-        """Feed each row alone, all but its last token; these are the pass that is left."""
+        """Feed each row alone, all but its last token; these are the pass that is left.
+
+        A row without tokens in this pass has padding there.
+        """
         for row, count in enumerate(counts):
             tokens = ids[row : row + 1, ids.shape[1] - count :]
             for [part] in session.passes([count]):
@@ -362,7 +365,7 @@ class Attachment:
                 piece = tokens[:, part.start : part.stop - ends]
                 if piece.shape[1]:
                     self._run(session, piece, [piece.shape[1]], first=row, events=not ends)
-        return ids[:, -1:], [1] * len(counts)
+        return ids[:, -1:], [min(1, count) for count in counts]
 
     def _run(
         self,
@@ -409,6 +412,7 @@ class Attachment:
             if logits.device.type == "cpu" or len(self._finite) == _UNSEEN:
                 self._check_logits()
         if isinstance(pass_.forward, PromptForward):
+            session.forget_padding()
             self._events(session, session.sequences[: len(pass_.ids)])
             return
         self._decoded.append(pass_.ids)

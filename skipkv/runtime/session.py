@@ -306,6 +306,13 @@ class Session:
         """Whether rows of a pass may differ in length: padding would change a layer's states."""
         return self.store.states is None
 
+    def forget_padding(self) -> None:
+        """Erase the states of sequences that have been fed padding only so far."""
+        if not self.pads:
+            for sequence in self.sequences:
+                if not self.store.tokens_seen[sequence.lane]:
+                    self.store.clear(sequence.lane)
+
     def _reserve(self, room: int) -> None:
         if room > self.store.capacity:
             self._decode = None  # its views would keep the old cache alive

@@ -128,6 +128,12 @@ def test_rows_of_a_padded_batch_are_read_one_by_one_and_keep_their_budget(
             model(**batch)
 
 
+def test_a_padded_batch_in_chunks_of_generate_is_read_row_by_row(model: PreTrainedModel) -> None:
+    expected = tokens(Engine(model, TOKENIZER, presets.full()), PROMPTS)
+    with skipkv.attach(model, presets.full()):  # two rows begin in later chunks
+        assert attached(model, PROMPTS, prefill_chunk_size=8) == expected
+
+
 def test_a_model_check_finds_nothing(model: PreTrainedModel) -> None:
     report = check_model(model, TOKENIZER)
     assert report.passed, str(report)
