@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skipkv._types import Memory, Needs, Statistic
 from skipkv.runtime.softmax import PLAIN
-from skipkv.runtime.states import StateStore
+from skipkv.runtime.states import StateKey, StateStore
 from skipkv.runtime.windows import WindowStore
 
 
@@ -48,7 +48,8 @@ class SavedLane:
     """A copy of what a store holds of one sequence.
 
     Args:
-        tensors: its rows of the store's tensors.
+        tensors: its rows of the store's tensors, but for states.
+        states: its states: see `StateStore.save_lane`.
         width: the most entries of a head.
         tokens_seen: tokens that it has seen.
         least_dropped: entries that every head has dropped.
@@ -56,6 +57,7 @@ class SavedLane:
     """
 
     tensors: Sequence[Tensor]
+    states: Mapping[StateKey, Tensor]
     width: int
     tokens_seen: int
     least_dropped: int
@@ -386,12 +388,13 @@ class SlotStore:
         self.even[lane] = True
 
     def save(self, lane: int) -> SavedLane:
-        """A copy of a sequence, which `load` writes into any lane."""
-        width = self.widths[lane]
+        """A copy of a sequence, which `load` writes into any lane of any store of this shape."""
+        width, seen = self.widths[lane], self.tokens_seen[lane]
         return SavedLane(
-            tensors=[row.clone() for row in self._row(lane, width)],
+            tensors=[row.clone() for row in self._row(lane, width, seen)],
+            states={} if self.states is None else self.states.save_lane(lane),
             width=width,
-            tokens_seen=self.tokens_seen[lane],
+            tokens_seen=seen,
             least_dropped=self.least_dropped[lane],
             even=self.even[lane],
         )
@@ -399,20 +402,28 @@ class SlotStore:
     def load(self, lane: int, saved: SavedLane) -> None:
         """Write a saved sequence into a lane; there must be room for its entries."""
         self.clear(lane)
-        for row, copy in zip(self._row(lane, saved.width), saved.tensors, strict=True):
+        rows = self._row(lane, saved.width, saved.tokens_seen)
+        for row, copy in zip(rows, saved.tensors, strict=True):
             row.copy_(copy)
+        if self.states is not None:
+            self.states.load_lane(lane, saved.states)
         # before an entry that is yet to come lie all that its head has dropped
         self.dropped_before[:, lane, :, saved.width :] = self.dropped[:, lane, :, None].int()
         self.tokens_seen[lane], self.even[lane] = saved.tokens_seen, saved.even
         self.least_dropped[lane] = saved.least_dropped
 
-    def _row(self, lane: int, width: int) -> list[Tensor]:
-        """A lane's rows of all tensors; of those with slots the first `width` slots."""
-        own = self.keys, self.values, self.dropped_before, *self.records.values()
-        slotted = {id(tensor) for tensor in own}
+    def _row(self, lane: int, width: int, seen: int) -> list[Tensor]:
+        """A lane's rows of all tensors but states; of those with slots the slots in use.
+
+        Stores differ in the slots that they have beyond these.
+        """
+        slotted = [self.keys, self.values, self.dropped_before, *self.records.values()]
+        whole = [self.dropped, *([] if self.queries is None else [self.queries])]
+        windows = [] if self.windows is None else self.windows.tensors
         return [
-            tensor[:, lane, :, :width] if id(tensor) in slotted else tensor[:, lane]
-            for tensor in self._tensors()
+            *(tensor[:, lane, :, :width] for tensor in slotted),
+            *(tensor[:, lane] for tensor in whole),
+            *(tensor[:, lane, :, :seen] for tensor in windows),
         ]
 
     def _tensors(self) -> list[Tensor]:

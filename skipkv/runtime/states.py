@@ -4,6 +4,7 @@ Such a layer holds as much of a sequence after a million tokens as after one. So
 evict: its states move with their sequence, and policies do not see them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from skipkv.models.architecture import STATE_LAYER
 
 _Layer: Any = STATE_LAYER or object
 _KINDS = ("conv", "recurrent")
+StateKey = tuple[int, str, int]
+"""A state's layer of the model, its kind and its number."""
 
 
 class StateStore:
@@ -26,7 +29,7 @@ class StateStore:
 
     def __init__(self, sequences: int) -> None:
         self._sequences = sequences
-        self._states: dict[tuple[int, str, int], Tensor] = {}
+        self._states: dict[StateKey, Tensor] = {}
 
     def get(self, layer: int, kind: str, number: int) -> Tensor | None:
         """A state of all lanes, `[S, ...]`; None before the layer has made it."""
@@ -57,6 +60,18 @@ class StateStore:
     def tensors(self) -> list[Tensor]:
         """All states; their axis 1 is the lane."""
         return [state[None] for state in self._states.values()]
+
+    def save_lane(self, lane: int) -> dict[StateKey, Tensor]:
+        """A copy of one lane's states, for `load_lane` of any store."""
+        return {key: state[lane].clone() for key, state in self._states.items()}
+
+    def load_lane(self, lane: int, saved: Mapping[StateKey, Tensor]) -> None:
+        """Write saved states into a lane, and make those that no layer has made here yet."""
+        for key, row in saved.items():
+            state = self._states.get(key)
+            if state is None:
+                state = self.make(*key, row[None])
+            state[lane] = row
 
     def save(self) -> list[Tensor]:
         """A copy of all states, for `load`."""
@@ -97,6 +112,8 @@ class StateLayer(_Layer):  # type: ignore[misc]
             conv, recurrent = (None if state is None else state[lanes] for state in made)
             self.conv_states[number] = conv
             self.recurrent_states[number] = recurrent
+            if conv is not None:  # a state that comes from another store has not told its size
+                self.conv_kernel_size[number] = conv.shape[-1]
             self.is_conv_states_initialized[number] = conv is not None
             self.is_recurrent_states_initialized[number] = recurrent is not None
             self.has_previous_state[number] = conv is not None or recurrent is not None

@@ -128,6 +128,16 @@ def test_rows_of_a_padded_batch_are_read_one_by_one_and_keep_their_budget(
             model(**batch)
 
 
+def test_a_prefix_that_another_call_has_read_brings_its_states_along(
+    model: PreTrainedModel,
+) -> None:
+    engine = Engine(model, TOKENIZER, policy())
+    prefix = engine.prefix(PROMPTS[2][:20])
+    expected = tokens(engine, [PROMPTS[2][20:]], prefix=PROMPTS[2][:20])
+    for _ in range(2):
+        assert tokens(engine, [PROMPTS[2][20:]], prefix=prefix) == expected
+
+
 def test_a_padded_batch_in_chunks_of_generate_is_read_row_by_row(model: PreTrainedModel) -> None:
     expected = tokens(Engine(model, TOKENIZER, presets.full()), PROMPTS)
     with skipkv.attach(model, presets.full()):  # two rows begin in later chunks

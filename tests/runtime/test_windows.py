@@ -174,6 +174,17 @@ def test_windows_move_with_their_sequence(way: str) -> None:
     assert WAYS[way](engine) == [c.tokens for c in done]
 
 
+def test_a_prefix_serves_calls_whose_sequences_come_to_other_lengths() -> None:
+    """A window longer than a sequence has room for the sequence only."""
+    model = toy_model("qwen2", layers=4, sliding_window=100)
+    engine = Engine(model, TOKENIZER, presets.full())
+    prefix = engine.prefix(PROMPTS[2][:20])
+    [expected] = own_tokens(model, [PROMPTS[2]])
+    for new in (20, NEW, 5):
+        [found] = engine.generate([PROMPTS[2][20:]], prefix=prefix, max_new_tokens=new)
+        assert found.tokens == expected[:new]
+
+
 def test_the_memory_of_windows_is_part_of_what_a_sequence_costs() -> None:
     prompt, policy = [PROMPTS[2]], presets.streaming_llm(16, interval=8)
 
