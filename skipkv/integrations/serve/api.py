@@ -154,9 +154,17 @@ class Api:
         prompt_tokens = 0
         try:
             prompts = [self._encoded(served.engine, p, n, body) for n, p in enumerate(body.prompts)]
-            for ids, most in prompts:
+            for number, (ids, most) in enumerate(prompts):
+                # A seed that was drawn is as good as the next one: equal prompts must not get
+                # equal samples.
+                seed = sampling.seed + (number if body.seed is None else 0)
                 handles = served.server.submit_samples(
-                    ids, max_new_tokens=most, sampling=sampling, stop=body.stop, timeout=0
+                    ids,
+                    max_new_tokens=most,
+                    sampling=sampling,
+                    seed=seed,
+                    stop=body.stop,
+                    timeout=0,
                 )
                 prompt_tokens += len(ids)
                 for handle in handles:
@@ -166,6 +174,7 @@ class Api:
                             handle,
                             served.engine.tokenizer,
                             prompt=ids,
+                            seed=seed,
                             stop=body.stop,
                             chat=body.chat,
                         )
@@ -178,7 +187,6 @@ class Api:
             chat=body.chat,
             model=self._name,
             policy=policy,
-            seed=sampling.seed,
             prompt_tokens=prompt_tokens,
         )
 

@@ -20,6 +20,7 @@ class Choice:
         handle: of the sequence.
         tokenizer: the model's tokenizer.
         prompt: its token ids; they say whether thinking has begun.
+        seed: of its random numbers.
         stop: the strings at which it ends.
         chat: whether thinking and answer are told apart.
     """
@@ -31,10 +32,12 @@ class Choice:
         tokenizer: Any,
         *,
         prompt: Sequence[int],
+        seed: int,
         stop: Sequence[str],
         chat: bool,
     ) -> None:
         self.number = number
+        self.seed = seed
         self.handle = handle
         self.completion: Completion | None = None
         self._read = 0

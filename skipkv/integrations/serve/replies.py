@@ -32,7 +32,6 @@ class Replies:
         chat: whether the request was a chat.
         model: name of the model.
         policy: name of the policy that decodes it.
-        seed: of its random numbers.
         prompt_tokens: of all its prompts together.
         id: of the answer.
         created: when, in seconds.
@@ -41,7 +40,6 @@ class Replies:
     chat: bool
     model: str
     policy: str
-    seed: int
     prompt_tokens: int
     id: str = attrs.field(factory=_identity)
     created: int = attrs.field(factory=_now)
@@ -113,7 +111,7 @@ class Replies:
             "finish_reason": _FINISHED[done.stop_reason],
             "skipkv": {
                 "policy": self.policy,
-                "seed": self.seed,
+                "seed": choice.seed,
                 "events": done.stats.events,
                 "evicted": done.stats.evicted,
                 "peak_entries": done.stats.peak_entries,

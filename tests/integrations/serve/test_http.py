@@ -184,6 +184,18 @@ def test_without_a_seed_samples_differ_and_the_reply_has_the_seed(
         assert generated(engine, "one", max_new_tokens=30, sampling=sampling).text == choice.text
 
 
+def test_without_a_seed_equal_prompts_of_a_request_get_samples_of_their_own(
+    engine: Engine, client: OpenAI
+) -> None:
+    asked: dict[str, Any] = {"model": "toy", "max_tokens": 30, "temperature": 2.0}
+    choices = client.completions.create(prompt=["one"] * 3, n=2, **asked).choices
+    assert len({choice.text for choice in choices}) == 6
+    for number, choice in enumerate(choices):
+        sampling = Sampling(temperature=2.0, n=2, seed=choice.skipkv["seed"])  # type: ignore[attr-defined]
+        whole = engine.generate(["one"], max_new_tokens=30, sampling=sampling)
+        assert [c.text for c in whole][number % 2] == choice.text
+
+
 def byte_engine(tmp_path: Path) -> Engine:
     """An engine whose tokens are single bytes, so that characters are split into several."""
     config = LlamaConfig(
