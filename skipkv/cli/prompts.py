@@ -65,7 +65,7 @@ def read_prompts(
             with Path(source).open("rb") as file:
                 prompts = _parsed(file, source, as_json, field, limit)
         except OSError as error:
-            raise InputError(f"--input {source}: {error.strerror}.") from error
+            raise InputError(f"{source}: {error.strerror}.") from error
     if not prompts:
         raise InputError(
             f"{source or 'standard input'} holds no prompt, only blank lines or nothing. Write a "

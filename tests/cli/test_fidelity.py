@@ -43,6 +43,7 @@ def test_a_run_prints_a_table_goes_on_and_leaves_a_plot(run, texts, tmp_path) ->
         (("-b", "75"), "No text exceeds the budget"),
         (("-p", "nonsense"), "No preset is called 'nonsense'"),
         (("--field", "question"), "question"),
+        (("--texts", "none.txt"), "error: none.txt: No such file"),
         (("--max-tokens", "10"), "must exceed the prompt's 16 tokens"),
     ],
 )

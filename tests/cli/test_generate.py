@@ -171,7 +171,7 @@ def test_a_failed_completion_fails_the_command_after_all_others_were_printed(eng
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--input", "none.txt"), "--input none.txt: No such file or directory."),
+        (("--input", "none.txt"), "error: none.txt: No such file or directory."),
         (("--policy", "nonsense", "hi"), "No preset is called 'nonsense'"),
         (("--policy", "nonsense:", "hi"), "malformed"),
         (("--budget", "4", "hi"), "Budget(tokens=4) must exceed"),
