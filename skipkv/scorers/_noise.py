@@ -5,6 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _BITS = 0xFFFF_FFFF
+_LAST = 1 - 2**-24
+"""The float32 next to 1."""
 
 
 def bits_of(*numbers: Int[Tensor, "..."] | int, device: torch.device) -> Int[Tensor, "..."]:
@@ -28,7 +30,9 @@ def uniform(bits: Int[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 def gumbel(bits: Int[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
     """Gumbel noise from 32 bits: the highest of log(w) + noise is a draw in proportion to w."""
-    return -(-(uniform(bits) + 2**-25).log()).log()
+    # half a step is added, so that 0 has a logarithm; the last number would be rounded to 1
+    inside = (uniform(bits) + 2**-25).clamp_max(_LAST)
+    return -(-inside.log()).log()
 
 
 def normal(bits: Int[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:

@@ -262,6 +262,20 @@ def test_sampled_draws_in_proportion_and_never_what_has_no_odds() -> None:
     torch.testing.assert_close(after / after.sum(), expected, atol=0.04, rtol=0)
 
 
+def test_the_rarest_noise_is_finite_too() -> None:
+    """With this seed, position 13508 draws the highest uniform number that there is."""
+    view = CacheView(
+        keys=torch.ones(1, 1, 1, 2),
+        values=torch.ones(1, 1, 1, 2),
+        positions=torch.full((1, 1, 1), 13508),
+        protected=torch.zeros(1, 1, 1, dtype=torch.bool),
+        seen=torch.tensor([200_000]),
+        sequences=torch.tensor([0]),
+    )
+    score = Sampled(scorer=ValuePeak(), seed=91).score(view)
+    assert 15 < float(score) < 20  # -log(-log(u)) for u next to 1
+
+
 def test_sampled_draws_anew_for_every_event_layer_and_head() -> None:
     plain = Sampled(scorer=KeyNorm()).score(whole())
     for other in (whole(seen=500), whole(layer=3)):
