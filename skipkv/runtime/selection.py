@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skipkv._types import CacheView, Memory, Needs, Record, Rotation, SentenceTable
+from skipkv._validators import kind_of
 from skipkv.errors import InputError
 from skipkv.policy import Policy
 from skipkv.runtime.checked import decide, law_faults
@@ -81,7 +82,7 @@ def select(
                  [0, 1, 5, 6, 7]]])
     """
     check_policy(policy, user="skipkv.select")
-    _check_shapes(keys, values, queries, positions, attention)
+    _check_shapes(keys, values, queries, positions, attention, records or {}, sinks)
     rows, device = len(keys), keys.device
     if positions is None:
         positions = torch.arange(keys.shape[2], device=device).expand(keys.shape[:3])
@@ -188,6 +189,8 @@ def _check_shapes(
     queries: Tensor | None,
     positions: Tensor | None,
     attention: Tensor | None,
+    records: Mapping[Record, Tensor],
+    sinks: Tensor | None,
 ) -> None:
     if keys.dim() != 4 or 0 in keys.shape:
         raise InputError(
@@ -200,11 +203,17 @@ def _check_shapes(
             f"select(values=...) must have the rows, heads and slots {list(slots)} of keys, got "
             f"{list(values.shape)}."
         )
-    for name, tensor in (("positions", positions), ("attention", attention)):
-        if tensor is not None and tensor.shape != slots:
-            raise InputError(
-                f"select({name}=...) must be [R, H, L] = {list(slots)}, got {list(tensor.shape)}."
-            )
+    of_slots = {"positions=...": positions, "attention=...": attention}
+    of_slots |= {f"records={{{record!r}: ...}}": held for record, held in records.items()}
+    for name, tensor in of_slots.items():
+        if tensor is not None and (not isinstance(tensor, Tensor) or tensor.shape != slots):
+            came = list(tensor.shape) if isinstance(tensor, Tensor) else kind_of(tensor)
+            raise InputError(f"select({name}) must be [R, H, L] = {list(slots)}, got {came}.")
+    if sinks is not None and (sinks.dim() != 3 or sinks.shape[:2] != keys.shape[:2]):
+        raise InputError(
+            f"select(sinks=...) must be [R, H, G] with the rows and heads {list(keys.shape[:2])} "
+            f"of keys, got {list(sinks.shape)}."
+        )
     if queries is not None and (
         queries.dim() != 5
         or queries.shape[:2] != keys.shape[:2]

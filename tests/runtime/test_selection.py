@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipkv import Budget, CacheView, Policy, Rotation, SentenceTable, presets, select
+from skipkv import Budget, CacheView, Peak, Policy, Rotation, SentenceTable, presets, select
 from skipkv.errors import ConfigError, InputError, PartError
 from skipkv.runtime.event import compress
 from skipkv.scorers import KeyNorm, WindowAttention
@@ -143,6 +143,8 @@ WINDOW = Policy(budget=Budget(tokens=9), scorer=WindowAttention(window=8))
         ({"keys": torch.ones(3, 10, 4)}, r"keys=...\) must be \[R, H, L, D\].*keys\[None\]"),
         ({"values": torch.ones(2, 3, 9, 4)}, r"values=...\) must have the rows"),
         ({"positions": torch.arange(10)}, r"positions=...\) must be \[R, H, L\]"),
+        ({"records": {Peak(): torch.ones(10)}}, r"records=\{Peak\(\): ...\}\) must be"),
+        ({"sinks": torch.ones(4)}, r"sinks=...\) must be \[R, H, G\]"),
         ({"positions": torch.zeros(2, 3, 10, dtype=torch.long)}, "must increase"),
         ({"queries": torch.ones(2, 3, 8, 4)}, r"queries=...\) must be \[R, H, G, W, D\]"),
         ({"seen": 9}, r"must exceed every position.*\[9, 9\]"),
