@@ -208,6 +208,11 @@ def evaluate(
                 "--merge and --summarize. After --merge DIR, the command without --shard and with "
                 "--output DIR decodes what is traced alone."
             )
+        if merge is not None and (shard is not None or summarize is not None):
+            raise InputError(
+                "--merge joins the folders of shards and decodes nothing: leave out --shard and "
+                "--summarize."
+            )
         if merge is not None:
             evaluation.merge(merge)
             _report(evaluation.summarize(merge, plot_format=plot_format), merge, strict=strict)

@@ -128,6 +128,7 @@ def test_shards_are_joined_to_what_one_command_writes(toy, run):
         (("-m", "x", "--shard", "2/2"), "counted from 0"),
         (("-m", "x", "--shard", "0/2", "--trace-failures", "1"), "leave out --shard"),
         (("--summarize", "x", "--trace-failures", "1"), "leave out --shard, --merge and --summ"),
+        (("--merge", "x", "--shard", "0/2"), "joins the folders of shards and decodes nothing"),
         (("-m", "x", "--shard", "2"), "must be written I/N"),
         (("-m", "x", "--shard", "0/9"), "sums has only 2 problems"),
     ],
