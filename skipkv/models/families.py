@@ -21,6 +21,7 @@ FAMILIES = (
     "granitemoehybrid",
     "jamba",
     "lfm2",
+    "lfm3",
     "llama",
     "ministral",
     "mistral",

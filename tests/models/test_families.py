@@ -77,6 +77,15 @@ OWN: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 1,
     },
     "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm3": {  # windows and states in one model
+        "num_hidden_layers": 4,
+        "layer_types": ["conv", "full_attention", "sliding_attention", "conv"],
+        "sliding_window": 8,
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": 16,
+        "num_dense_layers": 1,
+    },
     "ministral": WINDOWS,
     "mistral": {"sliding_window": None},
     "nemotron_h": {
@@ -99,6 +108,7 @@ STATES = (
     "granitemoehybrid",
     "jamba",
     "lfm2",
+    "lfm3",
     "nemotron_h",
     "olmo_hybrid",
     "qwen3_5_text",
