@@ -100,9 +100,9 @@ def table(report: Report) -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in report.rows:
-        behind = "best" if row.behind is None else _shown(row.behind)
+        excess = "best" if row.excess is None else _shown(row.excess)
         lines.append(
-            f"| {row.policy} | {row.budget} | {_shown(row.kl)} | {behind} | {row.kl95.value:.2f} | "
+            f"| {row.policy} | {row.budget} | {_shown(row.kl)} | {excess} | {row.kl95.value:.2f} | "
             f"{100 * row.same.value:.1f} | {_shown(row.rise)} |"
         )
     return "\n".join(lines)

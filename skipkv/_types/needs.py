@@ -62,7 +62,7 @@ class Needs:
             of attention, and a scorer's memory from event to event.
 
     Raises:
-        ConfigError: a value out of range, or what is no record.
+        ConfigError: a value is out of range, or something in `records` is not a record.
 
     Example:
         >>> Needs(queries=8) | Needs(queries=1, sentences=True)

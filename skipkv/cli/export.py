@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from skipkv.cli.exits import clean_exit, loading
-from skipkv.cli.options import Debug, Dtype, Published, TrustRemoteCode
+from skipkv.cli.options import BudgetTokens, Debug, Dtype, Interval, Published, TrustRemoteCode
 
 
 def export(
@@ -18,12 +18,8 @@ def export(
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
-    budget: Annotated[
-        int | None, typer.Option("--budget", "-b", help="Most entries kept per KV head, in tokens.")
-    ] = None,
-    interval: Annotated[
-        int | None, typer.Option(help="Decode steps between two compression events.")
-    ] = None,
+    budget: BudgetTokens = None,
+    interval: Interval = None,
     weights: Annotated[
         bool,
         typer.Option(

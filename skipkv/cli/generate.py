@@ -8,7 +8,16 @@ import typer
 
 from skipkv._runs import check_writable
 from skipkv.cli.exits import FAILED, clean_exit, loading
-from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
+from skipkv.cli.options import (
+    BudgetTokens,
+    Debug,
+    Device,
+    Dtype,
+    Interval,
+    Model,
+    Published,
+    TrustRemoteCode,
+)
 from skipkv.cli.output import write
 from skipkv.cli.placement import check_placement
 from skipkv.cli.prompts import Prompt, read_prompts
@@ -26,15 +35,7 @@ def generate(
             help="Prompts. Without any: those of --input, or of standard input, one per line."
         ),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="tiny or rambler (embedded models), a folder, a hub id, or a .gguf file (or its "
-            "folder).",
-        ),
-    ] = ...,  # type: ignore[assignment]
+    model: Model = ...,  # type: ignore[assignment]
     policy: Annotated[
         str,
         typer.Option(
@@ -45,12 +46,8 @@ def generate(
             "in skipkv:threshold=0.9.",
         ),
     ] = ...,  # type: ignore[assignment]
-    budget: Annotated[
-        int | None, typer.Option("--budget", "-b", help="Most entries kept per KV head, in tokens.")
-    ] = None,
-    interval: Annotated[
-        int | None, typer.Option(help="Decode steps between two compression events.")
-    ] = None,
+    budget: BudgetTokens = None,
+    interval: Interval = None,
     vector: Annotated[
         str | None,
         typer.Option(

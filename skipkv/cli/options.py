@@ -4,6 +4,19 @@ from typing import Annotated
 
 import typer
 
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="tiny or rambler (embedded models), a folder, a hub id, or a .gguf file (or its "
+        "folder).",
+    ),
+]
+BudgetTokens = Annotated[
+    int | None, typer.Option("--budget", "-b", help="Most entries kept per KV head, in tokens.")
+]
+Interval = Annotated[int | None, typer.Option(help="Decode steps between two compression events.")]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16 or float16.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:0. Default: a GPU if there is one.")

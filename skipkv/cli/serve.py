@@ -6,21 +6,22 @@ from typing import Annotated
 import typer
 
 from skipkv.cli.exits import clean_exit, loading
-from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
+from skipkv.cli.options import (
+    BudgetTokens,
+    Debug,
+    Device,
+    Dtype,
+    Interval,
+    Model,
+    Published,
+    TrustRemoteCode,
+)
 from skipkv.cli.placement import check_placement
 from skipkv.errors import InputError
 
 
 def serve(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="tiny or rambler (embedded models), a folder, a hub id, or a .gguf file (or its "
-            "folder).",
-        ),
-    ] = ...,  # type: ignore[assignment]
+    model: Model = ...,  # type: ignore[assignment]
     policy: Annotated[
         list[str],
         typer.Option(
@@ -31,12 +32,8 @@ def serve(
             "the first is for requests that name none.",
         ),
     ] = ...,  # type: ignore[assignment]
-    budget: Annotated[
-        int | None, typer.Option("--budget", "-b", help="Most entries kept per KV head, in tokens.")
-    ] = None,
-    interval: Annotated[
-        int | None, typer.Option(help="Decode steps between two compression events.")
-    ] = None,
+    budget: BudgetTokens = None,
+    interval: Interval = None,
     name: Annotated[
         str | None,
         typer.Option(help="The model's name for clients. Default: the last part of --model."),

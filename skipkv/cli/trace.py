@@ -8,7 +8,15 @@ import typer
 from skipkv._runs import check_writable, writing
 from skipkv.cli.exits import FAILED, clean_exit, loading, one_line
 from skipkv.cli.generate import as_chats, check_known
-from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
+from skipkv.cli.options import (
+    BudgetTokens,
+    Debug,
+    Device,
+    Dtype,
+    Interval,
+    Published,
+    TrustRemoteCode,
+)
 from skipkv.cli.placement import check_placement
 from skipkv.cli.terminal import put, visible
 from skipkv.errors import InputError
@@ -55,12 +63,8 @@ def trace(
             help="As for `skipkv generate`. Two of them decode the same prompt, side by side.",
         ),
     ] = None,
-    budget: Annotated[
-        int | None, typer.Option("--budget", "-b", help="Most entries kept per KV head, in tokens.")
-    ] = None,
-    interval: Annotated[
-        int | None, typer.Option(help="Decode steps between two compression events.")
-    ] = None,
+    budget: BudgetTokens = None,
+    interval: Interval = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", "-n", min=1, help="Most tokens to decode.")
     ] = 1024,

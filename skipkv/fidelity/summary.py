@@ -45,7 +45,7 @@ class Row:
         same: share of positions with the full cache's most likely token.
         nll: mean negative log-likelihood of the text, in nats.
         rise: by how much it exceeds the full cache's at the same positions.
-        behind: by how much `kl` exceeds that of the best policy at this budget, text by text; None
+        excess: by how much `kl` exceeds that of the best policy at this budget, text by text; None
             for the best itself, and where they have no text in common.
         by_distance: mean divergence by the distance from the last event, in quarters of the
             interval: shortly after it first. NaN where there is no such position.
@@ -60,7 +60,7 @@ class Row:
     same: Interval
     nll: Interval
     rise: Interval
-    behind: Interval | None
+    excess: Interval | None
     by_distance: tuple[float, ...]
 
 
@@ -86,7 +86,7 @@ class Report:
                 f"| {markdown_cell(row.policy)} | {'-' if row.budget is None else row.budget} | "
                 f"{row.texts} | {_shown(row.kl)} | {_shown(row.kl95)} | "
                 f"{_shown(row.same, 100, 1)} | {row.nll.value:.3f} | {_shown(row.rise)} | "
-                f"{'best' if row.behind is None else _shown(row.behind)} | "
+                f"{'best' if row.excess is None else _shown(row.excess)} | "
                 f"{', '.join(f'{x:.3f}' for x in row.by_distance)} |"
             )
         return "\n".join(lines)
@@ -164,7 +164,7 @@ def _means(records: Sequence[Record]) -> dict[int, float]:
     return {r.text: _mean(r.kl) for r in records}
 
 
-def _row(records: list[Record], behind: Interval | None) -> Row:
+def _row(records: list[Record], excess: Interval | None) -> Row:
     pooled = [np.array(r.kl) for r in records]
     distances = [np.array(r.distances) for r in records]
     interval = records[0].interval
@@ -181,7 +181,7 @@ def _row(records: list[Record], behind: Interval | None) -> Row:
         same=_interval([_mean(r.same) for r in records]),
         nll=_interval([_mean(r.nll) for r in records]),
         rise=_interval(rises),
-        behind=behind,
+        excess=excess,
         by_distance=tuple(
             float(every[where == b].mean()) if (where == b).any() else float("nan")
             for b in range(1, _BINS + 1)

@@ -80,7 +80,7 @@ def export(
     file = options.pop("vector", None)
     vector = None
     if file is not None:
-        # through the class: what is no vector is refused, in any of its formats
+        # through the class, which refuses a file without a vector in any of its formats
         with TemporaryDirectory() as place:
             SteeringVector.load(file).save(Path(place) / "vector.safetensors")
             raw = (Path(place) / "vector.safetensors").read_bytes()

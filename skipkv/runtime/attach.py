@@ -321,7 +321,7 @@ class Attachment:
             if kwargs.get("output_hidden_states") or self._model.config.output_hidden_states:
                 raise InputError(
                     f"{why} is fed in chunks; hidden states for all of it cannot be given. Remove "
-                    "output_hidden_states=True."
+                    f"output_hidden_states=True{', or raise the budget' if session.pads else ''}."
                 )
             if session.pads:
                 *earlier, (ids, counts) = _chunks(ids, counts, session.passes(counts))

@@ -178,14 +178,14 @@ def test_texts_count_alike_and_policies_are_paired_text_by_text() -> None:
     assert (first.policy, first.texts, first.positions) == ("a", 2, 12)
     assert first.kl.value == pytest.approx(0.2)
     assert (first.kl.low, first.kl.high) == pytest.approx((0.1, 0.3))
-    assert first.behind is None
+    assert first.excess is None
     assert first.same.value == 0.5
     assert first.rise.value == 0.5
-    assert second.behind is not None
-    assert paired([*own, *other], "b", "a", budget=16) == second.behind
+    assert second.excess is not None
+    assert paired([*own, *other], "b", "a", budget=16) == second.excess
     with pytest.raises(InputError, match="no text in common at a budget of 8"):
         paired(own, "a", "b", budget=8)
-    assert (second.behind.low, second.behind.high) == pytest.approx((0.1, 0.1))
+    assert (second.excess.low, second.excess.high) == pytest.approx((0.1, 0.1))
 
 
 def test_divergence_is_told_by_the_distance_from_the_event() -> None:
