@@ -41,7 +41,8 @@ def main(
     threshold: Annotated[float, typer.Option(help="Above it a sentence is repeated.")] = 0.9,
     budgets: Annotated[str, typer.Option(help="Percent of the full trace, or tokens.")] = BUDGETS,
     limit: Annotated[int, typer.Option(help="How many problems.")] = 500,
-    samples: Annotated[int, typer.Option(help="Samples of each problem.")] = 1,
+    samples: Annotated[int, typer.Option(help="Samples of each problem.")] = 2,
+    only: Annotated[str, typer.Option(help="Labels of policies, with commas; all if empty.")] = "",
     seed: Annotated[int, typer.Option(help="Of the problems and of the sampling.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Sequences decoded together.")] = 100,
     page: Annotated[bool, typer.Option(help="Write docs/rambler.md.")] = True,
@@ -57,8 +58,15 @@ def main(
     sampling = Sampling(
         temperature=data.defaults.temperature, top_p=data.defaults.top_p, n=samples, seed=seed
     )
+    every = policies(steerers, threshold)
+    wanted = only.split(",") if only else [*every]
+    if unknown := [label for label in wanted if label not in every]:
+        raise typer.BadParameter(f"{unknown} are none of {[*every]}.", param_hint="--only")
     sweep = Sweep(
-        data=data, policies=policies(steerers, threshold), budgets=budgets, sampling=sampling
+        data=data,
+        policies={label: every[label] for label in wanted},
+        budgets=budgets,
+        sampling=sampling,
     )
     model, tokenizer = rambler.load(device="cpu")
     summary = sweep.run(model, tokenizer, output, model_name="rambler", batch_size=batch_size)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import skipkv.trace
@@ -19,6 +19,7 @@ from skipkv.testing import toy_model, toy_tokenizer
 from skipkv.trace import Recorder, Trace
 
 PROMPTS = ["one plus two.\n\none plus two.\n\n", "a", "wait. so b is the sum of c.\n\nthen\n\n"]
+LONGEST_PROMPT = max(len(toy_tokenizer()(prompt).input_ids) for prompt in PROMPTS)
 VECTOR = SteeringVector(vector=torch.randn(64, generator=torch.Generator().manual_seed(1)), layer=1)
 
 
@@ -46,9 +47,10 @@ def positions(mask: np.ndarray) -> list[list[int]]:
 
 
 @settings(max_examples=8)
+@example(name="raas", budget=16, interval=3, layers=1, heads=1, batch_size=1, scores=False)
 @given(
     name=st.sampled_from(presets.BUDGETED),
-    budget=st.integers(12, 40),
+    budget=st.integers(16, 40),
     interval=st.integers(3, 20),
     layers=st.integers(1, 3),
     heads=st.integers(1, 3),
@@ -59,6 +61,9 @@ def test_the_masks_of_a_trace_are_those_of_the_completion(
     name: str, budget: int, interval: int, layers: int, heads: int, batch_size: int, scores: bool
 ) -> None:
     policy = presets.get(name)(budget, interval=interval)
+    assert policy.budget is not None
+    if policy.budget.prompt:  # a budget must have room for what it protects
+        policy = presets.get(name)(budget + LONGEST_PROMPT, interval=interval)
     done, traces = recorded(
         policy,
         scores=scores,
