@@ -18,7 +18,8 @@ from skipkv import Policy, SentenceTable, presets
 from skipkv.benchmark.live_memory import peak_bytes
 from skipkv.runtime.event import compress
 from skipkv.runtime.forward import PromptForward
-from skipkv.runtime.slots import CacheShape, SlotStore
+from skipkv.runtime.slots import CacheShape
+from skipkv.runtime.store import SlotStore
 
 INTERVAL = 128
 SHAPES = {  # layers, KV heads, query heads per KV head, head size
@@ -61,7 +62,7 @@ def event(name: str, budget: int, shape: CacheShape) -> tuple[int, int]:
     with torch.inference_mode():
         store = filled(policy, shape, seen)
         tables = [sentences(seen)] if policy.needs.sentences else None
-        keys = store.keys.nbytes
+        keys = store.kv_bytes // 2
         extra = peak_bytes(lambda: compress(store, policy, [0], prompts=[0], tables=tables))
     return extra, keys
 
@@ -69,9 +70,10 @@ def event(name: str, budget: int, shape: CacheShape) -> tuple[int, int]:
 def filled(policy: Policy, shape: CacheShape, seen: int) -> SlotStore:
     """A cache with one sequence that holds all of its `seen` tokens."""
     store = SlotStore(shape, sequences=1, capacity=seen, needs=policy.needs)
-    PromptForward(store, {i: i for i in range(shape.layers)}, first=0, counts=[seen], columns=seen)
+    PromptForward(store, first=0, counts=[seen], columns=seen)
+    [group] = store.groups
     random = torch.Generator().manual_seed(0)
-    for tensor in (store.keys, store.values, store.queries):
+    for tensor in (group.keys, group.values, group.queries):
         if tensor is not None:
             tensor.copy_(torch.randn(tensor.shape, generator=random))
     return store

@@ -1,15 +1,13 @@
 """A policy: five parts and a budget, checked when it is built."""
 
-import math
 from typing import TypedDict, Unpack
 
 import attrs
-from jaxtyping import Bool, Int
-from torch import Tensor
 
 from skipkv._protocols import require
 from skipkv._types import Memory, Needs, needs_of
 from skipkv._validators import is_a
+from skipkv.budget import Budget, LinearShares
 from skipkv.errors import ConfigError
 from skipkv.evictors import Evictor, KeepAll, TopK
 from skipkv.schedulers import BatchScheduler, Continuous
@@ -17,99 +15,7 @@ from skipkv.scorers import Recency, Scorer
 from skipkv.segmenters import Newline, Segmenter
 from skipkv.steerers import NoSteering, Steerer
 
-__all__ = ["Budget", "Policy"]
-
-
-@attrs.frozen(kw_only=True)
-class Budget:
-    """How many entries a row may hold per KV head, and which of them are never dropped.
-
-    Either `tokens` or `ratio` says how many entries remain after a compression event. Events follow
-    the forward pass that appends token number k * interval + 1 of a sequence (as in the published
-    implementations), and the end of a prompt that exceeds the budget.
-
-    Under `tokens` a row never holds more than budget + interval entries: a longer prompt is fed in
-    pieces, with an event after each. Under a `ratio` a prompt is fed whole, since the ratio refers
-    to the whole prompt.
-
-    Args:
-        tokens: entries kept, in tokens.
-        ratio: entries kept, as a share of the tokens seen so far, in (0, 1].
-        interval: decode steps between two compression events, in tokens.
-        window: most recent tokens, always kept.
-        sinks: first tokens of the sequence, always kept.
-        prompt: keep the whole prompt as well.
-
-    Raises:
-        ConfigError: unless exactly one of `tokens` and `ratio` is given and `tokens` leaves room
-            beside what is protected.
-
-    Example:
-        >>> Budget(tokens=1024, window=8).capacity
-        1152
-    """
-
-    tokens: int | None = attrs.field(default=None, validator=is_a(int, optional=True))
-    ratio: float | None = attrs.field(default=None, validator=is_a(float, optional=True))
-    interval: int = attrs.field(default=128, validator=is_a(int))
-    window: int = attrs.field(default=8, validator=is_a(int, least=0))
-    sinks: int = attrs.field(default=0, validator=is_a(int, least=0))
-    prompt: bool = attrs.field(default=False, validator=is_a(bool))
-
-    def __attrs_post_init__(self) -> None:
-        if (self.tokens is None) == (self.ratio is None):
-            raise ConfigError(
-                f"Budget takes either tokens or ratio, got tokens={self.tokens!r} and "
-                f"ratio={self.ratio!r}. Give exactly one."
-            )
-        if self.interval < 1:
-            raise ConfigError(
-                f"Budget(interval={self.interval}) must be at least 1: it is the number of decode "
-                "steps from one compression event to the next."
-            )
-        if self.tokens is not None and self.tokens <= self.window + self.sinks:
-            raise ConfigError(
-                f"Budget(tokens={self.tokens}) must exceed the window and sinks it protects "
-                f"({self.window} + {self.sinks}). Raise tokens or shrink them."
-            )
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise ConfigError(f"Budget(ratio={self.ratio}) must lie in (0, 1].")
-
-    @property
-    def capacity(self) -> int | None:
-        """Entries a row may hold between events, budget + interval; None under a `ratio`."""
-        return None if self.tokens is None else self.tokens + self.interval
-
-    def allowed(self, seen: int, prompt: int = 0) -> int:
-        """Entries per head a row may keep after an event.
-
-        Under a ratio it is at least one entry more than are protected.
-
-        Args:
-            seen: tokens the row's sequence has seen.
-            prompt: length of its prompt, in tokens; used if the prompt is protected.
-        """
-        if self.tokens is not None:
-            return self.tokens
-        assert self.ratio is not None  # held by the constructor
-        first = max(self.sinks, prompt) if self.prompt else self.sinks
-        return max(math.ceil(self.ratio * seen), first + self.window + 1)
-
-    def protected(
-        self, positions: Int[Tensor, "R H L"], seen: Int[Tensor, "R"], prompt: Int[Tensor, "R"]
-    ) -> Bool[Tensor, "R H L"]:
-        """Entries that an evictor must keep: window, sinks and, if asked for, the prompt.
-
-        Args:
-            positions: positions of the entries; -1 in empty slots.
-            seen: tokens seen by each row's sequence.
-            prompt: length of its prompt, in tokens.
-        """
-        first = prompt.clamp_min(self.sinks) if self.prompt else prompt.new_full((), self.sinks)
-        kept = (positions < first.reshape(-1, 1, 1)) | (
-            positions >= (seen - self.window)[:, None, None]
-        )
-        return kept & (positions >= 0)
+__all__ = ["Budget", "LinearShares", "Policy"]
 
 
 class _Fields(TypedDict, total=False):

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "skipkv").rglob("*.py"))
 PARTS = {"segmenters", "scorers", "evictors", "steerers", "schedulers"}
 
-# `errors <- _validators <- _types <- _protocols, _calls, parts <- policy <- presets <- models <-
-# runtime <- the rest`: the runtime asks `models` which architectures it decodes, and
+# `errors <- _validators <- _types <- _protocols, _calls, parts, budget <- policy <- presets <-
+# models <- runtime <- the rest`: the runtime asks `models` which architectures it decodes, and
 # `Engine.from_pretrained` for a model; nothing in `models` knows how a model is decoded.
 RANK = {
     "errors": 0,
@@ -23,6 +23,7 @@ RANK = {
     "_protocols": 3,
     "_calls": 3,
     **dict.fromkeys(PARTS, 3),
+    "budget": 3,
     "policy": 4,
     "presets": 5,
     "models": 6,
@@ -74,7 +75,7 @@ def test_a_file_in_a_folder_imports_only_what_lies_below_it(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["errors", "_validators", "_protocols", "_calls", "policy", "presets"]
+    "name", ["errors", "_validators", "_protocols", "_calls", "budget", "policy", "presets"]
 )
 def test_a_module_of_the_core_imports_only_what_lies_below_it(name):
     for layer, imported in _own_imports(ROOT / "skipkv" / f"{name}.py"):

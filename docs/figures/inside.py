@@ -25,7 +25,7 @@ GROUPS = {
     "who watches": ("observers", "timing", "progress"),
     "the session": ("session", "prefill", "graph", "compiled"),
     "asking the policy": ("event", "checked", "sentences", "last_hidden", "steering", "hidden"),
-    "the store": ("slots", "windows", "states", "forward", "decode", "kernels", "softmax"),
+    "the store": ("store", "slots", "windows", "states", "forward", "decode", "kernels", "softmax"),
     "the seam": ("seam", "attention", "rotary"),
 }
 """Every file of `skipkv/runtime`, once."""

@@ -5,6 +5,7 @@ One evictor per file, named for it. To add one: write a frozen attrs class with
 """
 
 from skipkv.evictors.keep_all import KeepAll
+from skipkv.evictors.pooled import Pooled
 from skipkv.evictors.protocol import Evictor
 from skipkv.evictors.reserved import Reserved
 from skipkv.evictors.sentence_primary import SentencePrimary
@@ -16,6 +17,7 @@ from skipkv.evictors.whole_sentence import WholeSentence
 __all__ = [
     "Evictor",
     "KeepAll",
+    "Pooled",
     "Reserved",
     "SentencePrimary",
     "Shared",

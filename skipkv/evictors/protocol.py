@@ -1,6 +1,6 @@
 """The protocol of evictors."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -20,6 +20,11 @@ class Evictor(Protocol):
 
     An evictor in which a head depends on other heads of the row says so: `mixes_heads = True`. It
     is refused where the heads of a layer are divided among processes.
+
+    An evictor may let the heads of a row share their budgets. It says so by a method
+    `most(budget)`: the most entries that it keeps of one head, at least `budget`. All heads of a
+    row together then keep at most `H * budget` entries; and all that they hold, if it is no more
+    and no head holds more than `most(budget)`. The cache has room for `most(budget)` in every head.
     """
 
     def keep(
@@ -30,6 +35,22 @@ class Evictor(Protocol):
         Args:
             scores: the scorer's values, float32.
             view: the rows the scores are for.
-            budget: most entries to keep per row and head; at least as many as are protected.
+            budget: most entries to keep per row and head, or on average over the heads of a row
+                that share it; at least as many as are protected.
         """
         ...
+
+
+def pools_heads(evictor: Any) -> bool:
+    """Whether the heads of a row share their budgets."""
+    return hasattr(evictor, "most")
+
+
+def most_of(evictor: Any, budget: int) -> int:
+    """The most entries that an evictor keeps of one head.
+
+    Args:
+        evictor: any evictor.
+        budget: entries per head, on average where heads share their budgets.
+    """
+    return int(evictor.most(budget)) if pools_heads(evictor) else budget

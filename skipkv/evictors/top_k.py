@@ -47,12 +47,12 @@ def best(
         budget: most entries to keep per row and head.
         tier: entries of a higher tier come first, whatever their scores; from -100 to 100.
     """
-    order = _order(scores, tier.masked_fill(~view.occupied, -_TIERS))
+    order = ordered(scores, tier.masked_fill(~view.occupied, -_TIERS))
     chosen = order.topk(min(budget, order.shape[-1]), dim=-1, sorted=False).indices
     return torch.zeros_like(view.occupied).scatter_(-1, chosen, True) & view.occupied
 
 
-def _order(scores: Float[Tensor, "R H L"], tier: Int[Tensor, "R H L"]) -> Int[Tensor, "R H L"]:
+def ordered(scores: Float[Tensor, "R H L"], tier: Int[Tensor, "R H L"]) -> Int[Tensor, "R H L"]:
     """A different number for every slot, ordered by tier, then score, then the earlier slot.
 
     With one number a selection is enough. Tier and score apart would take two stable sorts.

@@ -13,6 +13,7 @@ from torch import Tensor
 from skipkv import presets
 from skipkv._progress import progress_bar
 from skipkv._runs import LineFile, RunFolder, stamp
+from skipkv.budget import Budget
 from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation.fingerprints import of_model, of_prompts
 from skipkv.fidelity.divergence import divergence
@@ -20,6 +21,7 @@ from skipkv.fidelity.forced import forced_logits
 from skipkv.fidelity.records import Record
 from skipkv.fidelity.summary import Report, report
 from skipkv.policy import Policy
+from skipkv.runtime.support import least_budget
 
 _DIGITS = 6  # of a number in a record
 
@@ -108,7 +110,7 @@ def compare(
         [('full', False), ('rkv', True)]
     """
     ids = _encoded(tokenizer, texts, comparison)
-    _check_lengths(ids, comparison)
+    _check_lengths(ids, comparison, model)
     settings = {
         "model": of_model(model),
         "texts": of_prompts(ids),
@@ -208,7 +210,8 @@ def _compared(
     prompt: int,
 ) -> Iterator[Record]:
     """The records of some texts under a policy."""
-    firsts = {n: first_changed(policy, prompt, len(ids[n])) for n in some}
+    least = least_budget(policy, model.config)
+    firsts = {n: first_changed(least, prompt, len(ids[n])) for n in some}
     found: dict[int, list[list[Any]]] = {n: [[], [], [], []] for n in some}
     at = dict.fromkeys(some, prompt - 1)
     changed = [n for n in some if firsts[n] < len(ids[n])]
@@ -245,15 +248,14 @@ def _compared(
         )
 
 
-def first_changed(policy: Policy, prompt: int, length: int) -> int:
-    """The first position of a text that is computed after the policy has dropped something.
+def first_changed(budget: Budget | None, prompt: int, length: int) -> int:
+    """The first position of a text that is computed after a policy has dropped something.
 
     Args:
-        policy: the policy; one without a budget may change every position.
+        budget: of the layer that has least; a policy without one may change every position.
         prompt: tokens of the prompt.
         length: tokens of the text. It is returned where nothing is dropped in time.
     """
-    budget = policy.budget
     if budget is None:
         return prompt
     after = (prompt - 1) // budget.interval * budget.interval + budget.interval + 1
@@ -276,7 +278,7 @@ def _encoded(
     return found
 
 
-def _check_lengths(ids: list[list[int]], comparison: Comparison) -> None:
+def _check_lengths(ids: list[list[int]], comparison: Comparison, model: Any) -> None:
     least = comparison.prompt_tokens + 2
     for number, text in enumerate(ids):
         if len(text) < least:
@@ -287,7 +289,8 @@ def _check_lengths(ids: list[list[int]], comparison: Comparison) -> None:
             )
     longest = max(map(len, ids))
     for label, policy in comparison.policies:
-        if first_changed(policy, comparison.prompt_tokens, longest) >= longest:
+        budget = least_budget(policy, model.config)
+        if first_changed(budget, comparison.prompt_tokens, longest) >= longest:
             raise InputError(
                 f"No text exceeds the budget of {_key(label, policy)}: the longest has {longest} "
                 "tokens, so nothing would be dropped. Give longer texts, or a smaller budget or "

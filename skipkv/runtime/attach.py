@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
+from skipkv.budget import Budget
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
@@ -38,6 +39,7 @@ from skipkv.runtime.support import (
     check_policy,
     check_prompt,
     check_tokenizer,
+    least_budget,
 )
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.trial import check_untested
@@ -101,13 +103,14 @@ def attach(
     check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
     check_rotary(policy, model)
     check_devices(model, policy)
+    least = least_budget(policy, model.config)
     if tokenizer is None and (policy.needs.sentences or policy.steerer.layer is not None):
         raise ConfigError(
             "This policy reads text (sentences or steering). Give the tokenizer: "
             "skipkv.attach(model, policy, tokenizer=tokenizer)."
         )
     check_untested(model, by=ATTACH)
-    attachment = Attachment(model, policy, tokenizer, trace=trace)
+    attachment = Attachment(model, policy, tokenizer, least=least, trace=trace)
     if attachment._text is not None:
         warn_if_idle(policy.steerer, attachment._text, vocabulary=model.config.vocab_size)
     with borrowed(model, by=ATTACH), _without_paging(model, attachment):
@@ -160,6 +163,7 @@ class Attachment:
         model: the model it is on.
         policy: what is kept.
         tokenizer: where the policy reads text.
+        least: the smallest budget of a layer.
         trace: whether events are recorded.
     """
 
@@ -169,10 +173,12 @@ class Attachment:
         policy: Policy,
         tokenizer: PreTrainedTokenizerBase | None,
         *,
+        least: Budget | None,
         trace: bool,
     ) -> None:
         self._model = model
         self._policy = policy
+        self._least = least
         self._text = None if tokenizer is None else TokenText(tokenizer)
         self._tracing = trace
         self._trace: EventLog | None = None
@@ -463,7 +469,7 @@ class Attachment:
     def _start(self, prompts: Sequence[int]) -> None:
         """A new generation begins: a session of its own."""
         for index, prompt_tokens in enumerate(prompts):
-            check_prompt(self._policy.budget, prompt_tokens, index)
+            check_prompt(self._least, prompt_tokens, index)
         self._check_logits()
         self._close()
         self._decoded.clear()

@@ -11,10 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.forward import Forward
+from skipkv.runtime.forward import Prompts, SlotPrompts, Steps
 from skipkv.runtime.softmax import PLAIN, Softmax, observed
-from skipkv.runtime.windows import WindowSteps
 
 Record = Callable[[Float[Tensor, "B H G t L"], slice], None]
 """Gets the attention weights of some columns of a pass."""
@@ -24,7 +22,7 @@ _TILE = 128
 
 
 def attend(
-    forward: Forward,
+    part: Prompts | Steps,
     layer: int,
     query: Float[Tensor, "B Q T D"],
     key: Float[Tensor, "B H L D"],
@@ -35,8 +33,8 @@ def attend(
     """Attention of one layer in a forward pass.
 
     Args:
-        forward: the pass.
-        layer: of the store.
+        part: the pass, as the layers of this kind and capacity know it.
+        layer: the index of the layer among these.
         query: queries of the new tokens; `Q` is `H * G` query heads.
         key: the keys that the rows hold.
         value: the values that the rows hold.
@@ -45,33 +43,15 @@ def attend(
     """
     batch, heads, _, size = key.shape
     columns = query.shape[2]
-    if isinstance(forward, DecodeForward):
-        grouped = query.view(batch, heads, -1, size)
-        one = forward.attend(layer, grouped, key, value, scale, softmax)
+    if isinstance(part, Steps):
+        one = part.attend(layer, query.view(batch, heads, -1, size), key, value, scale, softmax)
         return one.reshape(batch, 1, -1, size)
     grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
-    forward.observe(layer, observed(grouped, scale))
-    record = partial(forward.add_attention, layer) if forward.store.weighs else None
-    return _prompt(grouped, key, value, forward.mask(layer), scale, softmax, record)
-
-
-def attend_in_window(
-    forward: Forward,
-    query: Float[Tensor, "B Q T D"],
-    key: Float[Tensor, "B H L D"],
-    value: Float[Tensor, "B H L D"],
-    scale: float,
-    softmax: Softmax = PLAIN,
-) -> Float[Tensor, "B T Q D"]:
-    """The same for a layer with a window, of which no part sees anything."""
-    assert forward.windows is not None
-    batch, heads, _, size = key.shape
-    columns = query.shape[2]
-    if isinstance(forward.windows, WindowSteps):
-        one = forward.windows.attend(query.view(batch, heads, -1, size), key, value, scale, softmax)
-        return one.reshape(batch, 1, -1, size)
-    grouped = query.view(batch, heads, -1, columns, size)  # [B H G T D]
-    return _prompt(grouped, key, value, forward.windows.mask, scale, softmax, None)
+    record = None
+    if isinstance(part, SlotPrompts):
+        part.observe(layer, observed(grouped, scale), softmax)
+        record = partial(part.add_attention, layer) if part.weighs else None
+    return _prompt(grouped, key, value, part.mask(layer), scale, softmax, record)
 
 
 def _prompt(

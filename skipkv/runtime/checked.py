@@ -24,6 +24,7 @@ from skipkv._calls import (
 from skipkv._types import CacheView, Cut, Memory, Request, SteeringContext, TokenStream
 from skipkv.errors import ModelError, PartError, SkipKVError
 from skipkv.evictors import Evictor
+from skipkv.evictors.protocol import most_of, pools_heads
 from skipkv.policy import Policy
 from skipkv.schedulers import BatchScheduler
 from skipkv.scorers import Scorer
@@ -168,7 +169,8 @@ def decide(
     Args:
         policy: scorer and evictor.
         view: row r is sequence r % count.
-        budget: the most entries to keep per row and head.
+        budget: the most entries to keep per row and head; on average over the heads of a row,
+            where the evictor lets them share it.
         count: sequences in the view.
         watch: gets the view and its scores.
 
@@ -196,7 +198,7 @@ def decide(
     laws = torch.stack(
         [
             finite.flatten(1).all(dim=1),
-            (keep.sum(dim=-1) <= budget).all(dim=1),
+            _within(keep, policy.evictor, budget),
             ~(keep & ~occupied).flatten(1).any(dim=1),
             ~(protected & ~keep).flatten(1).any(dim=1),
             _all_finite(remembered, occupied),
@@ -204,6 +206,13 @@ def decide(
     )  # [5 R]
     held = laws.unflatten(1, (-1, count)).all(dim=1).T
     return Decision(keep=keep, held=held, remembered=remembered)
+
+
+def _within(keep: Bool[Tensor, "R H L"], evictor: Evictor, budget: int) -> Bool[Tensor, "R"]:
+    """Whether each row keeps no more than its budget."""
+    kept = keep.sum(dim=-1)  # [R H]
+    within = (kept <= most_of(evictor, budget)).all(dim=1)
+    return within & (kept.sum(dim=1) <= budget * kept.shape[1])
 
 
 def _all_finite(
@@ -254,8 +263,11 @@ def law_faults(
                 "True.",
             )
         elif not within:
+            most = f", or more than {most_of(policy.evictor, budget)} of one head"
             fault = broken(
-                policy.evictor, f" kept more than the budget of {budget} entries per head."
+                policy.evictor,
+                f" kept more than the budget of {budget} entries per head"
+                f"{most if pools_heads(policy.evictor) else ''}.",
             )
         elif not real:
             fault = broken(

@@ -35,7 +35,7 @@ from skipkv.runtime.server import Server
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.streaming import Piece, TextStream
-from skipkv.runtime.support import check_architecture, check_given, check_policy
+from skipkv.runtime.support import check_architecture, check_given, check_policy, least_budget
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.timing import Timings
 from skipkv.runtime.trial import check_untested
@@ -106,6 +106,7 @@ class Engine:
         check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
         check_rotary(policy, model)
         check_devices(model, policy)
+        least = least_budget(policy, model.config)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(
                 f"Engine(batch_size={batch_size!r}) must be a whole number, 1 or more."
@@ -130,7 +131,7 @@ class Engine:
         given = None if eos_token_ids is None else whole_numbers("eos_token_ids", eos_token_ids)
         self._eos = _eos(model, tokenizer) if given is None else frozenset(given)
         self._text = TokenText(tokenizer)
-        self._desk = OrderDesk(model, tokenizer, policy.budget)
+        self._desk = OrderDesk(model, tokenizer, least)
         warn_if_idle(policy.steerer, self._text, vocabulary=model.config.vocab_size)
 
     @classmethod

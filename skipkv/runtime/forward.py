@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.slots import SlotStore, on_device
-from skipkv.runtime.windows import WindowPrompts
+from skipkv.runtime.decode import DecodeForward, SlotSteps
+from skipkv.runtime.slots import LayerGroup, on_device
+from skipkv.runtime.softmax import Softmax
+from skipkv.runtime.store import SlotStore
+from skipkv.runtime.windows import WindowPrompts, WindowSteps
 
 
 class PromptForward:
@@ -16,8 +18,7 @@ class PromptForward:
 
     The pass feeds `T` columns to the lanes `first .. first + len(counts)`. The last `counts[b]`
     columns of row b are tokens. The columns before are padding, which is neither stored nor seen.
-
-    A token goes into the next slot of each head, and sees the slots up to its own.
+    What differs from one group of layers to another is in its `groups`.
 
     Args:
         store: the cache. Its token counts grow when this object is made.
@@ -25,8 +26,6 @@ class PromptForward:
         counts: tokens of each lane.
         columns: columns of the pass, at least as many as any lane has tokens.
     """
-
-    decoding = False
 
     def __init__(
         self,
@@ -40,65 +39,103 @@ class PromptForward:
         self.first, self.last = first, first + len(counts)
         self.counts = counts
         self.columns = columns
-        lanes, device = slice(first, self.last), store.keys.device
+        self.lanes = lanes = slice(first, self.last)
+        place = torch.arange(columns, device=store.device)
+        # [B T], negative in padding
+        self.place = place - (columns - on_device(counts, store.device)[:, None])
+        self.real: Bool[Tensor, "B T"] = self.place >= 0
         seen = store.seen[lanes]
-        place = torch.arange(columns, device=device)
-        place = place - (columns - on_device(counts, device)[:, None])  # [B T], negative in padding
-        self._real: Bool[Tensor, "B T"] = place >= 0
-        self.positions: Int[Tensor, "B T"] = (seen[:, None] + place).clamp_min(0)
-        # The slot of each column. Padding has none. It attends to the entries before the pass, or
-        # to slot 0, so that its softmax is defined. Its result is unused.
-        own = store.lengths[:, lanes, :, None] + place[:, None]
-        self._own: Int[Tensor, "layers B H T"] = own.clamp_min_(0)
-        self._rows, self._columns = self._real.nonzero(as_tuple=True)
-        if store.queries is not None:
-            newest = self._real & (place >= place[:, -1:] + 1 - store.needs.queries)
-            self._newest = newest.nonzero(as_tuple=True)
-            self._in_ring = self.positions[self._newest] % store.needs.queries
+        self.positions: Int[Tensor, "B T"] = (seen[:, None] + self.place).clamp_min(0)
+        self.tokens = self.real.nonzero(as_tuple=True)
+        """Rows and columns of the tokens."""
+        self.groups = [SlotPrompts(self, group) for group in store.groups]
+        self._of = {
+            layer: (prompts, at)
+            for prompts in self.groups
+            for at, layer in enumerate(prompts.group.layers)
+        }
         self.windows = None
         """The same for the layers with a window; None where there are none."""
         if store.windows is not None:
             self.windows = WindowPrompts(
-                store.windows, first=first, seen=store.tokens_seen[lanes], place=place
+                store.windows, first=first, seen=store.tokens_seen[lanes], place=self.place
             )
         store.append(first, counts)
-        self.width = max(store.widths[lanes])
-        self._even = all(store.even[lanes])  # then all heads and layers share a mask
+        for prompts in self.groups:
+            prompts.width = max(prompts.group.widths[lanes])
+
+    def of(self, layer: int) -> "tuple[SlotPrompts, int]":
+        """The pass in a stored layer's group, and the layer's index there."""
+        return self._of[layer]
+
+
+class SlotPrompts:
+    """A pass over prompts in the layers of one group.
+
+    A token goes into the next slot of each head, and sees the slots up to its own.
+
+    Args:
+        forward: the pass, as all groups know it.
+        group: the layers' entries before the pass.
+    """
+
+    width: int
+    """The most entries of a head after the pass."""
+
+    def __init__(self, forward: PromptForward, group: LayerGroup) -> None:
+        self.group = group
+        self._forward, self._lanes = forward, forward.lanes
+        place = forward.place
+        # The slot of each column. Padding has none. It attends to the entries before the pass, or
+        # to slot 0, so that its softmax is defined. Its result is unused.
+        own = group.lengths[:, forward.lanes, :, None] + place[:, None]
+        self._own: Int[Tensor, "layers B H T"] = own.clamp_min_(0)
+        if group.queries is not None:
+            newest = forward.real & (place >= place[:, -1:] + 1 - group.needs.queries)
+            self._newest = newest.nonzero(as_tuple=True)
+            self._in_ring = forward.positions[self._newest] % group.needs.queries
+        self._even = all(group.even[forward.lanes])  # then all heads and layers share a mask
         self._shared_mask: Bool[Tensor, "B 1 T L"] | None = None
-        self._heads = torch.arange(store.shape.heads, device=device)
+        self._heads = torch.arange(group.shape.heads, device=place.device)
 
     def write(
         self, layer: int, keys: Float[Tensor, "B H T D"], values: Float[Tensor, "B H T D"]
     ) -> tuple[Float[Tensor, "B H L D"], Float[Tensor, "B H L D"]]:
         """Store a layer's new keys and values; return all that its rows may attend to, as views."""
-        slots = self._own[layer][self._rows, :, self._columns]  # [M H]
-        index = (self._rows[:, None], self._heads, slots)
+        rows, columns = self._forward.tokens
+        slots = self._own[layer][rows, :, columns]  # [M H]
+        index = (rows[:, None], self._heads, slots)
         stored = []
-        for cache, new in ((self.store.keys, keys), (self.store.values, values)):
-            rows = cache[layer, self.first : self.last]
-            rows[index] = new.detach()[self._rows, :, self._columns]  # [M H D]
-            stored.append(rows[:, :, : self.width])
+        for cache, new in ((self.group.keys, keys), (self.group.values, values)):
+            held = cache[layer, self._lanes]
+            held[index] = new.detach()[rows, :, columns]  # [M H D]
+            stored.append(held[:, :, : self.width])
         return stored[0], stored[1]
 
-    def observe(self, layer: int, queries: Float[Tensor, "B H G T D"]) -> None:
-        """Record a layer's most recent queries, if some part needs them."""
-        if self.store.queries is None:
+    def observe(self, layer: int, queries: Float[Tensor, "B H G T D"], softmax: Softmax) -> None:
+        """Record how a layer computes weights and, if some part needs them, its last queries."""
+        self.group.softmax[layer] = softmax
+        if self.group.queries is None:
             return
         rows, columns = self._newest
-        ring = self.store.queries[layer, self.first : self.last]
+        ring = self.group.queries[layer, self._lanes]
         ring[rows, :, :, self._in_ring] = queries.detach()[rows, :, :, columns]
+
+    @property
+    def weighs(self) -> bool:
+        """Whether `add_attention` wants the weights."""
+        return self.group.needs.weights
 
     def add_attention(
         self, layer: int, weights: Float[Tensor, "B H G t L"], columns: slice
     ) -> None:
         """Bring the statistics of attention up to date with tokens of these columns."""
-        real = self._real[:, columns]
+        real = self._forward.real[:, columns]
         weights = weights.detach() * real[:, None, None, :, None]
-        positions = self.positions[:, columns].masked_fill(~real, -1)
+        positions = self._forward.positions[:, columns].masked_fill(~real, -1)
         newest = self._own[layer, :, :, -1:]
         free = torch.arange(self.width, device=newest.device) > newest
-        lanes = slice(self.first, self.last)
-        self.store.receive(layer, lanes, weights, positions, free)
+        self.group.receive(layer, self._lanes, weights, positions, free)
 
     def mask(self, layer: int) -> Bool[Tensor, "B #H T L"]:
         """The slots each column may see: its own and those before."""
@@ -112,4 +149,7 @@ class PromptForward:
 
 
 Forward = PromptForward | DecodeForward
-"""A forward pass under way, as the cache and attention see it."""
+"""A forward pass under way."""
+Prompts = SlotPrompts | WindowPrompts
+Steps = SlotSteps | WindowSteps
+"""What layers of one kind do in it."""

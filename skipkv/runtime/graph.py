@@ -20,7 +20,7 @@ from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.observers import Steered
 from skipkv.runtime.sampling import choose
 from skipkv.runtime.session import Session
-from skipkv.runtime.slots import SlotStore
+from skipkv.runtime.store import SlotStore
 
 Record = Callable[[Callable[[], None]], Callable[[], object]]
 """Records what a function does; returns a function that replays it. It may run it meanwhile."""
@@ -119,15 +119,15 @@ class RecordedSteps:
         if self._kernel is None:
             store = self._session.store
             self._kernel = kernels.sdpa
-            if store.keys.device.type != "cpu":
+            if store.device.type != "cpu":
                 self._kernel = kernels.CANDIDATES[_chosen_for(store, count)]
         return self._kernel
 
 
 def _chosen_for(store: SlotStore, count: int) -> str:
     """The name of the fastest attention for the first `count` lanes of a store."""
-    some = min(_TRIED, store.shape.layers)
-    keys, values = store.keys[:some, :count], store.values[:some, :count]
+    largest = max(store.groups, key=lambda group: group.bytes)
+    keys, values = largest.keys[:_TRIED, :count], largest.values[:_TRIED, :count]
     case = keys.device, keys.dtype, *keys.shape, store.shape.groups
     if case not in _chosen:
         try:
@@ -142,7 +142,7 @@ class _Shape:
     """A step for some number of sequences: its fixed tensors, and how to do it again."""
 
     def __init__(self, session: Session, kernel: kernels.Kernel, count: int, sampled: bool) -> None:
-        device = session.store.keys.device
+        device = session.store.device
         self._session = session
         self._ids = torch.zeros(count, 1, dtype=torch.long, device=device)
         self._pass = session.fixed_step(self._ids, kernel)

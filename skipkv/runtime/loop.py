@@ -98,7 +98,7 @@ class DecodeLoop:
         self._model = session.model
         self._scheduler = session.policy.scheduler
         self._lanes = session.store.sequences
-        self._device = session.store.keys.device
+        self._device = session.store.device
         self._eos = eos
         self._ends = eos | {NO_TOKEN}  # tokens at which a sequence ends
         self._text = text

@@ -9,7 +9,7 @@ from skipkv.errors import InputError
 from skipkv.runtime.observers import Observers, SequenceEvent
 from skipkv.runtime.prompts import chat_text, is_chat, text_ids, token_ids
 from skipkv.runtime.sentences import SentenceTracker
-from skipkv.runtime.slots import SavedLane
+from skipkv.runtime.store import SavedLane
 
 
 @attrs.frozen(kw_only=True)

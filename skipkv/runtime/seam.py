@@ -32,8 +32,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from skipkv._validators import kind_of
 from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
 from skipkv.models.architecture import Architecture
-from skipkv.runtime.attention import attend, attend_in_window
-from skipkv.runtime.forward import Forward
+from skipkv.runtime.attention import attend
+from skipkv.runtime.forward import Forward, Prompts, Steps
 from skipkv.runtime.softmax import PLAIN, Softmax
 from skipkv.runtime.states import StateLayer
 
@@ -233,12 +233,17 @@ class SlotCache(Cache):
     @torch.no_grad()
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new entries; returns those the pass may attend to. No gradient passes."""
-        forward, keys, values = self.forward, keys.to(self._dtype), values.to(self._dtype)
+        part, at = self._part(layer)
         self._written.append(layer)
+        return part.write(at, keys.to(self._dtype), values.to(self._dtype))
+
+    def _part(self, layer: int) -> tuple[Prompts | Steps, int]:
+        """The pass under way as a layer's group knows it, and the layer's index there."""
         if layer in self._full:
-            return forward.write(self._full[layer], keys, values)
-        assert forward.windows is not None
-        return forward.windows.write(self._windowed[layer], keys, values)
+            return self.forward.of(self._full[layer])
+        windows = self.forward.windows
+        assert windows is not None
+        return windows, self._windowed[layer]
 
     def window_of(self, layer: int) -> int | None:
         """Tokens that a layer of the model attends to; None for the whole past."""
@@ -254,13 +259,9 @@ class SlotCache(Cache):
         softmax: Softmax = PLAIN,
     ) -> Tensor:
         """Attention of the pass under way."""
+        part, at = self._part(layer)
         self._attended.append(layer)
-        forward, queries = self.forward, query.to(self._dtype)
-        if layer in self._full:
-            forward.store.softmax[self._full[layer]] = softmax
-            output = attend(forward, self._full[layer], queries, key, value, scale, softmax)
-        else:
-            output = attend_in_window(forward, queries, key, value, scale, softmax)
+        output = attend(part, at, query.to(self._dtype), key, value, scale, softmax)
         return output.to(query.dtype)
 
 

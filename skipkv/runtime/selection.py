@@ -54,7 +54,8 @@ def select(
             all rows or one per row. By default one more than the row's highest position.
         prompt: length of each row's prompt, in tokens, for budgets that protect it.
         layers: layer of the model that each row belongs to, from 0.
-        depth: layers of the model; by default as many as the highest of `layers` tells of.
+        depth: layers of the model; by default as many as the highest of `layers` tells of. They
+            divide a budget with shares (`Budget(layers=...)`), which needs it.
         attention: attention that each entry has received so far, summed over queries.
         rotation: how positions turn keys.
         sentences: a table per sequence.
@@ -124,11 +125,13 @@ def select(
         sentences=sentences,
         rotation=rotation,
     )
+    budgets = policy.budget.of_layers(view.depth)
     allowed = [
-        policy.budget.allowed(t, p) for t, p in zip(tokens.tolist(), prompts.tolist(), strict=True)
+        budgets[layer].allowed(t, p)
+        for layer, t, p in zip(numbers.tolist(), tokens.tolist(), prompts.tolist(), strict=True)
     ]
     keep = torch.zeros_like(view.occupied)
-    for budget in sorted(set(allowed)):  # under a ratio rows may differ
+    for budget in sorted(set(allowed)):  # under a ratio rows may differ, and by their layers
         some = torch.tensor([a == budget for a in allowed], device=device).nonzero()[:, 0]
         keep[some] = _kept(policy, _rows(view, some), budget)
     return _compacted(positions, keep)

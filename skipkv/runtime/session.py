@@ -8,6 +8,7 @@ from collections import abc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from operator import add
 from typing import Any, cast
 
 import attrs
@@ -23,7 +24,7 @@ from skipkv.runtime import checked
 from skipkv.runtime.compiled import CompiledLayers
 from skipkv.runtime.completion import Stats
 from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.event import Outcome, compress
+from skipkv.runtime.event import Outcome, budgets_of, compress
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.last_hidden import LastHidden
@@ -42,9 +43,10 @@ from skipkv.runtime.rotary import rotation_of
 from skipkv.runtime.seam import SlotCache, cache_name, under_way
 from skipkv.runtime.sentences import SentenceTracker, feed
 from skipkv.runtime.sequence import Sequence
-from skipkv.runtime.slots import SlotStore, put
+from skipkv.runtime.slots import put
 from skipkv.runtime.steering import Steering, check_steerer
-from skipkv.runtime.support import cache_shape
+from skipkv.runtime.store import SlotStore
+from skipkv.runtime.support import cache_shape, layer_groups, least_budget
 from skipkv.runtime.text import TokenText
 
 # Entries there is room for at first, and steps between two looks at the sentences, where no budget
@@ -106,24 +108,27 @@ class Session:
         self._text = text
         self._compiled = compiled
         self.observers = observers
-        fixed = None if policy.budget is None else policy.budget.capacity
         # A budget may be larger than all that a sequence can come to hold.
         if longest is None:
             longest = getattr(config, "max_position_embeddings", None)
         self._device = model.device
         shape = cache_shape(config, ranks=ranks_of(model))
         self.heads = shape.layers * shape.heads  # KV heads of all layers together
+        groups = layer_groups(policy, shape.layers)
+        self._least = least_budget(policy, config)
         self.store = SlotStore(
             shape,
             sequences=sequences,
-            capacity=min(fixed or _ROOM, longest or fixed or _ROOM),
+            capacity={
+                layers: min(room or _ROOM, longest or room or _ROOM)
+                for layers, room in groups.items()
+            },
             needs=policy.needs,
             longest=longest,
             dtype=model.dtype,
             device=self._device,
         )
         self._rotation = rotation_of(model) if policy.needs.rotary else None
-        self._fixed = fixed
         self.cache = SlotCache(config, dtype=model.dtype)
         self._cache_name = cache_name(model)
         self.sequences: list[Sequence] = []
@@ -197,7 +202,7 @@ class Session:
     def start_after(self, state: PrefixState, sequence: Sequence) -> None:
         """Add a sequence whose prefix has been read by another one."""
         self.start(sequence)
-        self._reserve(state.lane.width)
+        self._reserve([rows.width for rows in state.lane.groups])
         self.store.load(sequence.lane, state.lane)
         if self._steering is not None and state.steering is not None:
             self._steering.load(sequence.lane, state.steering)
@@ -298,8 +303,8 @@ class Session:
 
     @property
     def room(self) -> int | None:
-        """Entries a row may ever hold; None where the cache grows."""
-        return self._fixed
+        """Entries that every head has room for at least; None where the cache grows."""
+        return None if self._least is None else self._least.capacity
 
     @property
     def pads(self) -> bool:
@@ -313,24 +318,31 @@ class Session:
                 if not self.store.tokens_seen[sequence.lane]:
                     self.store.clear(sequence.lane)
 
-    def _reserve(self, room: int) -> None:
-        if room > self.store.capacity:
-            self._decode = None  # its views would keep the old cache alive
+    def _make_room(self, first: int, counts: abc.Sequence[int]) -> None:
+        """Make room for so many more tokens in each of the lanes from `first` on."""
+        widths = [group.widths[first:] for group in self.store.groups]
+        self._reserve([max(map(add, own, counts)) for own in widths])
+
+    def _reserve(self, rooms: abc.Sequence[int]) -> None:
+        """Make room for so many entries of each head, a number for each group of layers."""
+        if not self.store.lacks_room(rooms):
+            return
+        self._decode = None  # its views would keep the old cache alive
         ends = [sequence.most_tokens for sequence in self.sequences]
         known = [end for end in ends if end is not None]
-        self.store.reserve(room, limit=max(known) if len(known) == len(ends) else None)
+        self.store.reserve(rooms, limit=max(known) if len(known) == len(ends) else None)
 
     def passes(self, prompts: abc.Sequence[int]) -> list[list[range]]:
         """The forward passes that bring in prompts of these lengths: see `prefill.plan`.
 
         Where the cache grows, under a ratio too, a prompt goes in whole.
         """
-        return plan(prompts, self._fixed or max(prompts), self._interval)
+        return plan(prompts, self.room or max(prompts), self._interval)
 
     def ends(self, prompt: int, *, prefix: int = 0) -> list[int]:
         """Where the passes over a prompt of this length end: see `prefill.ends`."""
-        budget = None if self.policy.budget is None else self.policy.budget.tokens
-        return ends(prompt, prefix=prefix, first=self._fixed, chunk=self._interval, budget=budget)
+        budget = None if self._least is None else self._least.tokens
+        return ends(prompt, prefix=prefix, first=self.room, chunk=self._interval, budget=budget)
 
     def prompts(
         self,
@@ -349,8 +361,7 @@ class Session:
             ids: the tokens.
             columns: what the pass adds to the length of the cache, if not all columns of `ids`.
         """
-        room = max(self.store.widths[first + i] + count for i, count in enumerate(counts))
-        self._reserve(room)
+        self._make_room(first, counts)
         forward = PromptForward(self.store, first=first, counts=counts, columns=ids.shape[1])
         return Pass(forward=forward, ids=ids, columns=ids.shape[1] if columns is None else columns)
 
@@ -364,7 +375,7 @@ class Session:
         forward, count = self._decode, len(ids)
         if forward is None or forward.last != count or not forward.current:
             forward = None
-            self._reserve(max(self.store.widths[:count]) + 1)
+            self._make_room(0, [1] * count)
             forward = self._decode = DecodeForward(
                 self.store, first=0, last=count, interval=self._interval
             )
@@ -441,12 +452,13 @@ class Session:
                     return last()
             # A trial. All that it writes is written again by the pass itself, but for statistics
             # and states.
-            records, states = self.store.records, self.store.states
-            before = [values.clone() for values in records.values()]
+            records = [r for group in self.store.groups for r in group.records.values()]
+            states = self.store.states
+            before = [values.clone() for values in records]
             held = None if states is None else states.save()
             tried = layers.attempt(last)
             self.cache.begin(pass_.forward)
-            for values, old in zip(records.values(), before, strict=True):
+            for values, old in zip(records, before, strict=True):
                 values.copy_(old)
             if states is not None and held is not None:
                 states.load(held)
@@ -473,7 +485,7 @@ class Session:
         if sequence.error is not None:
             return sequence.error
         fault = None if self._steering is None else self._steering.fault(sequence.lane)
-        return fault or checked.not_finite("logits are", self.store.keys.dtype)
+        return fault or checked.not_finite("logits are", self.store.dtype)
 
     def events(self, sequences: abc.Sequence[Sequence]) -> None:
         """Read new sentences of these sequences, and bring them down to their budget.
@@ -553,8 +565,7 @@ class Session:
 
     def _kept(self, lane: int) -> Int[Tensor, "layers H K"]:
         """Positions that a lane holds, filled up with -1, on the CPU."""
-        layers = slice(0, self.store.shape.layers)
-        return self.store.positions(layers, [lane], self.store.widths[lane])[:, 0].int().cpu()
+        return self.store.positions(lane).int().cpu()
 
     def _tell_shared(self, sequence: Sequence) -> None:
         """Tell observers, for this sequence too, of the events that it shares with another."""
@@ -571,15 +582,17 @@ class Session:
 
     def over_budget(self, sequences: abc.Sequence[Sequence]) -> list[Sequence]:
         """Those of these sequences that can go on and hold more than their budget allows."""
-        budget, store = self.policy.budget, self.store
-        if budget is None:
+        if self.policy.budget is None:
             return []
         return [
             sequence
             for sequence in sequences
             if sequence.error is None
-            and store.widths[sequence.lane]
-            > budget.allowed(store.tokens_seen[sequence.lane], sequence.prompt_tokens)
+            and any(
+                group.widths[sequence.lane]
+                > budget.allowed(self.store.tokens_seen[sequence.lane], sequence.prompt_tokens)
+                for group, budget in budgets_of(self.policy.budget, self.store)
+            )
         ]
 
     def due(self) -> list[Sequence]:

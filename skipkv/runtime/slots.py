@@ -1,4 +1,4 @@
-"""The storage of the KV cache: every entry of every layer, sequence and head, in one allocation."""
+"""The entries of layers with one capacity, of every sequence and head, in one allocation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +10,6 @@ from torch import Tensor
 
 from skipkv._types import Memory, Needs, Statistic
 from skipkv.runtime.softmax import PLAIN
-from skipkv.runtime.states import StateKey, StateStore
-from skipkv.runtime.windows import WindowStore
 
 
 @attrs.frozen(kw_only=True)
@@ -42,24 +40,25 @@ class CacheShape:
     window: int = 0
     states: bool = False
 
+    def of(self, layers: Sequence[int]) -> "CacheShape":
+        """The shape of some of the stored layers, given by their indices."""
+        numbers = tuple(self.numbers[layer] for layer in layers)
+        return attrs.evolve(self, layers=len(numbers), numbers=numbers, windowed=0, states=False)
+
 
 @attrs.frozen(kw_only=True, eq=False)
-class SavedLane:
-    """A copy of what a store holds of one sequence.
+class SavedRows:
+    """A copy of what some layers hold of one sequence.
 
     Args:
-        tensors: its rows of the store's tensors, but for states.
-        states: its states: see `StateStore.save_lane`.
+        tensors: its rows of their tensors.
         width: the most entries of a head.
-        tokens_seen: tokens that it has seen.
         least_dropped: entries that every head has dropped.
         even: whether all heads hold equally many entries.
     """
 
     tensors: Sequence[Tensor]
-    states: Mapping[StateKey, Tensor]
     width: int
-    tokens_seen: int
     least_dropped: int
     even: bool
 
@@ -82,14 +81,13 @@ def put(items: list[Any], targets: Sequence[int], sources: Sequence[int]) -> Non
         items[target] = item
 
 
-class SlotStore:
-    """Keys and values of all layers, `[layers, S, H, capacity, D]`, and their positions.
+class LayerGroup:
+    """Layers of one capacity: keys and values `[layers, S, H, capacity, D]`, and their positions.
 
-    A sequence has a lane, an index of axis `S`. Running sequences have the lanes `0 .. n`, so that
-    a step works on views and copies nothing. Each lane has its own length: padding is never stored.
-
-    Each head fills its first slots in the order of positions: the entries that the last compaction
-    kept, then every token since. For example, a head that has seen 12 tokens and dropped 5:
+    A sequence has a lane, an index of axis `S`. Each lane has its own length: padding is never
+    stored. Each head fills its first slots in the order of positions: the entries that the last
+    compaction kept, then every token since. For example, a head that has seen 12 tokens and dropped
+    5:
 
         slot             0   1   2   3 | 4   5   6 | 7   8
         dropped before   0   2   5   5 | 5   5   5 | 5   5
@@ -101,15 +99,14 @@ class SlotStore:
     only writes keys and values: `dropped` and `dropped_before` change at compactions only, and the
     host counts the tokens seen.
 
-    All this is about the layers that attend to the whole past. What layers with a sliding window or
-    with states hold is in `windows` and `states`, by the same lanes.
+    The group is a part of a `SlotStore`, whose methods keep all groups at the same tokens.
 
     Args:
-        shape: layers, heads and head size.
-        sequences: lanes.
+        shape: heads and head size, and the numbers of these layers.
+        layers: their indices among all layers that attend to the whole past.
+        tokens_seen: tokens that each lane has seen: the store's own list, which the store changes.
         capacity: slots of each head. Only `reserve` adds to them.
         needs: what to record beside keys and values.
-        longest: tokens that a sequence can come to; None where it is unknown.
         dtype: dtype of keys and values.
         device: device of all tensors.
     """
@@ -117,17 +114,19 @@ class SlotStore:
     def __init__(
         self,
         shape: CacheShape,
+        layers: Sequence[int],
+        tokens_seen: list[int],
         *,
-        sequences: int,
         capacity: int,
         needs: Needs,
-        longest: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         self.shape = shape
-        self.sequences = sequences
+        self.layers = tuple(layers)
+        self.tokens_seen = tokens_seen
         self.needs = needs
+        sequences = len(tokens_seen)
         heads = shape.layers, sequences, shape.heads
 
         def zeros(*axes: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -145,41 +144,17 @@ class SlotStore:
         # a ring: the query of position p lies at p % W
         self.queries = zeros(shape.groups, needs.queries, shape.dim) if needs.queries else None
         self.bias: Float[Tensor, "layers S H capacity"] = zeros(capacity)
-        """Memory for the mask of decode steps, which `DecodeForward` writes."""
-        self.windows: WindowStore | None = None
-        """The layers with a sliding window; None where there are none."""
-        if shape.windowed:
-            self.windows = WindowStore(
-                layers=shape.windowed,
-                heads=shape.heads,
-                dim=shape.dim,
-                window=shape.window,
-                sequences=sequences,
-                longest=longest,
-                dtype=dtype,
-                device=device,
-            )
-        self.states = StateStore(sequences) if shape.states else None
-        """The layers with states in the place of entries; None where there are none."""
+        """Memory for the mask of decode steps, which `SlotSteps` writes."""
         self.softmax = [PLAIN] * shape.layers
         """How each layer's logits become weights, as the layer's last pass told."""
         # What the host knows of each lane without waiting for the device:
-        self.tokens_seen = [0] * sequences
         self.least_dropped = [0] * sequences  # the minimum over heads
         self.even = [True] * sequences  # whether all heads hold equally many entries
-        self.peak_bytes = self.kv_bytes
-        self.changes = 0
-        """Counts changes other than decode steps. An object with views of the store compares it."""
 
     @property
     def capacity(self) -> int:
         """Slots of each head."""
         return self.keys.shape[3]
-
-    @property
-    def weighs(self) -> bool:
-        """Whether some record needs attention weights."""
-        return self.needs.weights
 
     def receive(
         self,
@@ -206,11 +181,9 @@ class SlotStore:
             held.copy_(found if free is None else found.masked_fill(free, record.start))
 
     @property
-    def kv_bytes(self) -> int:
-        """Bytes allocated now for keys, values and states, as their storages report them."""
-        held = self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
-        others = (self.windows, self.states)
-        return held + sum(other.bytes for other in others if other is not None)
+    def bytes(self) -> int:
+        """Bytes allocated now for keys and values, as their storages report them."""
+        return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
 
     @property
     def widths(self) -> list[int]:
@@ -260,11 +233,8 @@ class SlotStore:
             capacity: entries the store must have room for, per sequence, layer and head.
             limit: the most entries there can ever be.
         """
-        if capacity <= self.capacity:
-            return
         doubling = self.keys.device.type == "cpu"
         wanted = grown_capacity(self.capacity, capacity, limit=limit, doubling=doubling)
-        self.changes += 1
 
         def grown(tensor: Tensor, fill: Tensor | float = 0) -> Tensor:
             shape = list(tensor.shape)
@@ -280,18 +250,6 @@ class SlotStore:
         self.bias = grown(self.bias)
         for record, values in self.records.items():
             self.records[record] = grown(values, record.start)
-        self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
-
-    def append(self, first: int, counts: Sequence[int]) -> None:
-        """Count new tokens of the lanes from `first` on; the caller fills their slots."""
-        self.changes += 1
-        for lane, count in enumerate(counts, start=first):
-            self.tokens_seen[lane] += count
-
-    def step(self, first: int, last: int) -> None:
-        """Count the token of a decode step in each of the lanes `first .. last`."""
-        for lane in range(first, last):
-            self.tokens_seen[lane] += 1
 
     def compact(
         self,
@@ -303,8 +261,8 @@ class SlotStore:
     ) -> tuple[Int[Tensor, "R H"], Int[Tensor, "R H K"]]:
         """Drop the entries that are not kept, and move the others together in order.
 
-        Entries are dropped here only. A call covers some layers of some lanes. Call `compacted` for
-        the lanes after the last layer.
+        Entries are dropped here only. A call covers some layers of some lanes. Call the store's
+        `compacted` for the lanes after the last layer.
 
         Args:
             layers: the layers whose rows `keep` holds.
@@ -316,7 +274,6 @@ class SlotStore:
         Returns:
             How many entries each row and head kept, and their positions, filled up with -1.
         """
-        self.changes += 1
         rows, heads, width = keep.shape
         at, axes = span(lanes), (rows // len(lanes), len(lanes), heads)
         kept = keep.sum(dim=-1)  # [R H]
@@ -361,7 +318,7 @@ class SlotStore:
             rows = found.unflatten(0, (-1, len(lanes)))
             self.records[memory][layers, span(lanes), :, : found.shape[-1]] = rows
 
-    def compacted(self, lanes: Sequence[int]) -> None:
+    def count_dropped(self, lanes: Sequence[int]) -> None:
         """Update what the host knows after a compaction; waits for the device."""
         dropped = self.dropped[:, span(lanes)]
         extremes = torch.stack([dropped.amin(dim=(0, 2)), dropped.amax(dim=(0, 2))], dim=1)
@@ -369,69 +326,52 @@ class SlotStore:
             self.least_dropped[lane], self.even[lane] = least, least == most
 
     def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
-        """Copy the lanes `sources` to the lanes `targets`; all are read before any is written."""
-        self.changes += 1
-        to, of = on_device(targets, self.keys.device), on_device(sources, self.keys.device)
-        for tensor in self._tensors():
-            tensor.index_copy_(1, to, tensor.index_select(1, of))
-        for facts in (self.tokens_seen, self.least_dropped, self.even):
+        """Copy what the host knows of the lanes `sources` to the lanes `targets`."""
+        for facts in (self.least_dropped, self.even):
             put(facts, targets, sources)
 
     def clear(self, lane: int) -> None:
-        """Erase a sequence, values included: the next sequence in its lane finds nothing of it."""
-        self.changes += 1
-        for tensor in self._tensors():
-            tensor[:, lane] = 0
+        """Forget a sequence whose tensors the store has erased."""
         for record, values in self.records.items():
             values[:, lane] = record.start
-        self.tokens_seen[lane] = self.least_dropped[lane] = 0
-        self.even[lane] = True
+        self.least_dropped[lane], self.even[lane] = 0, True
 
-    def save(self, lane: int) -> SavedLane:
-        """A copy of a sequence, which `load` writes into any lane of any store of this shape."""
-        width, seen = self.widths[lane], self.tokens_seen[lane]
-        return SavedLane(
-            tensors=[row.clone() for row in self._row(lane, width, seen)],
-            states={} if self.states is None else self.states.save_lane(lane),
+    def save(self, lane: int) -> SavedRows:
+        """A copy of a sequence, for `load`."""
+        width = self.widths[lane]
+        return SavedRows(
+            tensors=[row.clone() for row in self._row(lane, width)],
             width=width,
-            tokens_seen=seen,
             least_dropped=self.least_dropped[lane],
             even=self.even[lane],
         )
 
-    def load(self, lane: int, saved: SavedLane) -> None:
-        """Write a saved sequence into a lane; there must be room for its entries."""
-        self.clear(lane)
-        rows = self._row(lane, saved.width, saved.tokens_seen)
-        for row, copy in zip(rows, saved.tensors, strict=True):
+    def load(self, lane: int, saved: SavedRows) -> None:
+        """Write a saved sequence into a lane that is clear; there must be room for its entries."""
+        for row, copy in zip(self._row(lane, saved.width), saved.tensors, strict=True):
             row.copy_(copy)
-        if self.states is not None:
-            self.states.load_lane(lane, saved.states)
         # before an entry that is yet to come lie all that its head has dropped
         self.dropped_before[:, lane, :, saved.width :] = self.dropped[:, lane, :, None].int()
-        self.tokens_seen[lane], self.even[lane] = saved.tokens_seen, saved.even
-        self.least_dropped[lane] = saved.least_dropped
+        self.least_dropped[lane], self.even[lane] = saved.least_dropped, saved.even
 
-    def _row(self, lane: int, width: int, seen: int) -> list[Tensor]:
-        """A lane's rows of all tensors but states; of those with slots the slots in use.
+    def _row(self, lane: int, width: int) -> list[Tensor]:
+        """A lane's rows of all tensors; of those with slots the slots in use.
 
-        Stores differ in the slots that they have beyond these.
+        Groups of other stores may have more slots than these.
         """
         slotted = [self.keys, self.values, self.dropped_before, *self.records.values()]
         whole = [self.dropped, *([] if self.queries is None else [self.queries])]
-        windows = [] if self.windows is None else self.windows.tensors
         return [
             *(tensor[:, lane, :, :width] for tensor in slotted),
             *(tensor[:, lane] for tensor in whole),
-            *(tensor[:, lane, :, :seen] for tensor in windows),
         ]
 
-    def _tensors(self) -> list[Tensor]:
+    @property
+    def tensors(self) -> list[Tensor]:
         """All tensors with data of sequences; their axis 1 is the lane."""
-        tensors = [self.keys, self.values, self.dropped, self.dropped_before]
-        tensors += [*self.records.values(), *([] if self.queries is None else [self.queries])]
-        others = (self.windows, self.states)
-        return tensors + [t for other in others if other is not None for t in other.tensors]
+        queries = [] if self.queries is None else [self.queries]
+        kept = [self.keys, self.values, self.dropped, self.dropped_before]
+        return [*kept, *self.records.values(), *queries]
 
 
 def grown_capacity(now: int, needed: int, *, limit: int | None, doubling: bool) -> int:

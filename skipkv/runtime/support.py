@@ -7,6 +7,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from skipkv._validators import kind_of
 from skipkv.errors import ConfigError, InputError, UnsupportedModelError
+from skipkv.evictors.protocol import most_of
 from skipkv.models.architecture import Architecture
 from skipkv.policy import Budget, Policy
 from skipkv.presets import NAMES, get
@@ -27,6 +28,31 @@ def cache_shape(config: PretrainedConfig, *, ranks: int = 1) -> CacheShape:
         window=found.window or 0,
         states=bool(found.states),
     )
+
+
+def layer_groups(policy: Policy, layers: int) -> dict[tuple[int, ...], int | None]:
+    """Which layers have the same budget, and the slots of their heads.
+
+    Args:
+        policy: its budget may give layers different shares.
+        layers: how many layers are cached under the budget.
+
+    Returns:
+        For each group, by the indices of its layers, the most entries that a head can come to
+        hold; None where the cache grows.
+
+    Raises:
+        ConfigError: the budget has shares for another number of layers.
+    """
+    if policy.budget is None:
+        return {tuple(range(layers)): None}
+    budgets = policy.budget.of_layers(layers)
+    return {
+        tuple(i for i, own in enumerate(budgets) if own == budget): None
+        if budget.tokens is None
+        else most_of(policy.evictor, budget.tokens) + budget.interval
+        for budget in dict.fromkeys(budgets)
+    } or {(): None}
 
 
 def check_given(model: Any, tokenizer: Any, policy: Any, *, user: str) -> None:
@@ -102,8 +128,18 @@ def check_architecture(model: PreTrainedModel) -> Architecture:
     return Architecture.of(model.config)
 
 
+def least_budget(policy: Policy, config: PretrainedConfig) -> Budget | None:
+    """The smallest budget of a model's layers; None where nothing is evicted.
+
+    Raises:
+        ConfigError: the budget has shares for another number of layers.
+    """
+    budget = policy.budget
+    return None if budget is None else budget.least(len(Architecture.of(config).full))
+
+
 def check_prompt(budget: Budget | None, tokens: int, index: int) -> None:
-    """Raise `InputError` if a protected prompt fills the budget."""
+    """Raise `InputError` if a protected prompt fills the budget: see `least_budget`."""
     if budget is None or not budget.prompt or budget.tokens is None:
         return
     if max(tokens, budget.sinks) + budget.window >= budget.tokens:

@@ -95,7 +95,7 @@ class WindowPrompts:
         # padding sees itself, so that its softmax is defined; its result is unused
         own = torch.eye(place.shape[1], dtype=torch.bool, device=device)
         sees_new = (real[:, None] & (apart >= 0) & (apart < window)) | own
-        self.mask: Bool[Tensor, "B 1 T M"] = torch.cat([sees_stored, sees_new], dim=-1)[:, None]
+        self._mask: Bool[Tensor, "B 1 T M"] = torch.cat([sees_stored, sees_new], dim=-1)[:, None]
         # What the window of the next token can reach is stored. Elsewhere a slot would be written
         # twice.
         self._rows, self._columns = (real & (place > place[:, -1:] - window)).nonzero(as_tuple=True)
@@ -111,6 +111,10 @@ class WindowPrompts:
             seen.append(torch.cat([rows[:, :, : self._held], new], dim=2))
             rows[self._rows, :, self._slots] = new.detach()[self._rows, :, self._columns]
         return seen[0], seen[1]
+
+    def mask(self, layer: int) -> Bool[Tensor, "B 1 T M"]:
+        """What each column may see of what `write` returns; the same in all layers."""
+        return self._mask
 
 
 class WindowSteps:
@@ -170,6 +174,7 @@ class WindowSteps:
 
     def attend(
         self,
+        layer: int,
         query: Float[Tensor, "B H G D"],
         key: Float[Tensor, "B H L D"],
         value: Float[Tensor, "B H L D"],

@@ -153,7 +153,14 @@ def test_what_cannot_be_compared_is_refused(make: Any, message: str) -> None:
 )
 def test_positions_count_from_the_first_loss(tokens: int, prompt: int, expected: int) -> None:
     policy = presets.streaming_llm(tokens, interval=8)
-    assert first_changed(policy, prompt, 69) == expected
+    assert first_changed(policy.budget, prompt, 69) == expected
+
+
+def test_positions_count_from_the_first_loss_of_any_layer(tmp_path: Path) -> None:
+    budget = attrs.evolve(presets.rkv(24, interval=8).budget, layers=(9.0, 1.0))
+    assert budget.least(2).tokens == 12
+    run(("rkv", presets.rkv(24).with_(budget=budget)), folder=tmp_path)
+    assert {r.first for r in records(tmp_path)} == {17}  # of 24 entries in all layers it is 25
 
 
 def record(text: int, kl: list[float], **changes: Any) -> Record:

@@ -1,15 +1,17 @@
 """A slot store with something in it, and a record of what was put there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from skipkv._types import Needs
 from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.forward import Forward, PromptForward
+from skipkv.runtime.forward import Forward, PromptForward, SlotPrompts
 from skipkv.runtime.kernels import sdpa
-from skipkv.runtime.slots import CacheShape, SlotStore
+from skipkv.runtime.slots import CacheShape, LayerGroup
+from skipkv.runtime.softmax import PLAIN
+from skipkv.runtime.store import SlotStore
 
 SHAPE = CacheShape(layers=2, heads=2, groups=2, dim=3)
 LONGEST = 100
@@ -26,10 +28,14 @@ class Original:
         self.queries = torch.randn(*axes[:2], shape.groups, *axes[2:], generator=random)
 
 
+APART = {(1,): 18, (0,): 16}
+"""Capacities of a store whose layers do not lie together."""
+
+
 def empty(
     *,
     sequences: int = 3,
-    capacity: int = 16,
+    capacity: int | Mapping[tuple[int, ...], int] = 16,
     needs: Needs | None = None,
     dtype: torch.dtype = torch.float32,
     shape: CacheShape = SHAPE,
@@ -76,15 +82,16 @@ def feed(
             tensor[..., start : start + count, :]
             for tensor, start, count in zip(tensors, before, counts, strict=True)
         ]
-        return left_padded(rows, columns, -2, padding).to(store.keys.dtype)
+        return left_padded(rows, columns, -2, padding).to(store.dtype)
 
     queries = [batch("queries", layer, 1.0) for layer in range(store.shape.layers)]
     for layer in range(store.shape.layers):
-        forward.write(layer, batch("keys", layer, torch.nan), batch("values", layer, torch.nan))
-        if isinstance(forward, PromptForward):
-            forward.observe(layer, queries[layer])
+        part, at = forward.of(layer)
+        part.write(at, batch("keys", layer, torch.nan), batch("values", layer, torch.nan))
+        if isinstance(part, SlotPrompts):
+            part.observe(at, queries[layer], PLAIN)
         elif store.needs.queries:
-            forward.observe(layer, queries[layer].squeeze(3))
+            part.observe(at, queries[layer].squeeze(3))
     return forward, torch.stack(queries)
 
 
@@ -113,28 +120,53 @@ def decode(
                 ]
                 return torch.stack(rows).unsqueeze(-2)
 
-            forward.write(layer, batch("keys"), batch("values"))
+            part, at = forward.of(layer)
+            part.write(at, batch("keys"), batch("values"))
             if store.needs.queries:
-                forward.observe(layer, batch("queries").squeeze(3))
+                part.observe(at, batch("queries").squeeze(3))
     return forward
 
 
 def drop(store: SlotStore, keep: Tensor, sequences: Sequence[int]) -> None:
     """Compact some sequences; `keep` is [layers, n, H, L]."""
-    store.compact(slice(0, store.shape.layers), sequences, keep.flatten(0, 1))
+    for group in store.groups:
+        own = keep[list(group.layers), ..., : max(group.widths[s] for s in sequences)]
+        group.compact(slice(0, group.shape.layers), sequences, own.flatten(0, 1))
     store.compacted(sequences)
+
+
+def over_layers(store: SlotStore, of: Callable[[LayerGroup], Tensor], fill: float = 0) -> Tensor:
+    """A tensor [layers, S, H, capacity, ...] of all groups, filled up beyond a group's slots."""
+    parts = [(group, of(group)) for group in store.groups]
+    slots = max(part.shape[3] for _, part in parts)
+    first = parts[0][1]
+    shape = store.shape.layers, *first.shape[1:3], slots, *first.shape[4:]
+    found = first.new_full(shape, fill)
+    for group, part in parts:
+        found[list(group.layers), :, :, : part.shape[3]] = part
+    return found
+
+
+def lengths(store: SlotStore) -> Tensor:
+    """Entries of each head, [layers, S, H]."""
+    return (all_positions(store) >= 0).sum(dim=-1)
 
 
 def all_positions(store: SlotStore) -> Tensor:
     """The positions of all slots, [layers, S, H, capacity]."""
-    everything = slice(0, store.shape.layers), range(store.sequences)
-    return store.positions(*everything, store.capacity)
+
+    def of(group: LayerGroup) -> Tensor:
+        everything = slice(0, group.shape.layers), range(store.sequences)
+        return group.positions(*everything, group.capacity)
+
+    return over_layers(store, of, -1)
 
 
 def held(store: SlotStore, layer: int, sequence: int, head: int) -> list[int]:
     """Positions a head holds, in the order of their slots."""
-    length = int(store.lengths[layer, sequence, head])
-    return all_positions(store)[layer, sequence, head, :length].tolist()
+    positions = all_positions(store)[layer, sequence, head]
+    length = int((positions >= 0).sum())
+    return positions[:length].tolist()  # type: ignore[no-any-return]
 
 
 def ragged(
@@ -164,6 +196,7 @@ def ragged(
         newest = slots == store.seen[:, None, None] - 1
         keep = ((noise < 0.6) | newest) & occupied
     else:
+        lengths_held = occupied.sum(dim=-1)
         ranks = noise.masked_fill(~occupied, 2.0).argsort(dim=-1).argsort(dim=-1)
-        keep = (ranks < (store.lengths[..., None] + 1) // 2) & occupied
+        keep = (ranks < (lengths_held[..., None] + 1) // 2) & occupied
     drop(store, keep, range(len(lengths)))

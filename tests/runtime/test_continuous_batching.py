@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toy_prompts import PRESETS
+from toy_prompts import PRESETS, apart
 from transformers import PreTrainedModel
 
 from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
+from skipkv.evictors import Pooled
 from skipkv.runtime import loop
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.loop import DecodeLoop
@@ -48,8 +49,9 @@ POLICIES = {
     "a ratio": Policy(
         budget=Budget(ratio=0.5, interval=8, window=2), scorer=WindowAttention(window=2)
     ),
+    "layers that differ": apart(presets.h2o(32, interval=8)).with_(evictor=Pooled(cap=1.5)),
 }
-TELLING = ("full", "h2o", "rkv", "skipkv, steered", "a ratio")
+TELLING = ("full", "rkv", "skipkv, steered", "a ratio", "layers that differ")
 ID = {text: i for i, text in enumerate(VOCABULARY)}
 CHUNKS = [1, 3, 16, 1000]
 
@@ -417,7 +419,7 @@ def places(model: PreTrainedModel) -> tuple[Session, Callable[[], list[float]]]:
         store, steering, hidden = session.store, session._steering, session._hidden
         assert steering is not None
         assert hidden is not None
-        found = store.keys[0, :, 0, 0, 0].tolist()
+        found = store.groups[0].keys[0, :, 0, 0, 0].tolist()
         assert store.tokens_seen == [int(mark) for mark in found]
         assert steering._thoughts[:, 0].tolist() == found
         decoding = session.decoding
@@ -448,7 +450,7 @@ def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and
         if choice == "start":
             number = session.start(Decoded(prompt_tokens=mark)).lane
             assert number == alive
-            session.store.keys[:, number] = mark
+            session.store.groups[0].keys[:, number] = mark
             session.store.tokens_seen[number] = mark
             assert session._steering is not None
             session._steering._thoughts[number] = mark

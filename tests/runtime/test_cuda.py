@@ -20,7 +20,8 @@ from skipkv.evictors import TopK
 from skipkv.runtime import event, graph, kernels
 from skipkv.runtime.compiled import CompiledLayers
 from skipkv.runtime.loop import DecodeLoop
-from skipkv.runtime.slots import CacheShape, SlotStore
+from skipkv.runtime.slots import CacheShape
+from skipkv.runtime.store import SlotStore
 from skipkv.scorers import KeyRedundancy
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
@@ -167,10 +168,10 @@ def filled(layers: int, sequences: int, width: int, dtype: torch.dtype) -> SlotS
     )
     store.append(0, [width] * sequences)
     random = torch.Generator("cuda").manual_seed(0)
-    store.keys.normal_(generator=random)
-    store.values.normal_(generator=random)
-    assert store.queries is not None
-    store.queries.normal_(generator=random)
+    store.groups[0].keys.normal_(generator=random)
+    store.groups[0].values.normal_(generator=random)
+    assert store.groups[0].queries is not None
+    store.groups[0].queries.normal_(generator=random)
     return store
 
 
@@ -185,8 +186,7 @@ def test_events_in_large_and_small_views_keep_the_same(name: str, dtype: torch.d
             store, policy, [3, 0, 1, 2, 4], prompts=[9] * 5, tables=None, **looking
         )
         assert all(o.error is None and o.evicted == 6 * 4 * 64 for o in outcomes)
-        layers = slice(0, store.shape.layers)
-        held = [store.positions(layers, [n], store.widths[n])[:, 0] for n in (3, 0, 1, 2, 4)]
+        held = [store.positions(n) for n in (3, 0, 1, 2, 4)]
         kept.append([positions.tolist() for positions in held])
     assert kept[1] == kept[2]
     # Products of other shapes round otherwise, so near-equal scores may change places.
@@ -226,7 +226,7 @@ def test_an_evictor_that_keeps_too_much_fails_its_sequences_and_not_the_device()
     outcomes = event.compress(store, policy, [0, 1], prompts=[9] * 2, tables=None)
     assert all(isinstance(o.error, PartError) for o in outcomes)
     torch.cuda.synchronize()
-    assert store.lengths.tolist() == [[[256] * 4] * 2] * 3
+    assert store.groups[0].lengths.tolist() == [[[256] * 4] * 2] * 3
 
 
 def test_what_an_event_looks_at_fits_the_free_memory() -> None:
@@ -289,14 +289,14 @@ def test_a_recorder_replays_what_it_recorded() -> None:
 def test_a_full_cache_grows_by_chunks() -> None:
     shape = CacheShape(layers=2, heads=2, groups=1, dim=64)
     store = SlotStore(shape, sequences=2, capacity=4096, needs=presets.full().needs, device="cuda")
-    store.keys.normal_()
-    keys = store.keys.clone()
+    store.groups[0].keys.normal_()
+    keys = store.groups[0].keys.clone()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    store.reserve(4097)
-    assert store.capacity == 4096 + 1024
-    assert torch.equal(store.keys[:, :, :, :4096], keys)
+    store.reserve([4097])
+    assert store.groups[0].capacity == 4096 + 1024
+    assert torch.equal(store.groups[0].keys[:, :, :, :4096], keys)
     # never both old and both new: the old keys go before the new values come
     assert torch.cuda.max_memory_allocated() - before < 0.75 * store.kv_bytes
 

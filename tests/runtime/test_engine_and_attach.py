@@ -3,9 +3,11 @@
 import attrs
 import pytest
 import torch
+from toy_prompts import apart
 
 import skipkv
 from skipkv import Budget, Engine, Policy, Stats, presets
+from skipkv.evictors import Pooled
 from skipkv.scorers import AccumulatedAttention
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -50,6 +52,8 @@ def test_under_a_ratio_a_prompt_is_read_whole_before_any_of_it_is_dropped(length
         presets.rkv(32, interval=16),
         Policy(budget=Budget(ratio=0.5, interval=8), scorer=AccumulatedAttention()),
         presets.full(),
+        apart(presets.rkv(32, interval=16)),
+        presets.snapkv(32, interval=16).with_(evictor=Pooled()),
     ],
 )
 @pytest.mark.parametrize("length", [3, 100])

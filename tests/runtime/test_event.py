@@ -15,9 +15,9 @@ from torch import Tensor
 from skipkv import Budget, Policy
 from skipkv._types import SUM, CacheView, Needs, SentenceTable
 from skipkv.errors import PartError
-from skipkv.evictors import SinkAndRecent, TopK
+from skipkv.evictors import Pooled, SinkAndRecent, TopK
 from skipkv.runtime.event import Outcome, compress
-from skipkv.runtime.slots import SlotStore
+from skipkv.runtime.store import SlotStore
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
 from skipkv.scorers.algebra import ScorerAlgebra
 
@@ -38,8 +38,8 @@ class Case:
     seed: int
     chosen: list[int]  # the sequences of the event
 
-    def build(self, needs: Needs | None = None) -> SlotStore:
-        store = empty(sequences=SEQUENCES, capacity=20, needs=needs)
+    def build(self, needs: Needs | None = None, capacity: Any = 20) -> SlotStore:
+        store = empty(sequences=SEQUENCES, capacity=capacity, needs=needs)
         ragged(store, ORIGINALS, self.lengths, self.seed, self.kind)
         return store
 
@@ -109,15 +109,19 @@ def test_of_every_head_the_best_and_the_protected_stay_as_they_were(case: Case) 
             positions = before[sequence][at]
             expected = positions
             if sequence in case.chosen:
-                safe = [p for p in positions if p < 1 or p >= seen - 2]
-                rest = [p for p in positions if p not in safe]
-                rest.sort(key=lambda p: -float(by_position(torch.tensor(p))))
-                expected = sorted(safe + rest[: 6 - len(safe)])
+                expected = best_of(
+                    positions,
+                    seen=seen,
+                    budget=6,
+                    score=lambda p: float(by_position(torch.tensor(p))),
+                )
             assert held(store, layer, sequence, head) == expected
             at_slots = layer, sequence, head, slice(len(expected))
             original = ORIGINALS[sequence]
-            assert torch.equal(store.keys[at_slots], original.keys[layer, head, expected])
-            assert torch.equal(store.values[at_slots], original.values[layer, head, expected])
+            assert torch.equal(store.groups[0].keys[at_slots], original.keys[layer, head, expected])
+            assert torch.equal(
+                store.groups[0].values[at_slots], original.values[layer, head, expected]
+            )
         longest = max(len(p) for p in contents(store, sequence))
         assert store.widths[sequence] == longest
     for sequence, outcome in zip(case.chosen, outcomes, strict=True):
@@ -126,7 +130,86 @@ def test_of_every_head_the_best_and_the_protected_stay_as_they_were(case: Case) 
         assert outcome.error is None
 
 
+def best_of(
+    positions: list[int], *, seen: int, budget: int, score: Callable[[int], float]
+) -> list[int]:
+    """What a head keeps: the first entry, the last two, and the best."""
+    safe = [p for p in positions if p < 1 or p >= seen - 2]
+    rest = sorted((p for p in positions if p not in safe), key=lambda p: -score(p))
+    return sorted(safe + rest[: max(0, budget - len(safe))])
+
+
+@modest
+@given(case=cases(), elements=st.sampled_from([1, 2**24]), check_last=st.booleans())
+def test_every_layer_keeps_as_much_as_its_own_budget_says(
+    case: Case, elements: int, check_last: bool
+) -> None:
+    """The second layer has the first group, as where a list of shares says so."""
+    budget = attrs.evolve(BUDGET, layers=(1.0, 3.0))
+    own = [b.tokens for b in budget.of_layers(2)]
+    assert own == [5, 7]
+    store = case.build(capacity={(1,): 21, (0,): 20})
+    before = [contents(store, s) for s in range(SEQUENCES)]
+    outcomes = run(
+        store,
+        Policy(budget=budget, scorer=Scored()),
+        case.chosen,
+        elements=elements,
+        check_last=check_last,
+    )
+    for sequence, outcome in zip(case.chosen, outcomes, strict=True):
+        for at, (layer, _) in enumerate(EVERY_HEAD):
+            assert contents(store, sequence)[at] == best_of(
+                before[sequence][at],
+                seen=case.lengths[sequence],
+                budget=own[layer],
+                score=lambda p: float(by_position(torch.tensor(p))),
+            )
+        lost = sum(map(len, before[sequence])) - sum(map(len, contents(store, sequence)))
+        assert outcome.evicted == lost
+
+
+@modest
+@given(case=cases())
+def test_heads_that_share_their_budgets_keep_no_more_than_these_together(case: Case) -> None:
+    store = case.build()
+    before = [contents(store, s) for s in range(SEQUENCES)]
+    evictor = Pooled(floor=0.5, cap=1.5)
+    [*outcomes] = run(store, Policy(budget=BUDGET, scorer=Scored(), evictor=evictor), case.chosen)
+    assert not any(outcome.error for outcome in outcomes)
+    for sequence in case.chosen:
+        kept = contents(store, sequence)
+        for layer in range(SHAPE.layers):
+            rows = [at for at, (own, _) in enumerate(EVERY_HEAD) if own == layer]
+            lengths = [len(kept[at]) for at in rows]
+            held_before = [len(before[sequence][at]) for at in rows]
+            assert sum(lengths) <= 6 * SHAPE.heads
+            assert max(lengths) <= 9
+            if sum(held_before) <= 6 * SHAPE.heads and max(held_before) <= 9:
+                assert lengths == held_before
+
+
+def test_a_layer_that_fails_ends_its_sequences_and_no_others() -> None:
+    """The first layer's scores are spoiled for one sequence; the others go on in both layers."""
+    case = Case(lengths=[20, 20, 20], kind="uniform", seed=0, chosen=[0, 1, 2])
+
+    def spoiled(view: CacheView, scores: Tensor) -> Tensor:
+        scores[(view.sequences == 1) & (view.layers == 0), :, 0] = torch.nan
+        return scores
+
+    policy = Policy(budget=attrs.evolve(BUDGET, layers=(1.0, 3.0)), scorer=Scored(change=spoiled))
+    store = case.build(capacity={(0,): 20, (1,): 20})
+    outcomes = run(store, policy, case.chosen)
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert "scored an entry NaN" in str(outcomes[1].error)
+    for sequence in (0, 2):
+        lengths = [len(head) for head in contents(store, sequence)]
+        assert lengths == [5, 5, 7, 7]
+
+
 POLICIES = [
+    Policy(budget=attrs.evolve(BUDGET, layers=(1.0, 3.0)), scorer=Recency() - KeyNorm()),
+    Policy(budget=BUDGET, scorer=KeyNorm(), evictor=Pooled(floor=0.5, cap=1.5)),
     Policy(budget=BUDGET, scorer=0.3 * KeyNorm() - KeyRedundancy()),
     Policy(budget=BUDGET, scorer=WindowAttention(window=2, pool=3)),
     Policy(budget=BUDGET, evictor=SinkAndRecent(sinks=1)),
@@ -140,10 +223,11 @@ POLICIES = [
 def test_neither_neighbours_nor_the_size_of_views_change_an_outcome(
     policy: Policy, case: Case, elements: int, check_last: bool
 ) -> None:
-    together = case.build(policy.needs)
+    capacity = {(0,): 20, (1,): 20} if policy.budget and policy.budget.layers else 20
+    together = case.build(policy.needs, capacity)
     outcomes = run(together, policy, case.chosen, elements=elements, check_last=check_last)
     for sequence, outcome in zip(case.chosen, outcomes, strict=True):
-        alone = case.build(policy.needs)
+        alone = case.build(policy.needs, capacity)
         [expected] = run(alone, policy, [sequence])
         assert outcome.evicted == expected.evicted
         assert contents(together, sequence) == contents(alone, sequence)
@@ -163,7 +247,7 @@ def test_every_row_knows_its_layer_of_the_model(case: Case, elements: int) -> No
         for row, (sequence, layer) in enumerate(zip(view.sequences, view.layers, strict=True)):
             lane, at = case.chosen[sequence], shape.numbers.index(int(layer))
             width = view.keys.shape[2]
-            assert torch.equal(view.keys[row], store.keys[at, lane, :, :width])
+            assert torch.equal(view.keys[row], store.groups[0].keys[at, lane, :, :width])
             found.append((int(layer), lane))
         return scores
 
@@ -423,8 +507,9 @@ def test_a_view_shows_each_row_what_its_own_sequence_holds(
     budget = attrs.evolve(BUDGET, tokens=30, prompt=protect)
     policy = Policy(budget=budget, scorer=watching)
     store = case.build(policy.needs)
-    assert SUM in store.records
-    store.records[SUM] += torch.where(all_positions(store) >= 0, all_positions(store) + 0.5, 0.0)
+    assert SUM in store.groups[0].records
+    positions = all_positions(store)
+    store.groups[0].records[SUM] += torch.where(positions >= 0, positions + 0.5, 0.0)
     prompts = [1 + s for s in case.chosen]
     tables = [table(s) for s in case.chosen]
     compress(store, policy, case.chosen, prompts=prompts, tables=tables, elements=elements)

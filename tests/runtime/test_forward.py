@@ -6,7 +6,18 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from filled_stores import LONGEST, SHAPE, Original, all_positions, empty, feed, held, ragged
+from filled_stores import (
+    APART,
+    LONGEST,
+    SHAPE,
+    Original,
+    all_positions,
+    empty,
+    feed,
+    held,
+    over_layers,
+    ragged,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,7 +28,7 @@ from skipkv.runtime import attention
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.forward import Forward
 from skipkv.runtime.kernels import sdpa
-from skipkv.runtime.slots import SlotStore
+from skipkv.runtime.store import SlotStore
 
 modest = settings(max_examples=50, deadline=None)
 KINDS = ["uniform", "even", "ragged"]
@@ -55,16 +66,25 @@ class Case:
     counts: list[int]
     columns: int
     attention: bool
+    apart: bool
     kind: str
     seed: int
 
     def run(self) -> Pass:
-        store = empty(sequences=len(self.before), needs=Needs(attention=self.attention))
+        store = empty(
+            sequences=len(self.before),
+            needs=Needs(attention=self.attention),
+            capacity=APART if self.apart else 16,
+        )
         originals = [Original(seed) for seed in range(len(self.before))]
         ragged(store, originals, self.before, self.seed, self.kind)
-        if store.records.get(SUM) is not None:
-            store.records[SUM] += torch.where(all_positions(store) >= 0, 0.25, 0.0)
-        received = None if store.records.get(SUM) is None else store.records[SUM].clone()
+        received = None
+        if self.attention:
+            for group in store.groups:
+                everything = slice(0, group.shape.layers), range(store.sequences)
+                positions = group.positions(*everything, group.capacity)
+                group.records[SUM] += torch.where(positions >= 0, 0.25, 0.0)
+            received = over_layers(store, lambda group: group.records[SUM])
         forward, queries = feed(
             store, originals, self.counts, first=self.first, columns=self.columns
         )
@@ -96,6 +116,7 @@ def cases(draw: Any, *, decode: bool | None = None, attention: bool | None = Non
         counts=counts,
         columns=columns,
         attention=draw(st.booleans()) if attention is None else attention,
+        apart=draw(st.booleans()),
         kind=draw(st.sampled_from(KINDS)),
         seed=draw(st.integers(0, 99)),
     )
@@ -108,9 +129,10 @@ def test_a_column_may_see_the_entries_of_its_own_past_and_no_others(case: Case) 
     if isinstance(done.forward, DecodeForward):
         return  # the newest query sees all that is held: below
     for layer in range(SHAPE.layers):
-        mask = done.forward.mask(layer).expand(-1, SHAPE.heads, -1, -1)
-        assert mask.shape[-1] == done.forward.width
-        stored = all_positions(done.store)[layer, :, :, : done.forward.width]
+        part, at = done.forward.of(layer)
+        mask = part.mask(at).expand(-1, SHAPE.heads, -1, -1)
+        assert mask.shape[-1] == part.width
+        stored = all_positions(done.store)[layer, :, :, : part.width]
         for row, column, position in done.real_columns():
             for head in range(SHAPE.heads):
                 slots = stored[done.first + row, head]
@@ -134,8 +156,10 @@ def test_positions_go_on_where_the_sequence_stood(case: Case) -> None:
 def test_tokens_are_stored_in_every_head_and_padding_in_none(case: Case) -> None:
     done = case.run()
     store = done.store
-    assert not store.keys.isnan().any()
-    assert not store.values.isnan().any()
+    keys = over_layers(store, lambda group: group.keys)
+    values = over_layers(store, lambda group: group.values)
+    assert not keys.isnan().any()
+    assert not values.isnan().any()
     for row, count in enumerate(done.counts):
         sequence = done.first + row
         new = list(range(store.tokens_seen[sequence] - count, store.tokens_seen[sequence]))
@@ -145,8 +169,8 @@ def test_tokens_are_stored_in_every_head_and_padding_in_none(case: Case) -> None
                 stored = held(store, layer, sequence, head)
                 assert stored[len(stored) - count :] == new
                 at = layer, sequence, head, slice(len(stored))
-                assert torch.equal(store.keys[at], original.keys[layer, head, stored])
-                assert torch.equal(store.values[at], original.values[layer, head, stored])
+                assert torch.equal(keys[at], original.keys[layer, head, stored])
+                assert torch.equal(values[at], original.values[layer, head, stored])
 
 
 @modest
@@ -156,11 +180,11 @@ def test_decoding_needs_no_bias_exactly_when_no_slot_in_reach_is_empty(case: Cas
     forward = done.forward
     if not isinstance(forward, DecodeForward):
         return  # nothing was held before, so the pass was a prompt's
-    rows = all_positions(done.store)[:, forward.first : forward.last, :, : forward.width]
-    full = bool((rows >= 0).all())
     for layer in range(SHAPE.layers):
-        bias = forward.bias(layer)
-        assert (bias is None) == full
+        part, at = forward.of(layer)
+        rows = all_positions(done.store)[:, forward.first : forward.last, :, : part.width]
+        bias = part.bias(at)
+        assert (bias is None) == bool((rows[list(part.group.layers)] >= 0).all())
         if bias is not None:
             seen = rows[layer, :, :, None] >= 0
             bias = bias.expand(seen.shape)  # one mask for all heads, where they hold equally many
@@ -194,37 +218,37 @@ def test_attention_is_that_of_a_loop_in_float64(case: Case, scaled: bool, tile: 
                     for entry, weight in zip(past, weights.tolist(), strict=True):
                         at = layer, sequence, head, entry
                         mass[at] = mass.get(at, 0.0) + weight
-    if store.records.get(SUM) is not None:
+    if case.attention:
         expect_mass(done, mass)
 
 
 def attend(done: Pass, layer: int, tile: int, scale: float | None) -> Tensor:
     """The layer's output, [B, T, Q, D], asked for as transformers asks."""
     rows = slice(done.first, done.first + len(done.counts))
-    width = done.forward.width
+    part, at = done.forward.of(layer)
     query = done.queries[layer].flatten(1, 2)  # [B Q T D]
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # its strides in a model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_TILE", tile)
         return attention.attend(
-            done.forward,
-            layer,
+            part,
+            at,
             query,
-            done.store.keys[layer, rows, :, :width],
-            done.store.values[layer, rows, :, :width],
+            part.group.keys[at, rows, :, : part.width],
+            part.group.values[at, rows, :, : part.width],
             scale or SHAPE.dim**-0.5,
         )
 
 
 def expect_mass(done: Pass, mass: dict[tuple[int, int, int, int], float]) -> None:
     """What each entry has received is what it had and what the pass gave it."""
-    assert done.store.records.get(SUM) is not None
     assert done.received is not None
     expected = done.received.double()
     for (layer, sequence, head, entry), weight in mass.items():
         slot = held(done.store, layer, sequence, head).index(entry)
         expected[layer, sequence, head, slot] += weight
-    assert torch.allclose(done.store.records[SUM].double(), expected, atol=1e-5)
+    found = over_layers(done.store, lambda group: group.records[SUM])
+    assert torch.allclose(found.double(), expected, atol=1e-5)
 
 
 @modest
@@ -243,22 +267,23 @@ def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
 ) -> None:
     store = empty(sequences=1, needs=Needs(attention=True), dtype=dtype)
     original = Original(0)
-    assert SUM in store.records
+    assert SUM in store.groups[0].records
     for _ in range(12):
         forward, queries = feed(store, [original], [1])
         for layer in range(SHAPE.layers):
+            part, at = forward.of(layer)
             attention.attend(
-                forward,
-                layer,
+                part,
+                at,
                 queries[layer].flatten(1, 2),
-                store.keys[layer, :, :, : forward.width],
-                store.values[layer, :, :, : forward.width],
+                part.group.keys[at, :, :, : part.width],
+                part.group.values[at, :, :, : part.width],
                 SHAPE.dim**-0.5,
             )
-    assert store.records[SUM].dtype == torch.float32
+    assert store.groups[0].records[SUM].dtype == torch.float32
     # every query gives 1 in all
     total = torch.full((SHAPE.layers, 1, SHAPE.heads), 12.0 * SHAPE.groups)
-    assert torch.allclose(store.records[SUM].sum(dim=-1), total, atol=1e-4)
+    assert torch.allclose(store.groups[0].records[SUM].sum(dim=-1), total, atol=1e-4)
 
 
 class _Waiting(TorchFunctionMode):
@@ -293,8 +318,9 @@ def test_a_decode_pass_waits_for_nothing(kind: str, seen: bool, fixed: bool) -> 
         forward = DecodeForward(store, first=0, last=2, kernel=kernel)
         forward.begin()
         for layer in range(SHAPE.layers):
-            held_keys, held_values = forward.write(layer, keys[layer], keys[layer])
-            attention.attend(forward, layer, query, held_keys, held_values, SHAPE.dim**-0.5)
+            part, at = forward.of(layer)
+            held_keys, held_values = part.write(at, keys[layer], keys[layer])
+            attention.attend(part, at, query, held_keys, held_values, SHAPE.dim**-0.5)
     assert waiting.seen == []
     assert store.tokens_seen == store.seen.tolist() == [7, 5]
     assert max(store.tokens_seen) < LONGEST

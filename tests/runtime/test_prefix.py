@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toy_prompts import PRESETS
+from toy_prompts import PRESETS, apart
 
 from skipkv import (
     Budget,
@@ -24,6 +24,7 @@ from skipkv import (
     tiny,
 )
 from skipkv.errors import InputError
+from skipkv.evictors import Pooled
 from skipkv.runtime import ObservedEvent, ObservedPass
 from skipkv.runtime.prefill import ends, plan
 from skipkv.scorers import WindowAttention
@@ -45,7 +46,10 @@ POLICIES = {
     "a ratio": Policy(
         budget=Budget(ratio=0.5, interval=8, window=2), scorer=WindowAttention(window=2)
     ),
+    "layers that differ": apart(presets.rkv(24, interval=8)).with_(evictor=Pooled()),
 }
+# no budget of a layer is below the longest prefix
+ROOMY = [name for name in POLICIES if name not in ("a ratio", "layers that differ")]
 
 
 def counted(length: int, *, start: int = 0) -> list[int]:
@@ -78,7 +82,7 @@ questions = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 
 @settings(max_examples=15)
 @given(
-    name=st.sampled_from([name for name in POLICIES if name != "a ratio"]),
+    name=st.sampled_from(ROOMY),
     prefix=st.integers(1, 24),
     lengths=questions,
     batch_size=st.integers(1, 4),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from toy_prompts import PRESETS
+from toy_prompts import PRESETS, apart
 from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedModel
 
 from skipkv import (
@@ -23,6 +23,7 @@ from skipkv import (
     Sampling,
     presets,
 )
+from skipkv.evictors import Pooled
 from skipkv.runtime import graph, loop
 from skipkv.scorers import Random
 from skipkv.scorers.algebra import ScorerAlgebra
@@ -108,6 +109,8 @@ POLICIES["skipkv"] = steered()
 POLICIES["records"] = Policy(
     budget=Budget(tokens=24, interval=8, window=4), scorer=Random(fresh=True) + Recorded()
 )
+POLICIES["layers"] = apart(POLICIES["rkv"])
+POLICIES["pooled"] = POLICIES["rkv"].with_(evictor=Pooled(cap=1.5))
 
 
 def decode(policy: Policy, model: PreTrainedModel | None = None, **options: Any) -> list[Any]:

@@ -1,11 +1,21 @@
 """The slot store against a model in plain Python, over random sequences of operations."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from filled_stores import SHAPE, Original, all_positions, decode, empty, feed, held
+from filled_stores import (
+    SHAPE,
+    Original,
+    all_positions,
+    decode,
+    empty,
+    feed,
+    held,
+    over_layers,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -27,9 +37,8 @@ class Modelled:
         # per layer and head: position -> attention received
         self.entries: dict[tuple[int, int], dict[int, float]] = {at: {} for at in EVERY_HEAD}
 
-    @property
-    def lengths(self) -> list[int]:
-        return [len(entries) for entries in self.entries.values()]
+    def lengths(self, layers: Sequence[int]) -> list[int]:
+        return [len(entries) for (layer, _), entries in self.entries.items() if layer in layers]
 
     def copied(self) -> "Modelled":
         other = copy.copy(self)
@@ -40,13 +49,24 @@ class Modelled:
 class SlotStoreMachine(RuleBasedStateMachine):
     """Prompts, steps, compactions, moves, clearings and reservations, in any order."""
 
-    @initialize(queries=st.sampled_from([0, 1, 3]), attention=st.booleans())
-    def start(self, queries: int, attention: bool) -> None:
+    @initialize(
+        queries=st.sampled_from([0, 1, 3]),
+        attention=st.booleans(),
+        capacities=st.sampled_from([{(0, 1): 6}, {(1,): 8, (0,): 6}]),
+    )
+    def start(self, queries: int, attention: bool, capacities: dict[tuple[int, ...], int]) -> None:
         self.needs = Needs(queries=queries, attention=attention)
-        self.capacity = self.peak = 6
-        self.store = empty(sequences=SEQUENCES, capacity=self.capacity, needs=self.needs)
+        self.capacities = dict(capacities)
+        self.store = empty(sequences=SEQUENCES, capacity=capacities, needs=self.needs)
         self.seeds = iter(range(10_000))
         self.model = [Modelled(next(self.seeds)) for _ in range(SEQUENCES)]
+
+    def room(self, models: Sequence[Modelled]) -> int:
+        """Tokens that all heads of these have room for."""
+        return min(
+            capacity - max(max(model.lengths(layers)) for model in models)
+            for layers, capacity in self.capacities.items()
+        )
 
     @rule(data=st.data())
     def append(self, data: Any) -> None:
@@ -54,7 +74,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         most = st.integers(1, SEQUENCES - first)
         counts = []
         for sequence in range(first, first + data.draw(most, label="rows")):
-            room = self.capacity - max(self.model[sequence].lengths)
+            room = self.room([self.model[sequence]])
             counts.append(data.draw(st.integers(0, min(3, room)), label="count"))
         if not any(counts):
             return
@@ -73,19 +93,20 @@ class SlotStoreMachine(RuleBasedStateMachine):
         """Every real column gives every entry it sees a small whole number."""
         random = torch.Generator().manual_seed(seed)
         columns = forward.columns
-        shape = len(counts), SHAPE.heads, SHAPE.groups, columns, forward.width
         rows = slice(first, first + len(counts))
         for layer in range(SHAPE.layers):
+            part, at = forward.of(layer)
+            shape = len(counts), SHAPE.heads, SHAPE.groups, columns, part.width
             weights = torch.randint(0, 4, shape, generator=random).float()
             if isinstance(forward, DecodeForward):
-                occupied = all_positions(self.store)[layer, rows, :, : forward.width] >= 0
+                occupied = all_positions(self.store)[layer, rows, :, : part.width] >= 0
                 weights = weights * occupied[:, :, None, None]
-                forward.add_attention(layer, weights.squeeze(3))
+                part.add_attention(at, weights.squeeze(3))
             else:
-                weights = weights * forward.mask(layer)[:, :, None]
+                weights = weights * part.mask(at)[:, :, None]
                 cut = columns // 2
                 for tile in (slice(0, cut), slice(cut, columns + 5)):
-                    forward.add_attention(layer, weights[..., tile, :], tile)
+                    part.add_attention(at, weights[..., tile, :], tile)
             for row, count in enumerate(counts):
                 for head in range(SHAPE.heads):
                     entries = self.model[first + row].entries[layer, head]
@@ -98,13 +119,15 @@ class SlotStoreMachine(RuleBasedStateMachine):
         first = data.draw(st.integers(0, SEQUENCES - 1), label="first")
         last = data.draw(st.integers(first + 1, SEQUENCES), label="last")
         models = self.model[first:last]
-        room = self.capacity - max(max(model.lengths) for model in models)
+        room = self.room(models)
         if not room or not all(model.seen for model in models):
             return
         steps = data.draw(st.integers(1, room), label="steps")
         originals = [sequence.original for sequence in self.model]
         forward = decode(self.store, originals, first=first, last=last, steps=steps, fixed=fixed)
-        assert forward.current == (fixed or forward.width < self.capacity)
+        assert forward.current == (
+            fixed or all(part.width < part.group.capacity for part in forward.groups)
+        )
         for model in models:
             for entries in model.entries.values():
                 entries.update({model.seen + i: 0.0 for i in range(steps)})
@@ -115,32 +138,38 @@ class SlotStoreMachine(RuleBasedStateMachine):
         everyone = st.permutations(range(SEQUENCES))
         number = data.draw(st.integers(1, SEQUENCES), label="sequences")
         sequences = data.draw(everyone, label="order")[:number]
-        step = data.draw(st.integers(1, SHAPE.layers), label="layers at once")
-        width = max(max(self.model[s].lengths) for s in sequences)
-        most = data.draw(st.sampled_from([None, width]), label="most")
         random = torch.Generator().manual_seed(seed)
-        for start in range(0, SHAPE.layers, step):
-            layers = slice(start, start + step)
-            occupied = self.store.positions(layers, sequences, width) >= 0
-            keep = (torch.rand(occupied.shape, generator=random) < density) & occupied
-            kept, stayed = self.store.compact(layers, sequences, keep.flatten(0, 1), most=most)
-            for depth, layer in enumerate(range(start, start + step)):
-                for i, sequence in enumerate(sequences):
-                    row = depth * number + i
-                    for head in range(SHAPE.heads):
-                        entries = self.model[sequence].entries[layer, head]
-                        stays = dict(
-                            item
-                            for item, stay in zip(
-                                entries.items(), keep[depth, i, head], strict=False
-                            )
-                            if stay
-                        )
-                        self.model[sequence].entries[layer, head] = stays
-                        told = stayed[row, head].tolist()
-                        assert kept[row, head] == len(stays)
-                        assert told == [*stays] + [-1] * (len(told) - len(stays))
+        for group in self.store.groups:
+            depth = group.shape.layers
+            step = data.draw(st.integers(1, depth), label="layers at once")
+            width = max(max(self.model[s].lengths(group.layers)) for s in sequences)
+            most = data.draw(st.sampled_from([None, width]), label="most")
+            for start in range(0, depth, step):
+                some = slice(start, start + step)
+                occupied = group.positions(some, sequences, width) >= 0
+                keep = (torch.rand(occupied.shape, generator=random) < density) & occupied
+                answer = group.compact(some, sequences, keep.flatten(0, 1), most=most)
+                self.expect_kept(group.layers[some], sequences, keep, answer)
         self.store.compacted(sequences)
+
+    def expect_kept(
+        self, layers: Sequence[int], sequences: Sequence[int], keep: Any, answer: Any
+    ) -> None:
+        """Drop the entries in the model too, and compare what the store says it kept."""
+        kept, stayed = answer
+        for depth, layer in enumerate(layers):
+            for i, sequence in enumerate(sequences):
+                row = depth * len(sequences) + i
+                for head in range(SHAPE.heads):
+                    entries = self.model[sequence].entries[layer, head]
+                    mask = keep[depth, i, head]
+                    stays = dict(
+                        item for item, stay in zip(entries.items(), mask, strict=False) if stay
+                    )
+                    self.model[sequence].entries[layer, head] = stays
+                    told = stayed[row, head].tolist()
+                    assert kept[row, head] == len(stays)
+                    assert told == [*stays] + [-1] * (len(told) - len(stays))
 
     @rule(
         places=st.lists(st.integers(0, SEQUENCES - 1), min_size=1, unique=True),
@@ -157,80 +186,112 @@ class SlotStoreMachine(RuleBasedStateMachine):
     def clear(self, sequence: int) -> None:
         self.store.clear(sequence)
         self.model[sequence] = Modelled(next(self.seeds))
-        assert not self.store.keys[:, sequence].any()
-        assert not self.store.values[:, sequence].any()
+        for group in self.store.groups:
+            assert not group.keys[:, sequence].any()
+            assert not group.values[:, sequence].any()
+
+    @rule(sequence=st.integers(0, SEQUENCES - 1), place=st.integers(0, SEQUENCES - 1))
+    def save_and_load(self, sequence: int, place: int) -> None:
+        saved = self.store.save(sequence)
+        copied = self.model[sequence].copied()
+        self.store.clear(sequence)
+        self.model[sequence] = Modelled(next(self.seeds))
+        self.store.load(place, saved)
+        self.model[place] = copied
 
     @rule(more=st.integers(-3, 4), beyond=st.none() | st.integers(0, 40))
     def reserve(self, more: int, beyond: int | None) -> None:
-        wanted = self.capacity + more
-        limit = None if beyond is None else wanted + beyond
+        wanted = [capacity + more for capacity in self.capacities.values()]
+        limit = None if beyond is None else max(wanted) + beyond
+        assert self.store.lacks_room(wanted) == (more > 0)
         self.store.reserve(wanted, limit=limit)
         if more > 0:
-            doubled = max(wanted, 2 * self.capacity)
-            ends = limit is not None and limit <= 1.25 * doubled
-            assert self.store.capacity == (limit if ends else doubled)
-            self.capacity = self.store.capacity
+            for (layers, capacity), needed, group in zip(
+                self.capacities.items(), wanted, self.store.groups, strict=True
+            ):
+                doubled = max(needed, 2 * capacity)
+                ends = limit is not None and limit <= 1.25 * doubled
+                assert group.capacity == (limit if ends else doubled)
+                self.capacities[layers] = group.capacity
 
     @invariant()
     def every_head_holds_the_original_tensors_of_its_positions(self) -> None:
+        keys = over_layers(self.store, lambda group: group.keys)
+        values = over_layers(self.store, lambda group: group.values)
         for sequence, model in enumerate(self.model):
             for (layer, head), entries in model.entries.items():
                 stored = held(self.store, layer, sequence, head)
                 assert stored == list(entries)
                 assert stored == sorted(set(stored))
                 at = layer, sequence, head, slice(len(stored))
-                assert torch.equal(self.store.keys[at], model.original.keys[layer, head, stored])
-                assert torch.equal(
-                    self.store.values[at], model.original.values[layer, head, stored]
-                )
+                assert torch.equal(keys[at], model.original.keys[layer, head, stored])
+                assert torch.equal(values[at], model.original.values[layer, head, stored])
+
+    @invariant()
+    def a_lane_has_the_positions_of_all_its_layers(self) -> None:
+        for sequence, model in enumerate(self.model):
+            for (layer, head), entries in model.entries.items():
+                found = self.store.positions(sequence)[layer, head]
+                assert found[found >= 0].tolist() == list(entries)
 
     @invariant()
     def slots_after_the_entries_are_free(self) -> None:
-        occupied = torch.arange(self.capacity) < self.store.lengths[..., None]
-        found = all_positions(self.store)
-        assert (found >= 0).equal(occupied)
-        assert (found[~occupied] == -1).all()
-        if self.store.records.get(SUM) is not None:
-            assert not self.store.records[SUM][~occupied].any()
+        for group in self.store.groups:
+            occupied = torch.arange(group.capacity) < group.lengths[..., None]
+            everything = slice(0, group.shape.layers), range(SEQUENCES)
+            found = group.positions(*everything, group.capacity)
+            assert (found >= 0).equal(occupied)
+            assert (found[~occupied] == -1).all()
+            if self.needs.attention:
+                assert not group.records[SUM][~occupied].any()
 
     @invariant()
     def the_host_knows_what_the_device_holds(self) -> None:
         store, model = self.store, self.model
-        assert store.widths == [max(m.lengths) for m in model]
-        assert store.even == [len(set(m.lengths)) == 1 for m in model]
+        for group in store.groups:
+            lengths = [m.lengths(group.layers) for m in model]
+            assert group.widths == [max(held) for held in lengths]
+            assert group.even == [len(set(held)) == 1 for held in lengths]
+        assert store.widths == [max(m.lengths(range(SHAPE.layers))) for m in model]
         assert store.tokens_seen == store.seen.tolist() == [m.seen for m in model]
+        dropped = [4 * m.seen - sum(m.lengths(range(SHAPE.layers))) for m in model]
+        assert store.dropped.tolist() == dropped
 
     @invariant()
     def memory_changes_only_when_reserved(self) -> None:
         store = self.store
-        assert store.capacity == self.capacity
-        elements = SHAPE.layers * SEQUENCES * SHAPE.heads * self.capacity * SHAPE.dim
-        assert store.kv_bytes == store.keys.nbytes + store.values.nbytes == 2 * 4 * elements
+        assert [group.capacity for group in store.groups] == list(self.capacities.values())
+        slots = sum(len(layers) * capacity for layers, capacity in self.capacities.items())
+        elements = slots * SEQUENCES * SHAPE.heads * SHAPE.dim
+        assert store.kv_bytes == 2 * 4 * elements
         assert store.peak_bytes == store.kv_bytes
 
     @invariant()
     def attention_follows_its_entries(self) -> None:
-        if self.store.records.get(SUM) is None:
-            assert not self.needs.attention
+        if not self.needs.attention:
+            assert not any(group.records for group in self.store.groups)
             return
+        sums = over_layers(self.store, lambda group: group.records[SUM])
         for sequence, model in enumerate(self.model):
             for (layer, head), entries in model.entries.items():
-                received = self.store.records[SUM][layer, sequence, head, : len(entries)]
+                received = sums[layer, sequence, head, : len(entries)]
                 assert received.tolist() == list(entries.values())
 
     @invariant()
     def the_newest_queries_are_known_oldest_first(self) -> None:
         order = [2, 0]
-        recent = self.store.recent_queries(slice(0, SHAPE.layers), order)
-        if recent is None:
-            assert self.needs.queries == 0
-            return
-        for i, sequence in enumerate(order):
-            model, window = self.model[sequence], self.needs.queries
-            known = min(window, model.seen)
-            expected = model.original.queries[..., model.seen - known : model.seen, :]
-            assert torch.equal(recent[:, i, ..., window - known :, :], expected)
-            assert not recent[:, i, ..., : window - known, :].any()
+        for group in self.store.groups:
+            recent = group.recent_queries(slice(0, group.shape.layers), order)
+            if recent is None:
+                assert self.needs.queries == 0
+                continue
+            for i, sequence in enumerate(order):
+                model, window = self.model[sequence], self.needs.queries
+                known = min(window, model.seen)
+                queries = model.original.queries[list(group.layers)]
+                expected = queries[..., model.seen - known : model.seen, :]
+                assert torch.equal(recent[:, i, ..., window - known :, :], expected)
+                assert not recent[:, i, ..., : window - known, :].any()
 
 
 SlotStoreMachine.TestCase.settings = settings(

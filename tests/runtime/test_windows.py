@@ -12,12 +12,13 @@ from torch import Tensor
 import skipkv
 from skipkv import Engine, Prompt, presets
 from skipkv.errors import UnsupportedModelError
-from skipkv.runtime.attention import attend_in_window
+from skipkv.runtime.attention import attend
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.kernels import sdpa
-from skipkv.runtime.slots import CacheShape, SlotStore
+from skipkv.runtime.slots import CacheShape
 from skipkv.runtime.softmax import PLAIN, Softmax
+from skipkv.runtime.store import SlotStore
 from skipkv.testing import toy_model, toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
@@ -85,7 +86,7 @@ def test_attention_in_a_window_is_that_of_a_loop_in_float64(
 
             key, value = forward.windows.write(layer, batch(keys, 9.0), batch(values, 9.0))
             query = batch(queries, 1.0)
-            found = attend_in_window(forward, query, key, value, DIM**-0.5, softmax)
+            found = attend(forward.windows, layer, query, key, value, DIM**-0.5, softmax)
             assert found.isfinite().all()
             for row in range(rows):
                 for column in range(columns - counts[row], columns):

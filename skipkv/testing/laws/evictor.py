@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skipkv._types import CacheView
 from skipkv.evictors import Evictor
+from skipkv.evictors.protocol import most_of, pools_heads
 from skipkv.testing.laws.common import (
     check_needs,
     check_same,
@@ -57,9 +58,15 @@ def _answer(evictor: Any, case: Case) -> None:
 def _budget(evictor: Any, case: Case) -> None:
     view, values, budget = _drawn(case, views_for(evictor))
     kept = (evictor.keep(values, view, budget) & view.occupied).sum(dim=-1)
-    if (kept > budget).any():
-        place = _first(kept > budget)
+    most, whole = most_of(evictor, budget), budget * kept.shape[1]
+    if most < budget:
+        raise Broken(f"most({budget}) is {most}, and a head that alone has entries keeps {budget}.")
+    if (kept > most).any():
+        place = _first(kept > most)
         raise Broken(f"{int(kept[tuple(place)])} entries kept in row and head {place}.")
+    if (kept.sum(dim=1) > whole).any():
+        [row] = _first(kept.sum(dim=1) > whole)
+        raise Broken(f"{int(kept[row].sum())} entries kept in row {row}, of {whole} for its heads.")
 
 
 def _only_entries(evictor: Any, case: Case) -> None:
@@ -79,7 +86,12 @@ def _protected(evictor: Any, case: Case) -> None:
 
 def _room(evictor: Any, case: Case) -> None:
     view, values, budget = _drawn(case, views_for(evictor))
-    roomy = view.occupied.sum(dim=-1, keepdim=True) <= budget
+    held = view.occupied.sum(dim=-1, keepdim=True)
+    roomy = held <= most_of(evictor, budget)
+    if pools_heads(evictor):
+        heads = view.occupied.shape[1]
+        within = held.sum(dim=1, keepdim=True) <= heads * budget
+        roomy = (roomy.all(dim=1, keepdim=True) & within).expand_as(held)
     wrong = roomy & view.occupied & ~evictor.keep(values, view, budget)
     if wrong.any():
         raise Broken(f"the entry at {_first(wrong)} was dropped, and its head had room for all.")
@@ -156,7 +168,8 @@ LAWS = (
     ),
     Law(
         name="budget",
-        says="At most `budget` entries of every row and head are kept.",
+        says="At most `budget` entries of every row and head are kept; of an evictor with a method "
+        "`most(budget)`, at most that many of a head and `H * budget` of a row.",
         why="it is what bounds the memory. The runtime ends such a sequence with an error.",
         check=_budget,
     ),
@@ -174,7 +187,8 @@ LAWS = (
     ),
     Law(
         name="room",
-        says="A row and head with no more entries than `budget` keeps all of them.",
+        says="A row and head with no more entries than `budget` keeps all of them; where heads "
+        "share their budgets, a row with no more than `H * budget`, and `most(budget)` in a head.",
         why="under a budget above its length a generation must equal that of the full cache; and "
         "rows with few entries come in one view with full ones.",
         check=_room,

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from hypothesis import strategies as st
 
 from skipkv._types import CacheView, Cut, Needs, TokenStream, needs_of
-from skipkv.policy import Budget, Policy
+from skipkv.evictors.protocol import most_of
+from skipkv.policy import Policy
 from skipkv.testing.laws.common import bare
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 
@@ -72,13 +74,12 @@ def scaled_down(policy: Policy) -> Policy:
     sinks = min(budget.sinks, 4)
     least = window + sinks + 1 + (_PROMPT if budget.prompt else 0)
     return policy.with_(
-        budget=Budget(
+        budget=attrs.evolve(
+            budget,
             tokens=None if budget.tokens is None else min(budget.tokens, least + 5),
-            ratio=budget.ratio,
             interval=min(budget.interval, 5),
             window=window,
             sinks=sinks,
-            prompt=budget.prompt,
         )
     )
 
@@ -106,9 +107,13 @@ def _check_equal(before: Any, after: Any, changed: str) -> None:
 
 
 def _held(part: Any, case: Case) -> list[tuple[Any, list[Any], int]]:
-    """For every event: its record, the positions each head kept, the prompt length."""
+    """For every event: its record, what each layer's heads kept, and the prompt's length."""
     return [
-        (record, [[p for p in head.tolist() if p >= 0] for head in record.kept.flatten(0, 1)], n)
+        (
+            record,
+            [[[p for p in head.tolist() if p >= 0] for head in layer] for layer in record.kept],
+            n,
+        )
         for completion in part.decode(_prompts(case))
         for record in completion.trace or ()
         for n in [completion.prompt_tokens]
@@ -116,24 +121,30 @@ def _held(part: Any, case: Case) -> list[tuple[Any, list[Any], int]]:
 
 
 def _budget(part: Any, case: Case) -> None:
-    budget = part.policy.budget
-    for record, heads, prompt in _held(part, case) if budget is not None else ():
-        allowed = budget.allowed(record.seen, prompt)
-        most = max(len(head) for head in heads)
-        if most > allowed:
-            raise Broken(
-                f"after the event at {record.seen} tokens a head held {most} entries, of "
-                f"{allowed} allowed."
-            )
+    budget, evictor = part.policy.budget, part.policy.evictor
+    for record, layers, prompt in _held(part, case) if budget is not None else ():
+        for own, heads in zip(budget.of_layers(len(layers)), layers, strict=True):
+            allowed = own.allowed(record.seen, prompt)
+            most, whole = max(map(len, heads)), sum(map(len, heads))
+            if most > most_of(evictor, allowed):
+                raise Broken(
+                    f"after the event at {record.seen} tokens a head held {most} entries, of "
+                    f"{most_of(evictor, allowed)} allowed."
+                )
+            if whole > allowed * len(heads):
+                raise Broken(
+                    f"after the event at {record.seen} tokens the heads of a layer held {whole} "
+                    f"entries, of {allowed * len(heads)} allowed."
+                )
 
 
 def _protected(part: Any, case: Case) -> None:
     budget = part.policy.budget
-    for record, heads, prompt in _held(part, case) if budget is not None else ():
+    for record, layers, prompt in _held(part, case) if budget is not None else ():
         first = max(budget.sinks, prompt if budget.prompt else 0)
         always = {*range(min(first, record.seen))}
         always |= {*range(max(0, record.seen - budget.window), record.seen)}
-        for head in heads:
+        for head in chain.from_iterable(layers):
             if lost := sorted(always - set(head)):
                 raise Broken(
                     f"after the event at {record.seen} tokens the protected positions {lost} were "
@@ -245,7 +256,8 @@ class _Listener:
 LAWS = (
     Law(
         name="budget",
-        says="After a compression event no row and head holds more entries than the budget.",
+        says="After a compression event no row and head holds more entries than its layer's "
+        "budget; where heads share theirs, no row.",
         why="it is what bounds the memory.",
         check=_budget,
         basic=True,
