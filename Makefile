@@ -9,7 +9,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST_OPTIONS ?= -n 2
 
 .PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-lm-eval \
-	test-oldest test-newest test-browser docs docs-serve figures trace-figures bench clean
+	test-oldest test-newest test-browser docs docs-serve figures tables trace-figures bench clean
 
 help:
 	@echo "make demo         what eviction saves, and what it costs under every policy"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-browser the page of traces in a headless Chromium, if there is one (Debian: chromium)"
 	@echo "make docs         build the site into site/, strictly and without a network"
 	@echo "make figures      draw the figures of docs/concepts again"
+	@echo "make tables       write the tables of presets in README.md and docs/choosing.md again"
 	@echo "make trace-figures  make the example page of docs/traces.md and its picture again (Chromium)"
 	@echo "make docs-serve   show the site on this machine, rebuilt at every change"
 	@echo "make bench        speed and memory of policies on the embedded model"
@@ -84,6 +85,9 @@ docs: .venv/.dev
 
 figures: .venv/.dev
 	$(BIN)/python docs/figures/all.py
+
+tables: .venv/.dev
+	$(BIN)/python benchmarks/preset_tables.py
 
 trace-figures: .venv/.browser
 	$(BIN)/python docs/figures/trace.py

@@ -29,6 +29,8 @@ Settings: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 FILE = "skipkv.json"
 """The name of the file with a model's settings, in the model's folder."""
+OTHERS = "*"
+"""The name, in such a file, of the presets that need only a budget and are not in it."""
 STEERING = ("vector", "strength", "growth")
 """Options that every preset takes: a file with a steering vector, its strength and growth."""
 _OPTIONS = ("budget", "interval", *STEERING)  # each has an option of the command line
@@ -60,6 +62,12 @@ def model_settings(model: str) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path} is not JSON ({error}).") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} must hold an object of options for each preset.")
+    from skipkv.presets import BUDGETED
+
+    shared = settings.pop(OTHERS, None)
+    if shared is not None:
+        others = [name for name in BUDGETED if name not in settings]
+        settings = {**dict.fromkeys(others, shared), **settings}
     return {name: _own_options(path, name, options) for name, options in settings.items()}
 
 

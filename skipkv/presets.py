@@ -2,10 +2,11 @@
 
 Each is a function of a budget: a number of tokens (1024), a share of the tokens seen (0.25) or a
 `Budget`. What the papers fix is a default; of a `Budget` given, the other arguments replace fields.
-`get` finds one by name.
+`get` finds one by name. To add one, write its function and put its name into `__all__`.
 """
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, TypeAlias
 
 import attrs
@@ -679,18 +680,18 @@ def _scheduler(grouped: int | None) -> BatchScheduler:
     return Continuous() if grouped is None else LengthGrouped(batch_size=grouped)
 
 
+# Every exported function above is a preset, in the order of this file.
 _PRESETS: dict[str, Callable[..., Policy]] = {
-    preset.__name__: preset
-    for preset in (
-        *(full, random, streaming_llm, h2o, tova, snapkv),
-        *(keydiff, morphkv, caote, expected_attention, lagkv, vase, vase_dkv, raas),
-        *(rkv, gkv, seal, skipkv),
-    )
+    name: value for name, value in tuple(globals().items()) if name in __all__ and callable(value)
 }
 NAMES = tuple(_PRESETS)
 """All presets, in the order of the README's table."""
 
-BUDGETED = tuple(name for name in NAMES if name not in ("full", "seal"))
+BUDGETED = tuple(
+    name
+    for name, preset in _PRESETS.items()
+    if [n for n, p in signature(preset).parameters.items() if p.default is p.empty] == ["budget"]
+)
 """The presets that need only a budget."""
 
 

@@ -165,12 +165,6 @@ def test_a_paper_is_cited_as_a_source(name):
     assert "arXiv" not in docstring or "Source:" in docstring
 
 
-def test_the_table_of_presets_cites_what_the_presets_cite():
-    section = (ROOT / "README.md").read_text().partition("## Presets")[2].partition("\n## ")[0]
-    for name, paper in re.findall(r"^\| `(\w+)` .*?\| (?:arXiv (\S+))? ?\|$", section, re.M):
-        assert paper in (inspect.getdoc(presets.get(name)) or "")
-
-
 def test_every_public_name_is_on_a_page_of_the_reference(site):
     packed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     places = dict(

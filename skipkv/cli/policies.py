@@ -32,7 +32,7 @@ def policies(
 
         for number, name in enumerate(NAMES):
             function = get(name)
-            policy = _example(function)
+            policy = example(function)
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
             parts = composition(policy)
             if as_json:
@@ -50,8 +50,12 @@ def policies(
                 typer.echo(f"  {'costs':<10}{cost}")
 
 
-def _example(preset: "Callable[..., Policy]") -> "Policy":
-    """The preset's policy, with example values for its required arguments."""
+def example(preset: "Callable[..., Policy]") -> "Policy":
+    """A preset's policy, with example values for its required arguments.
+
+    Args:
+        preset: any of `skipkv.presets`.
+    """
     import torch
 
     from skipkv.steerers import SteeringVector
@@ -82,13 +86,16 @@ def costs(needs: "Needs") -> list[str]:
     Args:
         needs: `Policy.needs`.
     """
+    numbers = len(needs.recorded)
+    queries = "query" if needs.queries == 1 else "queries"
     told = {
-        f"{needs.queries} queries per query head are kept": needs.queries > 0,
-        "4 bytes per entry; attention leaves the fused kernel at every step": needs.attention,
+        f"{needs.queries} {queries} per query head": needs.queries > 0,
+        f"{4 * numbers} bytes per entry": numbers > 0,
+        "attention leaves the fused kernel at every step": needs.weights,
         "an embedding per sentence; a tokenizer": needs.sentences,
         "keys or queries are turned back at events; a model whose rotation is known": needs.rotary,
     }
-    return [cost for cost, applies in told.items() if applies] or ["nothing is recorded"]
+    return [cost for cost, applies in told.items() if applies] or ["nothing"]
 
 
 def _needed(policy: "Policy") -> dict[str, Any]:

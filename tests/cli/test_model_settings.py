@@ -72,14 +72,25 @@ def test_tiny_has_settings_for_every_preset_that_needs_some():
     from skipkv.presets import NAMES
 
     own = model_settings("tiny")
-    assert set(own) == set(NAMES)
+    assert set(own) == {*NAMES} - {"full"}
     for name in NAMES:
         resolve_policy(name, settings=own)
+
+
+def test_a_star_stands_for_the_other_presets_that_need_only_a_budget(tmp_path):
+    text = {"*": {"budget": 60}, "rkv": {"interval": 4}}
+    (tmp_path / "skipkv.json").write_text(json.dumps(text))
+    own = model_settings(str(tmp_path))
+    assert set(own) == set(presets.BUDGETED)
+    assert own["rkv"] == {"interval": 4}
+    assert resolve_policy("skipkv", settings=own).budget.tokens == 60
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"*": 3}', "the options of random must be an object, got 3"),
+        ('{"*": {"pool": 3}}', "random takes no 'pool'"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[]", "must hold an object"),
