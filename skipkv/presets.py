@@ -27,6 +27,7 @@ from skipkv.scorers import (
     OutputChange,
     Random,
     RecentAttention,
+    Recurrence,
     Relative,
     Sampled,
     SentenceRedundancy,
@@ -47,6 +48,7 @@ __all__ = [
     "h2o",
     "keydiff",
     "lagkv",
+    "lazy_eviction",
     "morphkv",
     "raas",
     "random",
@@ -475,6 +477,35 @@ def raas(
     return Policy(
         budget=_budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval),
         scorer=LastAttended(threshold=threshold),
+        evictor=TopK(),
+    )
+
+
+def lazy_eviction(
+    budget: AnyBudget,
+    *,
+    threshold: float = 1e-4,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """LazyEviction: entries that have not been idle for longer than they were before.
+
+    Source: Zhang et al. 2025, arXiv 2506.15969. Differs: entries are in the order of idle time over
+    their longest interval between two uses; the paper joins functions of the two.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        threshold: a weight of attention above which an entry counts as used, in [0, 1).
+        window: most recent tokens, always kept. By default 8, or those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    return Policy(
+        budget=_budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval),
+        scorer=Recurrence(threshold=threshold),
         evictor=TopK(),
     )
 

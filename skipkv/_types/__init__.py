@@ -6,7 +6,17 @@ Add a type here only when two kinds of part use it, or a part and the runtime.
 
 from skipkv._types.heads import over_heads
 from skipkv._types.needs import SUM, Needs, needs_of
-from skipkv._types.records import Decayed, LastAbove, Memory, Peak, Record, Statistic, Sum
+from skipkv._types.records import (
+    Decayed,
+    LastAbove,
+    LongestGap,
+    Memory,
+    PairedStatistic,
+    Peak,
+    Record,
+    Statistic,
+    Sum,
+)
 from skipkv._types.request import Request
 from skipkv._types.rotation import Rotation
 from skipkv._types.sentences import SentenceTable
@@ -21,8 +31,10 @@ __all__ = [
     "Cut",
     "Decayed",
     "LastAbove",
+    "LongestGap",
     "Memory",
     "Needs",
+    "PairedStatistic",
     "Peak",
     "Record",
     "Request",

@@ -1,12 +1,12 @@
 """What a part must be shown beyond keys, values and positions."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
 
-from skipkv._types.records import Memory, Record, Statistic, Sum
+from skipkv._types.records import Memory, PairedStatistic, Record, Statistic, Sum
 from skipkv._validators import is_a, kind_of
 from skipkv.errors import ConfigError
 
@@ -14,12 +14,25 @@ SUM = Sum()
 """The record of `Needs(attention=True)`."""
 
 
+def _with_read(given: Iterable[Any]) -> Iterator[Any]:
+    """Records, and after each statistic the one that it reads."""
+    for record in given:
+        yield record
+        if not isinstance(record, type) and isinstance(record, PairedStatistic):
+            if isinstance(record.reads, PairedStatistic) or not isinstance(record.reads, Statistic):
+                raise ConfigError(
+                    f"{record!r}.reads must be a statistic that reads no other, got "
+                    f"{record.reads!r}."
+                )
+            yield record.reads
+
+
 def _records(given: Any) -> tuple[Record, ...]:
     """Records, each once."""
     if not isinstance(given, Iterable) or isinstance(given, str):
         raise ConfigError(f"Needs(records=...) must be a tuple of records, got {kind_of(given)}.")
     found: list[Record] = []
-    for record in given:
+    for record in _with_read(given):
         if isinstance(record, type) or not isinstance(record, Memory | Statistic):
             raise ConfigError(
                 f"Needs(records=...) must hold records, got {kind_of(record)}. A record is a "
@@ -59,7 +72,8 @@ class Needs:
         sentences: the sentence table: embeddings and thoughts of the sentences closed so far.
         rotary: the rotation of positions, and with it the keys as they were before.
         records: numbers beside each entry that the part reads with `view.record(...)`: statistics
-            of attention, and a scorer's memory from event to event.
+            of attention, and a scorer's memory from event to event. A statistic that another one
+            reads comes with it.
 
     Raises:
         ConfigError: a value is out of range, or something in `records` is not a record.

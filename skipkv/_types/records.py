@@ -1,6 +1,6 @@
 """Numbers that the cache keeps beside each entry, for parts that declare them."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -49,6 +49,36 @@ class Statistic(Record, Protocol):
             weights: the attention that each query head of each token pays to each entry. It is 0
                 for entries that come later, and for all entries where the token is padding.
             positions: of the tokens, ascending; -1 is padding.
+        """
+        ...
+
+
+@runtime_checkable
+class PairedStatistic(Record, Protocol):
+    """A statistic of which `update` reads another one too, such as the time since a last time.
+
+    The cache keeps the other one with it. The laws are those of a `Statistic`.
+    """
+
+    @property
+    def reads(self) -> Statistic:
+        """The other one."""
+        ...
+
+    def update(
+        self,
+        held: Float[Tensor, "B H L"],
+        weights: Float[Tensor, "B H G T L"],
+        positions: Int[Tensor, "B T"],
+        read: Float[Tensor, "B H L"],
+    ) -> Float[Tensor, "B H L"]:
+        """The values after some tokens.
+
+        Args:
+            held: the values before.
+            weights: as for a `Statistic`.
+            positions: of the tokens, ascending; -1 is padding.
+            read: the values of the other statistic before these tokens.
         """
         ...
 
@@ -216,3 +246,84 @@ class LastAbove:
         above = weights.amax(dim=2) > self.threshold  # [B H T L]
         at = torch.where(above, positions[:, None, :, None].to(held.dtype), -1.0)
         return held.maximum(at.amax(dim=2))
+
+
+@attrs.frozen(kw_only=True)
+class LongestGap:
+    """The most tokens from one that gave an entry more than a threshold to the next one that did.
+
+    0 where there were not two. It is kept together with `LastAbove`, which says when the last was.
+
+    Args:
+        threshold: a weight, in [0, 1).
+
+    Raises:
+        ConfigError: `threshold` is below 0, or no weight is above it.
+
+    Source: LazyEviction (arXiv 2506.15969), the maximum recurrence interval.
+
+    Example:
+        >>> LongestGap(threshold=0.01).reads
+        LastAbove(threshold=0.01)
+    """
+
+    threshold: float = attrs.field(validator=is_a(float))
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise ConfigError(
+                f"LongestGap(threshold={self.threshold}) must be in [0, 1): weights of attention "
+                "are at most 1."
+            )
+
+    @property
+    def start(self) -> float:
+        """No gap."""
+        return 0.0
+
+    @property
+    def reads(self) -> LastAbove:
+        """When the last time was."""
+        return LastAbove(threshold=self.threshold)
+
+    def update(
+        self,
+        held: Float[Tensor, "B H L"],
+        weights: Float[Tensor, "B H G T L"],
+        positions: Int[Tensor, "B T"],
+        read: Float[Tensor, "B H L"],
+    ) -> Float[Tensor, "B H L"]:
+        """The longest of the gaps before and of those that end at these tokens.
+
+        Args:
+            held: the values before.
+            weights: the attention of each query head of each token to each entry.
+            positions: of the tokens; -1 is padding.
+            read: the last position above the threshold before these tokens; -1 if none.
+        """
+        above = weights.amax(dim=2) > self.threshold  # [B H T L]
+        at = torch.where(above, positions[:, None, :, None].to(held.dtype), -1.0)
+        last = torch.cat([read[:, :, None], at], dim=2).cummax(dim=2).values  # before each token
+        gaps = torch.where(above & (last[:, :, :-1] >= 0), at - last[:, :, :-1], 0.0)
+        return held.maximum(gaps.amax(dim=2))
+
+
+def updated(
+    values: Mapping[Record, Float[Tensor, "B H L"]],
+    weights: Float[Tensor, "B H G T L"],
+    positions: Int[Tensor, "B T"],
+) -> dict[Record, Float[Tensor, "B H L"]]:
+    """The statistics among some records, after some tokens.
+
+    Args:
+        values: the records before.
+        weights: the attention of each query head of each token to each entry.
+        positions: of the tokens; -1 is padding.
+    """
+    found: dict[Record, Float[Tensor, "B H L"]] = {}
+    for record, held in values.items():
+        if isinstance(record, PairedStatistic):
+            found[record] = record.update(held, weights, positions, values[record.reads])
+        elif isinstance(record, Statistic):
+            found[record] = record.update(held, weights, positions)
+    return found

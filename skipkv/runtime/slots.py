@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skipkv._types import Memory, Needs, Statistic
+from skipkv._types import Memory, Needs
+from skipkv._types.records import updated
 from skipkv.runtime.softmax import PLAIN
 
 
@@ -173,12 +174,10 @@ class LayerGroup:
             positions: of the tokens; -1 is padding.
             free: slots without an entry; None where there are none.
         """
-        for record, values in self.records.items():
-            if not isinstance(record, Statistic):
-                continue
-            held = values[layer, lanes, :, : weights.shape[-1]]
-            found = record.update(held, weights, positions)
-            held.copy_(found if free is None else found.masked_fill(free, record.start))
+        slots = weights.shape[-1]
+        held = {record: values[layer, lanes, :, :slots] for record, values in self.records.items()}
+        for record, found in updated(held, weights, positions).items():
+            held[record].copy_(found if free is None else found.masked_fill(free, record.start))
 
     @property
     def bytes(self) -> int:

@@ -20,6 +20,7 @@ from skipkv.scorers.protocol import Scorer
 from skipkv.scorers.random import Random
 from skipkv.scorers.recency import Recency
 from skipkv.scorers.recent_attention import RecentAttention
+from skipkv.scorers.recurrence import Recurrence
 from skipkv.scorers.relative import Relative
 from skipkv.scorers.sampled import Sampled
 from skipkv.scorers.sentence_redundancy import SentenceRedundancy
@@ -44,6 +45,7 @@ __all__ = [
     "Random",
     "Recency",
     "RecentAttention",
+    "Recurrence",
     "Relative",
     "Sampled",
     "Scorer",

@@ -17,6 +17,7 @@ from skipkv import (
     Decayed,
     Engine,
     LastAbove,
+    LongestGap,
     Memory,
     Needs,
     Policy,
@@ -84,12 +85,12 @@ class Recorded(ScorerAlgebra):
     """Scores by statistics of attention, and by what it remembers of them."""
 
     memory = Memory("recorded")
-    statistics = (LastAbove(threshold=0.1), Decayed(factor=0.9))
+    statistics = (LastAbove(threshold=0.1), Decayed(factor=0.9), LongestGap(threshold=0.1))
     needs = Needs(records=(memory, *statistics))
 
     def score(self, view: CacheView) -> Tensor:
-        last, recent = (view.record(statistic) for statistic in self.statistics)
-        return last / view.seen[:, None, None] + recent + view.record(self.memory)
+        last, recent, gap = (view.record(statistic) for statistic in self.statistics)
+        return last / view.seen[:, None, None] + recent + gap + view.record(self.memory)
 
     def remember(self, view: CacheView) -> dict[Memory, Tensor]:
         return {self.memory: 0.5 * view.record(self.memory) + view.record(self.statistics[1])}

@@ -16,6 +16,7 @@ from skipkv import (
     Decayed,
     Engine,
     LastAbove,
+    LongestGap,
     Memory,
     Needs,
     Peak,
@@ -30,7 +31,13 @@ from skipkv.scorers.algebra import ScorerAlgebra
 from skipkv.testing import check_scorer, scripted_model, toy_model, toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
-STATISTICS = (Sum(), Decayed(factor=0.8), Peak(), LastAbove(threshold=0.05))
+STATISTICS = (
+    Sum(),
+    Decayed(factor=0.8),
+    Peak(),
+    LastAbove(threshold=0.05),
+    LongestGap(threshold=0.05),
+)
 POSITION = Memory("position", start=-1.0)
 SCRIPT = "one plus two is three. wait let me check one plus two again so then one is two"
 
@@ -75,12 +82,14 @@ def loop_in_float64(
                 entries = [p for p in before[head].tolist() if 0 <= p <= t]
                 share = attention[t, entries].double()
                 for p, weight in zip(entries, (share / share.sum()).tolist(), strict=True):
-                    old = held[head].get(p, [0.0, 0.0, 0.0, -1.0])
+                    old = held[head].get(p, [0.0, 0.0, 0.0, -1.0, 0.0])
+                    used = weight > 0.05
                     held[head][p] = [
                         old[0] + groups * weight,
                         old[1] * 0.8 + groups * weight,
                         max(old[2], weight),
-                        float(t) if weight > 0.05 else old[3],
+                        float(t) if used else old[3],
+                        max(old[4], t - old[3]) if used and old[3] >= 0 else old[4],
                     ]
         token = seen
         found[seen] = [dict(values) for values in held]
@@ -184,6 +193,17 @@ def test_a_scorer_that_remembers_wrongly_is_named(answer: Any, message: str) -> 
         raise done.error
 
 
+@attrs.frozen
+class Chained(LongestGap):
+    """Reads a statistic that itself reads another."""
+
+    threshold: float = attrs.field(default=0.1, init=False, repr=False)
+
+    @property
+    def reads(self) -> Any:
+        return LongestGap(threshold=0.2)
+
+
 def test_a_memory_that_no_scorer_writes_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Memory\(name='x', start=0.0\).*does not write"):
         Policy(budget=Budget(tokens=12), scorer=Spy((Memory("x"),)))
@@ -195,6 +215,8 @@ def test_a_memory_that_no_scorer_writes_is_refused() -> None:
         ("peak", "must be a tuple of records"),
         ((3,), "must hold records, got"),
         ((Peak,), "must hold records, got"),
+        ((LongestGap,), "must hold records, got"),
+        ((Chained(),), r"Chained\(\).reads must be a statistic that reads no other"),
         ((Memory("x"), Memory("x", start=1.0)), "name 'x' and different starts"),
     ],
 )
@@ -211,6 +233,9 @@ def test_the_union_of_needs_has_each_record_once() -> None:
     assert Needs(attention=True, records=(Sum(), Peak())).recorded == (Sum(), Peak())
     assert Needs(records=(Peak(), Sum())).recorded == (Peak(), Sum())
     assert not Needs(records=(Memory("x"),)).weights
+    gap = LongestGap(threshold=0.1)
+    assert Needs(records=(gap,)).records == (gap, LastAbove(threshold=0.1))
+    assert (Needs(records=(gap.reads,)) | Needs(records=(gap,))).records == (gap.reads, gap)
     with pytest.raises(ConfigError, match="different starts"):
         Needs(records=(Memory("x"),)) | Needs(records=(Memory("x", start=2.0),))
 
@@ -272,6 +297,8 @@ def test_thresholds_and_factors_out_of_range_are_refused() -> None:
     for threshold in (-0.1, 1.0):
         with pytest.raises(ConfigError, match=r"in \[0, 1\)"):
             LastAbove(threshold=threshold)
+        with pytest.raises(ConfigError, match=r"LongestGap.*in \[0, 1\)"):
+            LongestGap(threshold=threshold)
     with pytest.raises(InputError, match="Needs\\(records"):
         Spy((Peak(),)).score(view_without_records())
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipkv import CacheView, presets
-from skipkv._types import LastAbove
+from skipkv._types import LastAbove, LongestGap
 from skipkv.errors import ConfigError, InputError
 from skipkv.evictors import Reserved, TopK
 from skipkv.scorers import (
@@ -25,6 +25,7 @@ from skipkv.scorers import (
     OutputChange,
     Random,
     RecentAttention,
+    Recurrence,
     Sampled,
     ScorerAlgebra,
     SketchNorm,
@@ -204,6 +205,32 @@ def test_last_attended_is_the_stamp(view: CacheView) -> None:
 
 
 @modest
+@given(view=views_for(Recurrence(threshold=0.1)))
+def test_recurrence_is_idle_time_over_the_longest_gap(view: CacheView) -> None:
+    found = Recurrence(threshold=0.1).score(view)
+    last, gap = view.record(LastAbove(threshold=0.1)), view.record(LongestGap(threshold=0.1))
+    for r, h, slots in heads_of(view):
+        for j in slots:
+            idle = max(0.0, int(view.seen[r]) - 1 - float(last[r, h, j]))
+            expected = -idle / max(1.0, float(gap[r, h, j]))
+            assert float(found[r, h, j]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_entry_goes_once_it_is_idle_for_longer_than_ever_before() -> None:
+    view = attrs.evolve(
+        whole(5, seen=100),
+        records={
+            LastAbove(threshold=0.1): torch.tensor([[[-1.0, 39.0, 79.0, 99.0, 79.0]]]),
+            LongestGap(threshold=0.1): torch.tensor([[[0.0, 60.0, 15.0, 0.0, 40.0]]]),
+        },
+    )
+    found = Recurrence(threshold=0.1).score(view)[0, 0]
+    assert found.tolist() == pytest.approx([-100.0, -1.0, -20 / 15, 0.0, -0.5])
+    keep = TopK().keep(found[None, None], view, 3)
+    assert keep[0, 0].tolist() == [False, True, False, True, True]
+
+
+@modest
 @given(view=cache_views())
 def test_value_peak_is_the_largest_component(view: CacheView) -> None:
     assert torch.equal(ValuePeak().score(view), view.values.max(dim=-1).values)
@@ -317,6 +344,7 @@ def test_with_nothing_reserved_the_best_stay() -> None:
         (lambda: LagRelative(lag=0), r"lag=0\)"),
         (lambda: Lasting(scorer=ValuePeak(), factor=1.5), r"factor=1.5\) must lie in \[0, 1\]"),
         (lambda: LastAttended(threshold=1.0), r"threshold=1.0\) must be in \[0, 1\)"),
+        (lambda: Recurrence(threshold=1.0), r"threshold=1.0\) must be in \[0, 1\)"),
         (lambda: SketchNorm(columns=0), r"columns=0\)"),
         (lambda: Reserved(scorer=ValuePeak(), share=1.5), r"share=1.5\) must lie in \[0, 1\]"),
         (lambda: Reserved(scorer=ValuePeak), "must be a scorer"),

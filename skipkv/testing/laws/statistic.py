@@ -3,83 +3,110 @@
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipkv._types import Statistic
+from skipkv._types import PairedStatistic, Record, Statistic
+from skipkv._types.records import updated
 from skipkv.testing.laws.common import check_same, check_tensor, protocol_law
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 
 _FEW, _SOME = st.integers(1, 3), st.integers(1, 5)
+_EARLIER = 3  # tokens before the ones that are drawn
 
 
-def _drawn(statistic: Any, case: Case, *, rows: Any = _FEW) -> tuple[Tensor, Tensor, Tensor]:
+Drawn = tuple[dict[Record, Tensor], Tensor, Tensor]
+"""Values of a statistic, and of the one that it reads; weights; positions."""
+
+
+def _drawn(statistic: Any, case: Case, *, rows: Any = _FEW) -> Drawn:
     """Values of entries, and the attention that some tokens pay to them; some are padding."""
     b, h, g = (case.draw(name, axis) for name, axis in zip("BHG", (rows, _FEW, _FEW), strict=True))
     tokens, slots = case.draw("T", _SOME), case.draw("L", _SOME)
     random = torch.Generator().manual_seed(case.draw("seed", st.integers(0, 2**16)))
     padding = [case.draw(f"padding of row {row}", st.integers(0, tokens)) for row in range(b)]
-    columns = torch.arange(tokens)
-    start = torch.randint(0, 50, (b, 1), generator=random)
-    real = columns >= torch.tensor(padding)[:, None]
-    positions = (start + columns).masked_fill(~real, -1)
-    weights = torch.rand(b, h, g, tokens, slots, generator=random)
-    weights = weights / weights.sum(dim=-1, keepdim=True) * real[:, None, None, :, None]
+
+    def attention(count: int) -> Tensor:
+        weights = torch.rand(b, h, g, count, slots, generator=random)
+        return weights / weights.sum(dim=-1, keepdim=True)
+
+    columns = torch.arange(_EARLIER + tokens)
+    positions = torch.randint(0, 50, (b, 1), generator=random) + columns
+    earlier, positions = positions.split([_EARLIER, tokens], dim=1)
+    real = torch.arange(tokens) >= torch.tensor(padding)[:, None]
     fresh = torch.rand(b, h, slots, generator=random) < 0.5
     held = statistic.start + torch.rand(b, h, slots, generator=random)
-    return held.masked_fill(fresh, statistic.start), weights, positions
+    values: dict[Record, Tensor] = {statistic: held.masked_fill(fresh, statistic.start)}
+    if isinstance(statistic, PairedStatistic):
+        # as some tokens before have left it: its values are not any numbers, but positions, say
+        other: dict[Record, Tensor] = {
+            statistic.reads: torch.full_like(held, statistic.reads.start)
+        }
+        values |= updated(other, attention(_EARLIER), earlier)
+    weights = attention(tokens) * real[:, None, None, :, None]
+    return values, weights, positions.masked_fill(~real, -1)
 
 
 def _answer(statistic: Any, case: Case) -> None:
-    held, weights, positions = _drawn(statistic, case)
-    found = statistic.update(held, weights, positions)
-    check_tensor(found, "[B, H, L]", held, torch.float32, "update")
+    values, weights, positions = _drawn(statistic, case)
+    found = updated(values, weights, positions)[statistic]
+    check_tensor(found, "[B, H, L]", values[statistic], torch.float32, "update")
     if not torch.isfinite(found).all():
         raise Broken(f"update gave {found}.")
 
 
 def _pure(statistic: Any, case: Case) -> None:
-    given = _drawn(statistic, case)
-    before = [tensor.clone() for tensor in given]
-    statistic.update(*given)
-    for name, now, old in zip(("held", "weights", "positions"), given, before, strict=True):
-        if not torch.equal(now, old):
+    values, weights, positions = _drawn(statistic, case)
+    names = ("held", "read")
+    given = dict(zip(names, values.values(), strict=False))
+    given |= {"weights": weights, "positions": positions}
+    before = {name: tensor.clone() for name, tensor in given.items()}
+    updated(values, weights, positions)
+    for name, now in given.items():
+        if not torch.equal(now, before[name]):
             raise Broken(f"update changed {name} in place.")
 
 
 def _streaming(statistic: Any, case: Case) -> None:
-    held, weights, positions = _drawn(statistic, case)
-    whole = statistic.update(held, weights, positions)
-    one = held
+    values, weights, positions = _drawn(statistic, case)
+    whole = updated(values, weights, positions)[statistic]
     for column in range(positions.shape[1]):
         at = slice(column, column + 1)
-        one = statistic.update(one, weights[..., at, :], positions[:, at])
-    check_same(whole, one, torch.ones_like(held, dtype=torch.bool), "with tokens one by one")
+        values = updated(values, weights[..., at, :], positions[:, at])
+    everywhere = torch.ones_like(whole, dtype=torch.bool)
+    check_same(whole, values[statistic], everywhere, "with tokens one by one")
 
 
 def _padding(statistic: Any, case: Case) -> None:
-    held, weights, positions = _drawn(statistic, case)
-    before = statistic.update(held, weights, positions)
+    values, weights, positions = _drawn(statistic, case)
+    before = updated(values, weights, positions)[statistic]
     more = torch.zeros_like(weights[..., :1, :])
-    padded = statistic.update(
-        held,
+    padded = updated(
+        values,
         torch.cat([more, weights], dim=3),
         torch.cat([torch.full_like(positions[:, :1], -1), positions], dim=1),
-    )
-    check_same(before, padded, torch.ones_like(held, dtype=torch.bool), "with more padding")
+    )[statistic]
+    check_same(before, padded, torch.ones_like(before, dtype=torch.bool), "with more padding")
 
 
 def _rows(statistic: Any, case: Case) -> None:
-    held, weights, positions = _drawn(statistic, case, rows=st.integers(2, 3))
-    whole = statistic.update(held, weights, positions)
-    alone = statistic.update(held[:1], weights[:1], positions[:1])
+    values, weights, positions = _drawn(statistic, case, rows=st.integers(2, 3))
+    whole = updated(values, weights, positions)[statistic]
+    first = {record: held[:1] for record, held in values.items()}
+    alone = updated(first, weights[:1], positions[:1])[statistic]
     everywhere = torch.ones_like(alone, dtype=torch.bool)
     check_same(whole[:1], alone, everywhere, "with that row alone")
 
 
+def _protocol(statistic: Any, case: Case) -> None:
+    paired = isinstance(statistic, PairedStatistic)
+    protocol_law(PairedStatistic if paired else Statistic, "the statistic").check(statistic, case)
+
+
 LAWS = (
-    protocol_law(Statistic, "the statistic"),
+    attrs.evolve(protocol_law(Statistic, "the statistic"), check=_protocol),
     Law(
         name="answer",
         says="update returns finite float32 numbers [B, H, L], one for every slot.",
@@ -116,7 +143,10 @@ LAWS = (
 
 
 def check_statistic(
-    statistic: Statistic, *, claims: Mapping[str, str] | None = None, examples: int = 50
+    statistic: Statistic | PairedStatistic,
+    *,
+    claims: Mapping[str, str] | None = None,
+    examples: int = 50,
 ) -> None:
     """Hold a statistic of attention to the laws of its protocol.
 
