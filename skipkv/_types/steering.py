@@ -11,7 +11,7 @@ class SteeringContext:
 
     Args:
         at_delimiter: the token being decoded ends a paragraph.
-        thinking: the token lies inside <think> ... </think>.
+        thinking: the token lies between the marks of thinking, such as <think> and </think>.
         thoughts: closed sentences so far by `Thought`, refreshed at compression events.
         positions: position of the token being decoded.
     """

@@ -42,7 +42,7 @@ def openings(
     """
     ids = [*trace.prompt, *trace.tokens]
     found: list[Opening] = []
-    thinking = not marks.thinks
+    before = not marks.thinks
     opened: int | None = None
     pieces: list[str] = []
 
@@ -51,16 +51,16 @@ def openings(
         if opened is not None and thought.strip():
             found.append(Opening(position=opened, text=thought, kind=Thought(classify(thought))))
 
-    for position, token in enumerate(ids):
-        before, thinking = thinking, marks.thinking(token, thinking)
+    for position, thinking in enumerate(marks.thinking(trace.prompt, trace.tokens)):
+        was, before = before, thinking
         if position < len(trace.prompt) - 1:
             continue
-        if before and not thinking:  # the closing mark does not belong to the thought
+        pieces.append(text[ids[position]])
+        if was and not thinking:  # the closing mark does not belong to the thought
+            pieces = ["".join(pieces).rpartition(marks.closing)[0]]
             close()
             opened, pieces = None, []
-            continue
-        pieces.append(text[token])
-        if thinking and marks.ends_paragraph(token):
+        elif thinking and marks.ends_paragraph(ids[position]):
             close()
             opened, pieces = position, []
     if trace.finished:

@@ -118,7 +118,7 @@ def _fill(
     else:
         _read(engine, prompts, completions, work)
     text = TokenText(engine.tokenizer)
-    marks = Marks(text, engine.model.config.vocab_size)
+    marks = Marks(text, engine.model.config.vocab_size, engine.thinking)
     for index in progress_bar(progress, sorted(work.traces), desc="states", unit="trace"):
         if work.has_states(index):
             continue

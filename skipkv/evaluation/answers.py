@@ -2,7 +2,8 @@
 
 import re
 
-THINK, END_THINK = "<think>", "</think>"
+from skipkv.runtime.thinking import TAGS, ThinkingMarks
+
 _BOXED = re.compile(r"\\boxed(?![A-Za-z])\s*")
 # The content of `\boxed` without braces: a number, a command with its arguments, or a letter.
 _ARGUMENT = r"\s*(?:[0-9A-Za-z]|\{(?:[^{}]|\{[^{}]*\})*\})"
@@ -20,10 +21,12 @@ _JOINT = r"[,;]|\band\b|\bor\b|\\text\s*\{\s*(?:,|and|or)\s*\}"
 _BETWEEN = re.compile(rf"(?:{_SPACE})*(?:{_JOINT})(?:{_SPACE}|{_JOINT})*")
 
 
-def final_answer(text: str, *, opened: bool = False) -> str | None:
+def final_answer(
+    text: str, *, opened: bool = False, marks: ThinkingMarks | None = None
+) -> str | None:
     r"""The content of the last `\boxed{...}` after the thinking; None if there is no such box.
 
-    A box inside the thinking is not the answer: a trace that was cut off inside `<think>` has no
+    A box inside the thinking is not the answer: a trace that was cut off inside it has no
     answer. If the model does not mark its thinking, the whole text counts.
 
     Boxes that are empty or never closed do not count. Boxes joined by a comma, "and" or "or" are
@@ -32,7 +35,8 @@ def final_answer(text: str, *, opened: bool = False) -> str | None:
 
     Args:
         text: the decoded text, special tokens included.
-        opened: whether the prompt ended in `<think>`, as with some chat templates.
+        opened: whether the prompt has begun the thinking, as with some chat templates.
+        marks: how the model marks its thinking; by default with `<think>` and `</think>`.
 
     Example:
         >>> final_answer(r"<think> \boxed{4}? No. </think> It is \boxed{\frac{1}{2}}.")
@@ -42,8 +46,8 @@ def final_answer(text: str, *, opened: bool = False) -> str | None:
         >>> final_answer(r"<think> perhaps \boxed{4}") is None
         True
     """
-    _, closed, after = text.rpartition(END_THINK)
-    if not closed and (opened or THINK in text):
+    _, after = (marks or TAGS).split(text, begun="thinking" if opened else None)
+    if after is None:
         return None
     parts: list[str] = []
     following = 0  # the place where the part after this one begins
@@ -60,15 +64,22 @@ def final_answer(text: str, *, opened: bool = False) -> str | None:
     return ", ".join(parts) or None
 
 
-def thinking(text: str) -> str:
-    """The part between `<think>` and `</think>`; it reaches the text's end if a mark is missing.
+def thinking(text: str, marks: ThinkingMarks | None = None) -> str:
+    """The part between the marks; it reaches to the end of the text if one of them is missing.
+
+    Args:
+        text: the decoded text, special tokens included.
+        marks: how the model marks its thinking; by default with `<think>` and `</think>`.
 
     Example:
         >>> thinking("<think>a</think>b"), thinking("a</think>b"), thinking("<think>a")
         ('a', 'a', 'a')
     """
-    inside = text.partition(THINK)[2] if THINK in text else text
-    return inside.partition(END_THINK)[0]
+    marks = marks or TAGS
+    if marks.answers is not None and any(mark in text for mark in marks.given):
+        return marks.split(text)[0] or ""
+    inside = text.partition(marks.opens)[2] if marks.opens in text else text
+    return inside.partition(marks.closes)[0]
 
 
 def _content(text: str, start: int) -> tuple[str, int] | None:

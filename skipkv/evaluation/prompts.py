@@ -5,9 +5,9 @@ from typing import Any
 import attrs
 
 from skipkv.errors import InputError
-from skipkv.evaluation.answers import THINK
 from skipkv.evaluation.datasets import DataSet
 from skipkv.runtime.prompts import token_ids
+from skipkv.runtime.thinking import TAGS, MarkedText, ThinkingMarks
 
 LOST = 0.1
 """The largest share of a prompt's characters that its tokens may lose. A byte-level vocabulary
@@ -20,11 +20,13 @@ class Prompts:
 
     Args:
         ids: token ids of each problem's prompt.
-        opened: whether the prompts end in `<think>`, so that thinking begins with the first token.
+        opened: whether the prompts begin the thinking.
+        marks: how the model marks its thinking.
     """
 
     ids: tuple[tuple[int, ...], ...] = attrs.field(repr=lambda ids: f"<{len(ids)} prompts>")
     opened: bool
+    marks: ThinkingMarks = TAGS
 
 
 def encode(data: DataSet, tokenizer: Any) -> Prompts:
@@ -50,8 +52,10 @@ def encode(data: DataSet, tokenizer: Any) -> Prompts:
             )
         prompt = [{"role": "user", "content": content}] if chat else content
         ids.append(tuple(token_ids(prompt, tokenizer, name=f"Problem {problem.id} of {data.name}")))
-    opened = all(str(tokenizer.decode(list(own))).rstrip().endswith(THINK) for own in ids)
-    return Prompts(ids=tuple(ids), opened=opened)
+    marks = ThinkingMarks.of(tokenizer) or TAGS
+    marked = MarkedText(tokenizer, marks)
+    opened = all(marked.begun(own) == "thinking" for own in ids)
+    return Prompts(ids=tuple(ids), opened=opened, marks=marks)
 
 
 def _content(question: str, instruction: str) -> str:

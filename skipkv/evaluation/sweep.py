@@ -577,8 +577,9 @@ class _Run:
         self, cell: Cell, job: tuple[int, int], completion: Completion, wall: float, width: int
     ) -> Record:
         text = str(self._tokenizer.decode(list(completion.tokens), skip_special_tokens=False))
-        answer = final_answer(text, opened=self._prompts[cell.data].opened)
-        thoughts = count_thoughts(text)
+        prompts = self._prompts[cell.data]
+        answer = final_answer(text, opened=prompts.opened, marks=prompts.marks)
+        thoughts = count_thoughts(text, prompts.marks)
         stats = completion.stats
         return Record(
             **self._named(cell, job),

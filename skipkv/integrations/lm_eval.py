@@ -21,7 +21,7 @@ from skipkv.errors import InputError
 from skipkv.models import load
 from skipkv.policy import Policy
 from skipkv.runtime import Completion, Engine, Prompt, Sampling
-from skipkv.runtime.answer import END_THINK
+from skipkv.runtime.thinking import TAGS, ThinkingMarks
 
 _log = logging.getLogger(__name__)
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -103,8 +103,8 @@ class SkipKVLM(LM):  # type: ignore[misc]
         batch_size: sequences decoded side by side; "auto" is 8.
         max_gen_toks: most tokens to decode where a task says nothing; by default what the model's
             generation config says, or 8192.
-        think_end_token: where thinking ends; None or "none" keeps the whole text. "auto" is
-            `</think>` if that is a token of the model.
+        think_end_token: where thinking ends; None or "none" keeps the whole text. "auto" finds it
+            in the tokenizer (`ThinkingMarks.of`), and keeps the whole text where nothing is found.
         enable_thinking: passed to the chat template if given.
         seed: of random numbers, where a task samples.
         dtype: of the weights.
@@ -161,18 +161,21 @@ class SkipKVLM(LM):  # type: ignore[misc]
                 name, dtype=dtype, device=device, trust_remote_code=trust_remote_code
             )
         width = 8 if batch_size in (None, "auto") else int(batch_size)
-        self.engine = Engine(model, reads, policy, batch_size=width)
+        asks = think_end_token not in (None, "", "none")
+        marks = ThinkingMarks.of(reads) if asks else None
+        if asks and think_end_token not in ("auto", marks and marks.closes):
+            opens = (marks or TAGS).opens
+            marks = ThinkingMarks(opens=opens, closes=str(think_end_token))
+        self._cuts = marks is not None
+        self.engine = Engine(
+            model, reads, policy, batch_size=width, thinking="auto" if marks is None else marks
+        )
         self.tokenizer = self.engine.tokenizer
         self._max_gen_toks = max_gen_toks
         self._seed = seed
         self._template: dict[str, Any] = {}
         if enable_thinking is not None:
             self._template["enable_thinking"] = enable_thinking
-        if think_end_token == "auto":
-            known = self.tokenizer.convert_tokens_to_ids(END_THINK)
-            unknown = known is None or known == self.tokenizer.unk_token_id
-            think_end_token = None if unknown else END_THINK
-        self._think_end = None if think_end_token in (None, "", "none") else think_end_token
 
     @property
     def tokenizer_name(self) -> str:
@@ -241,7 +244,7 @@ class SkipKVLM(LM):  # type: ignore[misc]
                     max_new_tokens=settings.max_new_tokens or self._max_gen_toks,
                     sampling=settings.sampling,
                     # a string may come up in the thinking, where it ends nothing
-                    stop=settings.until if self._think_end is None else (),
+                    stop=() if self._cuts else settings.until,
                     seed=int.from_bytes(hashlib.sha256(seed).digest()[:6], "big"),
                 )
             )
@@ -305,12 +308,9 @@ class SkipKVLM(LM):  # type: ignore[misc]
 
     def _answer(self, done: Completion, until: Sequence[str]) -> str:
         """What a task sees: the text after the thinking, before the first string that ends it."""
-        if self._think_end is None:
+        if not self._cuts:
             return done.text
-        if self._think_end == END_THINK:
-            answer = done.answer or ""
-        else:
-            answer = done.text.rpartition(self._think_end)[2].lstrip()
+        answer = done.answer or ""
         for string in until:
             answer = answer.partition(string)[0]
         return answer

@@ -23,6 +23,7 @@ from skipkv.runtime.sampling import Sampling
 from skipkv.runtime.selection import select
 from skipkv.runtime.server import Server
 from skipkv.runtime.streaming import Piece
+from skipkv.runtime.thinking import ThinkingMarks
 from skipkv.runtime.timing import Timings
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Server",
     "Stats",
     "Steered",
+    "ThinkingMarks",
     "Timings",
     "attach",
     "select",

@@ -42,6 +42,7 @@ from skipkv.runtime.support import (
     least_budget,
 )
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.thinking import ThinkingMarks, thinking_marks
 from skipkv.runtime.trial import check_untested
 
 # What transformers' continuous batching is started by: it decodes with a cache of its own, in a
@@ -59,6 +60,7 @@ def attach(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     trace: bool = False,
+    thinking: ThinkingMarks | str | None = "auto",
 ) -> Iterator["Attachment"]:
     """Make `model.generate()` decode under a policy while the context lasts.
 
@@ -71,6 +73,9 @@ def attach(
         policy: what to keep. Its scheduler rests: `generate()` decodes the batch it is given.
         tokenizer: needed by policies that read sentences or steer.
         trace: record every compression event, with the positions kept.
+        thinking: how the model marks its thinking, where the policy steers; "auto" finds it in the
+            tokenizer's vocabulary and chat template. None means that it does not: a steerer acts
+            wherever it decodes.
 
     Yields:
         An `Attachment`, which says what the last generation cost.
@@ -110,9 +115,14 @@ def attach(
             "skipkv.attach(model, policy, tokenizer=tokenizer)."
         )
     check_untested(model, by=ATTACH)
-    attachment = Attachment(model, policy, tokenizer, least=least, trace=trace)
+    attachment = Attachment(model, policy, tokenizer, least=least, trace=trace, thinking=thinking)
     if attachment._text is not None:
-        warn_if_idle(policy.steerer, attachment._text, vocabulary=model.config.vocab_size)
+        warn_if_idle(
+            policy.steerer,
+            attachment._text,
+            attachment._thinking,
+            vocabulary=model.config.vocab_size,
+        )
     with borrowed(model, by=ATTACH), _without_paging(model, attachment):
         handles = [
             model.register_forward_pre_hook(attachment._before, with_kwargs=True),
@@ -165,6 +175,7 @@ class Attachment:
         tokenizer: where the policy reads text.
         least: the smallest budget of a layer.
         trace: whether events are recorded.
+        thinking: how the model marks its thinking, or "auto".
     """
 
     def __init__(
@@ -175,11 +186,13 @@ class Attachment:
         *,
         least: Budget | None,
         trace: bool,
+        thinking: ThinkingMarks | str | None = "auto",
     ) -> None:
         self._model = model
         self._policy = policy
         self._least = least
         self._text = None if tokenizer is None else TokenText(tokenizer)
+        self._thinking = thinking_marks(thinking, tokenizer, user="skipkv.attach")
         self._tracing = trace
         self._trace: EventLog | None = None
         self._eos = _eos(model, tokenizer)
@@ -481,6 +494,7 @@ class Attachment:
             self._policy,
             sequences=len(prompts),
             text=self._text,
+            thinking=self._thinking,
             observers=None if self._trace is None else Observers([self._trace]),
         )
         for prompt_tokens in prompts:

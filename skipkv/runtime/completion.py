@@ -89,11 +89,11 @@ class Completion:
         prompt_tokens: length of the prompt in tokens.
         tokens: ids of the decoded tokens, with the one that ended the sequence.
         text: their text, without special tokens and without the stop string and what follows it.
-        thinking: the part of the text before the last `</think>`, or all of it where thinking has
-            begun, in the prompt or the text, and not ended; None where the model does not mark its
-            thinking. Without `<think>` and surrounding white space.
-        answer: the part of the text after `</think>`, without surrounding white space; None where
-            thinking has not ended. All of the text of a model that does not mark its thinking.
+        thinking: the part of the text before the last mark that closes thinking (`</think>`, say:
+            `ThinkingMarks`), or all of it where thinking has begun, in the prompt or the text, and
+            not ended; None where there are no marks. Without marks and surrounding white space.
+        answer: the part of the text after that mark, without surrounding white space; None where
+            thinking has not ended. All of the text where there are no marks.
         stop_reason: "eos", "stop_string", "length" (max_new_tokens reached), "error", or
             "cancelled" by `Handle.cancel` or the end of a server.
         error: what broke, where the reason is "error": a part of the policy, or the model. Tokens

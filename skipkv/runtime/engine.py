@@ -37,6 +37,7 @@ from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.streaming import Piece, TextStream
 from skipkv.runtime.support import check_architecture, check_given, check_policy, least_budget
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.thinking import ThinkingMarks, thinking_marks
 from skipkv.runtime.timing import Timings
 from skipkv.runtime.trial import check_untested
 
@@ -69,6 +70,8 @@ class Engine:
             backend. Cache, attention and prompts stay as they are. Compiled layers round less
             often, so in half precision tokens may part where two logits nearly tie. Where compiling
             fails, a warning says why and layers stay as they are.
+        thinking: how the model marks its thinking; "auto" finds it in the tokenizer's vocabulary
+            and chat template. None means that it does not: a steerer acts wherever it decodes.
 
     Raises:
         UnsupportedModelError: an architecture or a kind of layer the engine does not decode, layers
@@ -98,6 +101,7 @@ class Engine:
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
         compile: Compile = "auto",
+        thinking: ThinkingMarks | str | None = "auto",
     ) -> None:
         check_given(model, tokenizer, policy, user="Engine")
         model = causal_lm(model, user="Engine")
@@ -130,9 +134,10 @@ class Engine:
         self._compiled = compiled_layers(model, compile) if alone else None
         given = None if eos_token_ids is None else whole_numbers("eos_token_ids", eos_token_ids)
         self._eos = _eos(model, tokenizer) if given is None else frozenset(given)
+        self.thinking = thinking_marks(thinking, tokenizer, user="Engine")
         self._text = TokenText(tokenizer)
         self._desk = OrderDesk(model, tokenizer, least)
-        warn_if_idle(policy.steerer, self._text, vocabulary=model.config.vocab_size)
+        warn_if_idle(policy.steerer, self._text, self.thinking, vocabulary=model.config.vocab_size)
 
     @classmethod
     def from_pretrained(
@@ -147,6 +152,7 @@ class Engine:
         prefill_chunk: int = PREFILL_CHUNK,
         graphs: bool = True,
         compile: Compile = "auto",
+        thinking: ThinkingMarks | str | None = "auto",
         trust_remote_code: bool = False,
     ) -> "Engine":
         """An engine for a model on disk or on the hub.
@@ -161,6 +167,7 @@ class Engine:
             prefill_chunk: as for the constructor.
             graphs: as for the constructor.
             compile: as for the constructor.
+            thinking: as for the constructor.
             trust_remote_code: run Python code that comes with the model; without it none runs.
 
         Raises:
@@ -180,6 +187,7 @@ class Engine:
             prefill_chunk=prefill_chunk,
             graphs=graphs,
             compile=compile,
+            thinking=thinking,
         )
 
     def __repr__(self) -> str:
@@ -538,6 +546,7 @@ class Engine:
                 self.policy,
                 sequences=sequences,
                 text=self._text,
+                thinking=self.thinking,
                 observers=observers,
                 longest=longest,
                 compiled=self._compiled,
@@ -552,7 +561,7 @@ class Engine:
         )
 
     def _answers(self, watch: "_Watch") -> Answers:
-        return Answers(self.tokenizer, watch.observers, watch.trace)
+        return Answers(self.tokenizer, self.thinking, watch.observers, watch.trace)
 
 
 @attrs.frozen

@@ -48,6 +48,7 @@ from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.store import SlotStore
 from skipkv.runtime.support import cache_shape, layer_groups, least_budget
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.thinking import ThinkingMarks
 
 # Entries there is room for at first, and steps between two looks at the sentences, where no budget
 # in tokens says.
@@ -87,6 +88,7 @@ class Session:
         *,
         sequences: int,
         text: TokenText | None,
+        thinking: ThinkingMarks | None = None,
         observers: Observers | None = None,
         longest: int | None = None,
         compiled: CompiledLayers | None = None,
@@ -98,6 +100,7 @@ class Session:
             policy: what to keep.
             sequences: decoded side by side, at most.
             text: of tokens, where the policy reads any.
+            thinking: how the model marks its thinking; None where it does not.
             observers: told of events, and of what the steerer did.
             longest: tokens that one of them can come to, prompt included; None where it is unknown.
             compiled: the model's layers for decode steps; None leaves them as they are.
@@ -142,6 +145,7 @@ class Session:
                 sequences=sequences,
                 vocabulary=config.vocab_size,
                 text=text,
+                thinking=thinking,
                 device=self._device,
                 watched=observers is not None and observers.steering,
             )

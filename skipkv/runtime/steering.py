@@ -12,18 +12,19 @@ from skipkv._calls import broken
 from skipkv._types import SteeringContext, Thought
 from skipkv.errors import ConfigError, PartError, SkipKVWarning, UnsupportedModelError
 from skipkv.runtime import checked
-from skipkv.runtime.marks import Marks
+from skipkv.runtime.marks import Marks, follow
 from skipkv.runtime.observers import Steered
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.thinking import ThinkingMarks
 from skipkv.steerers import Steerer
 
 
 class Steering:
     """What a steerer needs to know of each sequence: whether it is thinking, and its thoughts.
 
-    This state is updated on the device, so that a step does not wait. If the tokenizer has no think
-    tokens, all generated text counts as thinking. A prompt that ends a paragraph inside an open
-    think block is steered at its last token, as in the published code: the next token opens a
+    This state is updated on the device, so that a step does not wait. If the model does not mark
+    its thinking, all generated text counts as thinking. A prompt that ends a paragraph inside an
+    open think block is steered at its last token, as in the published code: the next token opens a
     thought.
     """
 
@@ -34,6 +35,7 @@ class Steering:
         sequences: int,
         vocabulary: int,
         text: TokenText,
+        thinking: ThinkingMarks | None,
         device: torch.device | str,
         watched: bool = False,
     ) -> None:
@@ -43,9 +45,23 @@ class Steering:
         self._asked = False  # whether the layer's hook ran in the pass under way
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
         self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
-        self._marks = Marks.of(text, vocabulary)
-        self._ends, self._opens, self._closes = self._marks.table.to(device).unbind(dim=1)
+        self._marks = Marks.of(text, vocabulary, thinking)
+        self._ends, self._breaks, self._steps, self._first_places, self._opens, self._closes = (
+            part.to(device)
+            for part in (
+                self._marks.ends,
+                self._marks.breaks,
+                self._marks.steps,
+                self._marks.first,
+                self._marks.opens,
+                self._marks.closes,
+            )
+        )
         self._marked = self._marks.thinks
+        # The places of marks at which the newest tokens of each sequence end.
+        self._progress = torch.zeros(
+            sequences, len(self._first_places), dtype=torch.bool, device=device
+        )
         # The largest number so far in a delta that was added to finite states.
         self._largest = torch.zeros(sequences, device=device)
         self._context: SteeringContext | None = None
@@ -56,21 +72,25 @@ class Steering:
         """Begin a new sequence in a lane."""
         self._thoughts[number] = 0
         self._thinking[number] = not self._marked
+        self._progress[number] = False
         self._largest[number] = 0
 
     def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
         """Copy the lanes `sources` to the lanes `targets`; all are read before any is written."""
-        for known in (self._thoughts, self._thinking, self._largest):
+        for known in self._states():
             known[targets] = known[sources]
 
     def save(self, lane: int) -> list[Tensor]:
         """A copy of a lane's state, which `load` writes into any lane."""
-        return [known[lane].clone() for known in (self._thoughts, self._thinking, self._largest)]
+        return [known[lane].clone() for known in self._states()]
 
     def load(self, lane: int, saved: Sequence[Tensor]) -> None:
         """Write a saved state into a lane."""
-        for known, copy in zip((self._thoughts, self._thinking, self._largest), saved, strict=True):
+        for known, copy in zip(self._states(), saved, strict=True):
             known[lane] = copy
+
+    def _states(self) -> tuple[Tensor, ...]:
+        return self._thoughts, self._thinking, self._progress, self._largest
 
     def count(self, number: int, thoughts: Int[Tensor, "S"]) -> None:
         """Set the counts of a sequence's thoughts; called at events."""
@@ -78,13 +98,24 @@ class Steering:
         self._thoughts[number] = (thoughts[:, None] == kinds).sum(dim=0)  # no wait for the device
 
     def read_prompt(self, number: int, ids: Sequence[int]) -> None:
-        """Take a part of the prompt: it may open or close the think block."""
+        """Take a part of the prompt: it may open or close the think block.
+
+        Another special token closes it as well: a new message begins.
+        """
         if not self._marked or not ids:
             return
         tokens = torch.tensor(ids, device=self._ends.device)
-        marks = (self._opens | self._closes)[tokens].nonzero()
-        if marks.numel():
-            self._thinking[number] = self._opens[tokens[marks[-1, 0]]]
+        steps, carried = self._steps[tokens], self._progress[number][None]
+        progress = torch.zeros_like(steps)
+        for _ in range(self._marks.longest):  # one place of a mark further each time
+            before = torch.cat([carried, progress[:-1]])
+            progress = follow(before, steps, self._first_places)
+        opened = (progress & self._opens).any(dim=-1)
+        turns = opened | (progress & self._closes).any(dim=-1) | self._breaks[tokens]
+        last = (turns * torch.arange(1, len(ids) + 1, device=turns.device)).max()
+        opened = torch.cat([self._thinking[number][None], opened])
+        self._thinking[number] = opened.index_select(0, last[None])[0]
+        self._progress[number] = progress[-1]
 
     def begin_prompt(
         self,
@@ -130,9 +161,13 @@ class Steering:
             known: the tokens again, if the host has them. A steerer acts only where a token ends a
                 paragraph: without such a token the step skips the steerer.
         """
-        if self._marked and (known is None or self._marks.turn_in(known)):
-            thinking = self._thinking[first : first + ids.shape[0]]
-            thinking.copy_((thinking | self._opens[ids[:, 0]]) & ~self._closes[ids[:, 0]])
+        if self._marked and (known is None or not self._marks.single or self._marks.turn_in(known)):
+            rows = slice(first, first + ids.shape[0])
+            thinking, progress = self._thinking[rows], self._progress[rows]
+            steps = self._steps.index_select(0, ids[:, 0])
+            progress.copy_(follow(progress, steps, self._first_places))
+            opened, closed = ((progress & at).any(dim=-1) for at in (self._opens, self._closes))
+            thinking.copy_((thinking | opened) & ~closed)
         if known is None or self._marks.paragraph_in(known):
             self._context = self._standing(
                 first, self._ends.index_select(0, ids[:, 0]), positions[:, 0]
@@ -235,15 +270,18 @@ class Steering:
             ]
 
 
-def warn_if_idle(steerer: Steerer, text: TokenText, *, vocabulary: int) -> None:
+def warn_if_idle(
+    steerer: Steerer, text: TokenText, thinking: ThinkingMarks | None, *, vocabulary: int
+) -> None:
     """Warn if a steerer can never act, because the vocabulary has no token that ends a paragraph.
 
     Args:
         steerer: the policy's steerer.
         text: the text of tokens.
+        thinking: how the model marks its thinking.
         vocabulary: size of the model's vocabulary.
     """
-    if steerer.layer is None or Marks.of(text, vocabulary).has_paragraphs:
+    if steerer.layer is None or Marks.of(text, vocabulary, thinking).has_paragraphs:
         return
     warnings.warn(
         f"{steerer!r} never acts on this model: steering waits for a token whose text holds an "

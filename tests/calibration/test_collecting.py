@@ -17,6 +17,7 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.runtime.hidden import layer_inputs
 from skipkv.runtime.marks import Marks
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.thinking import TAGS
 from skipkv.segmenters import MarkerWords
 from skipkv.steerers import calibrate
 from skipkv.testing import toy_model, toy_tokenizer
@@ -24,7 +25,7 @@ from skipkv.testing.fakes import VOCABULARY
 
 TOKENIZER = toy_tokenizer()
 TEXT = TokenText(TOKENIZER)
-MARKS = Marks(TEXT, len(VOCABULARY))
+MARKS = Marks(TEXT, len(VOCABULARY), TAGS)
 
 
 def trace(prompt: str, written: str, *, finished: bool = True) -> Trace:

@@ -18,7 +18,7 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation import DataSet, Problem, Sweep
 from skipkv.evaluation.datasets import DEFAULTS
 from skipkv.integrations.lm_eval import GenerationSettings, SkipKVLM
-from skipkv.testing import toy_model, toy_tokenizer
+from skipkv.testing import scripted_model, toy_model, toy_tokenizer
 
 TASK = r"""
 task: local
@@ -166,6 +166,28 @@ def test_thinking_is_removed_and_a_string_that_ends_the_answer_may_come_up_in_it
     answers = lm.generate_until(asked, disable_tqdm=True)
     assert Counter(map(bool, answers)).keys() == {True, False}
     assert not [answer for answer in answers if "</think>" in answer or "o" in answer]
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "answer"),
+    [
+        ("auto", "<think>so two</think>three", "three"),
+        ("</think>", "<think>so two</think>three", "three"),
+        ("none", "<think>so two</think>three", "so twothree"),
+        (None, "<think>so two</think>three", "so twothree"),
+        ("so then", "let me check so then three", "three"),
+        ("so then", "let me check", "let me check"),
+    ],
+)
+def test_the_end_of_thinking_is_found_or_given(given, said, answer):
+    lm = SkipKVLM(
+        scripted_model(f"one {said}"),
+        tokenizer=toy_tokenizer(),
+        policy="full",
+        think_end_token=given,
+    )
+    asked = requests_of(("one ", {"max_gen_toks": 20}))
+    assert lm.generate_until(asked, disable_tqdm=True) == [answer]
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marked_tokenizers import HARMONY, renamed
 from torch import Tensor
 
 from skipkv import Budget, Policy
 from skipkv._types import Needs, SteeringContext
 from skipkv.errors import ConfigError
+from skipkv.runtime.marks import Marks
 from skipkv.runtime.seam import borrowed
 from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import Steering, check_steerer
 from skipkv.runtime.text import TokenText
+from skipkv.runtime.thinking import TAGS, ThinkingMarks
 from skipkv.segmenters import FixedLength
 from skipkv.steerers import NoSteering
 from skipkv.testing import toy_model, toy_tokenizer
@@ -64,6 +67,7 @@ def steering(steerer: Any = None, *, marked: bool = True, sequences: int = 3) ->
         sequences=sequences,
         vocabulary=len(VOCABULARY) + 2,  # models round up
         text=TEXT if marked else TokenText(WithoutMarks()),
+        thinking=TAGS if marked else None,
         device="cpu",
     )
 
@@ -106,6 +110,47 @@ def test_deltas_fall_on_paragraph_ends_inside_the_think_block_alone(
         thinking = thinks(prompt + decoded[: i + 1], before=False)
         expected = thinking and "\n\n" in VOCABULARY[token]
         assert step(state, 1, [token], asks=asks).tolist() == [float(expected)]
+
+
+CHANNELS = renamed(HARMONY)
+CHANNEL_MARKS = ThinkingMarks.of(CHANNELS)
+CHANNEL_TOKENS = st.sampled_from(
+    CHANNELS.convert_tokens_to_ids([*HARMONY.values(), "so", ".\n\n", ".\n\n"])
+)
+
+
+@modest
+@given(
+    prompt=st.lists(CHANNEL_TOKENS, max_size=10),
+    cut=st.integers(0, 10),
+    decoded=st.lists(CHANNEL_TOKENS, max_size=10),
+    asks=st.booleans(),
+    moved=st.integers(0, 10),
+)
+def test_marks_of_several_tokens_are_found_across_chunks_steps_and_moves(
+    prompt: list[int], cut: int, decoded: list[int], asks: bool, moved: int
+) -> None:
+    text = TokenText(CHANNELS)
+    marks = Marks.of(text, len(VOCABULARY), CHANNEL_MARKS)
+    state = Steering(
+        Nudge(),
+        sequences=2,
+        vocabulary=len(VOCABULARY),
+        text=text,
+        thinking=CHANNEL_MARKS,
+        device="cpu",
+    )
+    lane = 0
+    state.start(lane)
+    for part in (prompt[:cut], prompt[cut:]):
+        state.read_prompt(lane, part)
+    expected = marks.thinking(prompt, decoded)[len(prompt) :]
+    for place, token in enumerate(decoded):
+        if place == moved:
+            state.load(1, state.save(0))
+            lane = 1
+        acts = expected[place] and marks.ends_paragraph(token)
+        assert step(state, lane, [token], asks=asks).tolist() == [float(acts)]
 
 
 @modest

@@ -23,10 +23,10 @@ from skipkv.integrations.serve.limits import Limits
 from skipkv.integrations.serve.metrics import Meter, exposition
 from skipkv.integrations.serve.refusal import Refusal, stopping, too_slow
 from skipkv.integrations.serve.replies import Replies, encoded, event
-from skipkv.integrations.serve.thinking import Part
 from skipkv.runtime import Engine, Handle, Sampling, Server
 from skipkv.runtime.orders import MAX_NEW_TOKENS
 from skipkv.runtime.prompts import chat_text
+from skipkv.runtime.thinking import Part
 
 _DRAINED = 64
 """Of a body that is too large, this many times what is allowed is read before the answer."""
@@ -173,6 +173,7 @@ class Api:
                             len(choices),
                             handle,
                             served.engine.tokenizer,
+                            thinking=served.engine.thinking,
                             prompt=ids,
                             seed=seed,
                             stop=body.stop,

@@ -1,15 +1,14 @@
 """One sequence of a request: its text in pieces, as its handle gets tokens."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from skipkv.integrations.serve.thinking import Part, ThinkingSplit
-from skipkv.runtime import Completion, Handle
-from skipkv.runtime.answer import END_THINK, THINK
-from skipkv.runtime.stopping import shown
+from skipkv.runtime import Completion, Handle, ThinkingMarks
 from skipkv.runtime.streaming import TextStream
+from skipkv.runtime.thinking import TAGS, MarkedText, Part, ThinkingSplit
 
 
 class Choice:
@@ -19,6 +18,7 @@ class Choice:
         number: among those of its request.
         handle: of the sequence.
         tokenizer: the model's tokenizer.
+        thinking: how the model marks its thinking.
         prompt: its token ids; they say whether thinking has begun.
         seed: of its random numbers.
         stop: the strings at which it ends.
@@ -31,6 +31,7 @@ class Choice:
         handle: Handle,
         tokenizer: Any,
         *,
+        thinking: ThinkingMarks | None,
         prompt: Sequence[int],
         seed: int,
         stop: Sequence[str],
@@ -42,13 +43,13 @@ class Choice:
         self.completion: Completion | None = None
         self._read = 0
         self._stream = TextStream(tokenizer, stop=stop)
-        opened = shown(tokenizer, list(prompt[-8:])).rstrip().endswith(THINK)
-        self._split = ThinkingSplit(opened=opened) if chat else None
-        silent = set(tokenizer.all_special_ids) if chat else set()
-        silent -= {tokenizer.unk_token_id}
-        ids = tokenizer.convert_tokens_to_ids([THINK, END_THINK])
-        marks = zip(ids, (THINK, END_THINK), strict=True)
-        self._marks = {token: mark for token, mark in marks if token in silent}
+        self._marked = MarkedText(tokenizer, thinking or TAGS)
+        self._signs = self._marked.signs if chat else {}
+        self._due: deque[tuple[int, str]] = deque()  # signs, and the characters before them
+        self._came = 0  # characters
+        self._split = (
+            ThinkingSplit(self._marked.marks, begun=self._marked.begun(prompt)) if chat else None
+        )
 
     def pieces(self, *, only_whole: bool = False) -> list[tuple[Part, str]]:
         """What has come since the last call; the completion comes with the last of it.
@@ -61,23 +62,33 @@ class Choice:
             return []
         self._read += len(fresh)
         if whole is not None:  # the rest of the text is known: only marks are looked for
-            marked = [place for place, token in enumerate(fresh) if token in self._marks]
+            marked = [place for place, token in enumerate(fresh) if token in self._signs]
             fresh = fresh[: marked[-1] + 1] if marked else []
         found: list[tuple[Part, str]] = []
         for token in fresh:
             found += self._parts(self._stream.feed([token]))
-            if self._split is not None and token in self._marks:
-                found += self._split.mark(self._marks[token])
+            if token in self._signs:
+                self._due.append((self._stream.reached, self._signs[token]))
+                found += self._parts("")
         if whole is not None:
-            found += self._parts(self._stream.rest(whole.text))
+            found += self._parts(self._stream.rest(whole.text), last=True)
             found += [] if self._split is None else self._split.end()
             self.completion = whole
-        return found
+        plain = ((part, self._marked.plain(text)) for part, text in found)
+        return [(part, text) for part, text in plain if text]
 
-    def _parts(self, text: str) -> list[tuple[Part, str]]:
+    def _parts(self, text: str, *, last: bool = False) -> list[tuple[Part, str]]:
+        """Divide the next text, with the marks whose place it has reached."""
         if self._split is None:
             return [("answer", text)] if text else []
-        return self._split.feed(text)
+        start, self._came = self._came, self._came + len(text)
+        pieces, at = [], 0
+        while self._due and (last or self._due[0][0] <= self._came):
+            place, sign = self._due.popleft()
+            end = max(at, min(place - start, len(text)))
+            pieces += [text[at:end], sign]
+            at = end
+        return self._split.feed("".join([*pieces, text[at:]]))
 
 
 async def follow(

@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 
 from skipkv.integrations.serve.choice import Choice
-from skipkv.integrations.serve.thinking import Part
 from skipkv.runtime import Completion
+from skipkv.runtime.thinking import Part
 
 _FINISHED = {"eos": "stop", "stop_string": "stop", "length": "length"}
 _FIELDS: dict[Part, str] = {"thinking": "reasoning_content", "answer": "content"}
