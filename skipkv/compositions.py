@@ -158,6 +158,8 @@ def resolve_policy(
 def own_settings(name: str, settings: Settings | None) -> dict[str, Any]:
     """A model's settings for the preset in a name; empty for a user's own policy.
 
+    An option that the name gives is left out, since the name's value holds.
+
     Args:
         name: as for `resolve_policy`.
         settings: from `model_settings`.
@@ -165,7 +167,9 @@ def own_settings(name: str, settings: Settings | None) -> dict[str, Any]:
     preset, *options = name.split(":")
     if options and "=" not in options[0]:
         return {}  # package.module:object
-    return dict((settings or {}).get(preset, {}))
+    written = {pair.partition("=")[0] for part in options for pair in part.split(",")}
+    own = (settings or {}).get(preset, {})
+    return {key: value for key, value in own.items() if key not in written}
 
 
 def described(name: str, own: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:

@@ -89,7 +89,6 @@ def serve(
                 described,
                 model_settings,
                 own_settings,
-                read_name,
                 resolve_policy,
             )
 
@@ -114,7 +113,7 @@ def serve(
             )
         given = {key: value for key, value in told.items() if value is not None}
         for text in policy:
-            note = described(text, own_settings(text, settings), {**given, **read_name(text)[1]})
+            note = described(text, own_settings(text, settings), given)
             if note is not None:
                 typer.echo(f"skipkv: {note}", err=True)
         server = HttpServer(

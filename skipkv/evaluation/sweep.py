@@ -34,6 +34,9 @@ from skipkv.evaluation.thoughts import count_thoughts
 from skipkv.policy import Policy
 from skipkv.runtime import Completion, Engine, Sampling
 
+OnRecord = Callable[[Record], None]
+"""What a caller does with each record."""
+
 # A budget large enough for every preset. It stands for a percentage of a length that is not known
 # yet, to check before decoding that the policy can be built.
 _AMPLE = 2**16
@@ -166,6 +169,7 @@ class Sweep:
         model_name: str | None = None,
         plot_format: str = "png",
         retry_failed: bool = False,
+        on_record: OnRecord | None = None,
     ) -> Summary:
         """Decode the samples that the folder lacks, and sum up all it holds.
 
@@ -188,6 +192,8 @@ class Sweep:
             model_name: name of the model in the summary.
             plot_format: "png" or "svg".
             retry_failed: drop the records of failed samples and decode these again.
+            on_record: called with each new record after it was written, in the order in which the
+                samples are done. An error that it raises ends the run; a later one resumes it.
 
         Raises:
             InputError: the folder holds a run with other settings or cannot be written, no prompt
@@ -197,7 +203,9 @@ class Sweep:
         """
         check_extras()
         self.check_folder(folder)
-        run = _Run(self, model, tokenizer, folder, batch_size=batch_size, texts=texts)
+        run = _Run(
+            self, model, tokenizer, folder, batch_size=batch_size, texts=texts, on_record=on_record
+        )
         with folder_at(folder).locked():
             name = model_name or str(getattr(model.config, "name_or_path", "")) or "model"
             run.open(name, retry_failed=retry_failed)
@@ -219,6 +227,7 @@ class Sweep:
         progress: bool | None = None,
         model_name: str | None = None,
         retry_failed: bool = False,
+        on_record: OnRecord | None = None,
     ) -> bool:
         """Decode one shard's samples, into a folder of its own inside the sweep's folder.
 
@@ -236,6 +245,7 @@ class Sweep:
             progress: as for `run`.
             model_name: as for `run`.
             retry_failed: as for `run`.
+            on_record: as for `run`.
 
         Returns:
             Whether the shard is done.
@@ -248,7 +258,16 @@ class Sweep:
         """
         check_extras()
         self.check_shard(shard)
-        run = _Run(self, model, tokenizer, folder, batch_size=batch_size, texts=texts, shard=shard)
+        run = _Run(
+            self,
+            model,
+            tokenizer,
+            folder,
+            batch_size=batch_size,
+            texts=texts,
+            shard=shard,
+            on_record=on_record,
+        )
         with folder_at(shard.folder(folder)).locked():
             name = model_name or str(getattr(model.config, "name_or_path", "")) or "model"
             run.open(name, retry_failed=retry_failed)
@@ -384,6 +403,7 @@ class _Run:
         batch_size: int | None,
         texts: bool,
         shard: Shard | None = None,
+        on_record: OnRecord | None = None,
     ) -> None:
         self._sweep = sweep
         self._model = model
@@ -393,6 +413,7 @@ class _Run:
         self._folder = folder_at(folder if shard is None else shard.folder(folder))
         self._batch_size = batch_size
         self._texts = texts
+        self._on_record = on_record
         self._data = {data.name: data for data in sweep.data}
         self._prompts: dict[str, Prompts] = {d.name: encode(d, tokenizer) for d in sweep.data}
         self._candidates = {c.label: c for c in (full(), *sweep._rivals)}
@@ -492,6 +513,8 @@ class _Run:
         if record.error is not None:
             tqdm.write(f"{record.cell}: problem {record.problem}: {record.error}", file=sys.stderr)
         bar.update()
+        if self._on_record is not None:
+            self._on_record(record)
 
     def _asked_for(self, record: Record) -> bool:
         """Whether a record belongs to a cell and a problem of this sweep."""

@@ -236,7 +236,7 @@ class OrderDesk:
                 f"exceeds the model's {limit} positions. Evicted entries still count: positions "
                 "never change. Shorten the prompt or decode fewer tokens."
             )
-        check_prompt(self._budget, len(ids), number)
+        check_prompt(self._budget, len(ids), f"Prompt {number}")
         return max_new_tokens
 
 

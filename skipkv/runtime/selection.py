@@ -12,7 +12,7 @@ from skipkv._validators import kind_of
 from skipkv.errors import InputError
 from skipkv.policy import Policy
 from skipkv.runtime.checked import decide, law_faults
-from skipkv.runtime.support import check_policy
+from skipkv.runtime.support import check_policy, check_prompt
 
 
 def select(
@@ -70,7 +70,8 @@ def select(
 
     Raises:
         InputError: shapes do not fit each other, positions do not increase, something that the
-            policy needs is missing, or its scorer remembers from event to event.
+            policy needs is missing, its scorer remembers from event to event, or a prompt that its
+            budget protects fills it.
         PartError: scorer or evictor broke its protocol.
         ModelError: keys, values or queries are NaN or infinite.
 
@@ -126,6 +127,8 @@ def select(
         rotation=rotation,
     )
     budgets = policy.budget.of_layers(view.depth)
+    for row, (layer, length) in enumerate(zip(numbers.tolist(), prompts.tolist(), strict=True)):
+        check_prompt(budgets[layer], length, f"select(prompt=...) of row {row}")
     allowed = [
         budgets[layer].allowed(t, p)
         for layer, t, p in zip(numbers.tolist(), tokens.tolist(), prompts.tolist(), strict=True)

@@ -138,13 +138,19 @@ def least_budget(policy: Policy, config: PretrainedConfig) -> Budget | None:
     return None if budget is None else budget.least(len(Architecture.of(config).full))
 
 
-def check_prompt(budget: Budget | None, tokens: int, index: int) -> None:
-    """Raise `InputError` if a protected prompt fills the budget: see `least_budget`."""
+def check_prompt(budget: Budget | None, tokens: int, name: str) -> None:
+    """Raise `InputError` if a protected prompt fills a budget, as a rule the `least_budget`.
+
+    Args:
+        budget: of a layer.
+        tokens: of the prompt.
+        name: of the prompt, for the error.
+    """
     if budget is None or not budget.prompt or budget.tokens is None:
         return
     if max(tokens, budget.sinks) + budget.window >= budget.tokens:
         raise InputError(
-            f"Prompt {index} has {tokens} tokens. Budget(prompt=True) protects them and a window "
+            f"{name} has {tokens} tokens. Budget(prompt=True) protects them and a window "
             f"of {budget.window}, which leaves no room in a budget of {budget.tokens}. Raise the "
             "budget or do not protect the prompt."
         )

@@ -168,6 +168,16 @@ def test_what_is_told_is_not_said_to_be_the_model_s(settings):
     assert described("rkv", {"budget": 3}, {"budget": 4}) is None
 
 
+def test_what_a_policy_s_name_gives_is_not_said_to_be_the_model_s(run):
+    said = "skipkv: rkv:budget=99 has the model's settings: interval=16\n"
+    result = run(
+        "generate", "--policy", "rkv:budget=99", "--model", "tiny", "--device", "cpu", "-n", "2",
+        "a:7. Start at a, find a and a.",
+    )  # fmt: skip
+    assert said in result.stderr
+    assert "budget=270" not in result.stderr
+
+
 def test_tiny_refuses_prose_before_decoding(run):
     result = run("generate", "--model", "tiny", "--policy", "full", "Why is the sky blue?")
     assert result.exit_code == 2

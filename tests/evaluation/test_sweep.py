@@ -321,6 +321,43 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(fakes, tmp_p
     assert len(fakes.decoded) == 8 + 1
 
 
+def test_each_record_is_shown_once_when_it_is_written(fakes, tmp_path):
+    seen = []
+
+    def see(record):
+        assert record == records(tmp_path)[-1]
+        seen.append(record)
+
+    sweep = Sweep(data=sums(3), policies="rkv", budgets="20")
+    run(sweep, fakes, tmp_path, on_record=see)
+    assert seen == records(tmp_path)
+    run(Sweep(data=sums(3), policies="rkv", budgets="20,30"), fakes, tmp_path, on_record=see)
+    assert seen == records(tmp_path)
+    assert len(seen) == 9
+
+
+def test_a_record_that_cannot_be_decoded_is_shown_too(fakes, tmp_path):
+    seen = []
+    fakes.engine.breaks_on = "2+3"
+    run(Sweep(data=sums(3), policies="rkv", budgets="20"), fakes, tmp_path, on_record=seen.append)
+    assert [r.problem for r in seen if r.failed] == ["2"]
+
+
+def test_an_error_of_ones_own_function_ends_the_run_and_loses_no_record(fakes, tmp_path):
+    def stop(record):
+        raise StopAsking
+
+    class StopAsking(Exception):
+        pass
+
+    sweep = Sweep(data=sums(3), policies="rkv", budgets="20")
+    with pytest.raises(StopAsking):
+        run(sweep, fakes, tmp_path, on_record=stop)
+    assert len(records(tmp_path)) == 1
+    run(sweep, fakes, tmp_path)
+    assert len(records(tmp_path)) == len(fakes.decoded) == 6
+
+
 def test_texts_may_be_left_out(fakes, tmp_path):
     sweep = Sweep(data=sums(), policies="rkv", budgets="20")
     run(sweep, fakes, tmp_path / "a")

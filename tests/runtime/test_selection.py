@@ -152,6 +152,10 @@ WINDOW = Policy(budget=Budget(tokens=9), scorer=WindowAttention(window=8))
         ({"policy": WINDOW}, r"queries \(the newest 8, 0 came\) is missing"),
         ({"policy": presets.h2o(6)}, "attention is missing"),
         ({"policy": presets.gkv(8)}, "remembers"),
+        (
+            {"policy": Policy(budget=Budget(tokens=9, window=4, prompt=True)), "prompt": [2, 5]},
+            r"select\(prompt=...\) of row 1 has 5 tokens.*leaves no room in a budget of 9",
+        ),
         ({"policy": presets.skipkv(9), "queries": torch.ones(2, 3, 1, 8, 4)}, "sentences is mis"),
         (
             {"sentences": [SentenceTable.empty(2, device="cpu")]},
