@@ -9,7 +9,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST_OPTIONS ?= -n 2
 
 .PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-lm-eval \
-	test-oldest test-newest test-browser docs docs-serve figures tables trace-figures bench clean
+	test-kvpress test-oldest test-newest test-browser docs docs-serve figures tables trace-figures \
+	bench clean
 
 help:
 	@echo "make demo         what eviction saves, and what it costs under every policy"
@@ -19,6 +20,7 @@ help:
 	@echo "make test-slow    the tests that take longer"
 	@echo "make test-smollm  the tests with the weights of SmolLM2-135M"
 	@echo "make test-lm-eval the model of lm-evaluation-harness, in an environment with it"
+	@echo "make test-kvpress presses as scorers and scorers as presses, in an environment with kvpress"
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
 	@echo "make test-newest  the runtime on the newest versions there are"
 	@echo "make test-browser the page of traces in a headless Chromium, if there is one (Debian: chromium)"
@@ -109,6 +111,16 @@ test-lm-eval: .overlays/lm-eval/.made
 .overlays/lm-eval/.made: pyproject.toml constraints.txt | .venv/.dev
 	rm -rf .overlays/lm-eval
 	$(BIN)/python -m pip install -q --target .overlays/lm-eval -c constraints.txt "lm-eval>=0.4.10,<0.5"
+	@touch $@
+
+# kvpress wants an older transformers than constraints.txt has, so only torch is held.
+test-kvpress: .overlays/kvpress/.made
+	PYTHONPATH=$(CURDIR)/.overlays/kvpress $(BIN)/python -m pytest tests/integrations/test_kvpress_both_ways.py \
+		tests/test_docs.py -k "both_ways or kvpress.md"
+
+.overlays/kvpress/.made: pyproject.toml constraints.txt | .venv/.dev
+	rm -rf .overlays/kvpress
+	$(BIN)/python -m pip install -q --target .overlays/kvpress "kvpress>=0.5.5,<0.6" "transformers>=5.0" "$(TORCH)"
 	@touch $@
 
 test-oldest: .venv-oldest/.dev
