@@ -52,7 +52,7 @@ def always(name: str) -> str:
 
 def recorded(name: str) -> str:
     """What is recorded while it decodes, and what that takes."""
-    return "; ".join(costs(example(presets.get(name)).needs))
+    return "; ".join(costs(example(presets.get(name))))
 
 
 def write(readme: Path = README, choosing: Path = CHOOSING) -> None:

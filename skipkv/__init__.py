@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from skipkv.errors import SkipKVError
     from skipkv.evictors import Evictor
-    from skipkv.policy import Budget, Policy
+    from skipkv.policy import Budget, LinearShares, Policy
     from skipkv.runtime import (
         Completion,
         Engine,
@@ -66,6 +66,7 @@ __all__ = [
     "Evictor",
     "Handle",
     "LastAbove",
+    "LinearShares",
     "LongestGap",
     "Memory",
     "Needs",
@@ -111,7 +112,7 @@ _HOMES = {
     **dict.fromkeys(("Rotation", "SteeringContext", "Thought", "TokenStream"), "_types"),
     **dict.fromkeys(("Decayed", "LastAbove", "Memory", "Peak", "Record", "Statistic"), "_types"),
     **dict.fromkeys(("LongestGap", "PairedStatistic", "Sum"), "_types"),
-    **dict.fromkeys(("Budget", "Policy"), "policy"),
+    **dict.fromkeys(("Budget", "LinearShares", "Policy"), "policy"),
     **dict.fromkeys(("Completion", "Engine", "EventRecord", "Handle", "Observer"), "runtime"),
     **dict.fromkeys(("Piece", "Prefix", "Prompt", "Sampling", "Server"), "runtime"),
     **dict.fromkeys(("Stats", "ThinkingMarks", "Timings", "attach", "select"), "runtime"),

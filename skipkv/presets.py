@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import attrs
 
 from skipkv.errors import ConfigError
-from skipkv.evictors import Reserved, SentencePrimary, SinkAndRecent, TopK
-from skipkv.policy import Budget, Policy
+from skipkv.evictors import Pooled, Reserved, SentencePrimary, SinkAndRecent, TopK
+from skipkv.policy import Budget, LinearShares, Policy
 from skipkv.schedulers import BatchScheduler, Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
@@ -40,6 +40,7 @@ from skipkv.steerers import AdditiveSteerer, NoSteering, Steerer, SteeringVector
 __all__ = [
     "BUDGETED",
     "NAMES",
+    "adakv",
     "caote",
     "expected_attention",
     "full",
@@ -50,6 +51,7 @@ __all__ = [
     "lagkv",
     "lazy_eviction",
     "morphkv",
+    "pyramidkv",
     "raas",
     "random",
     "rkv",
@@ -214,6 +216,66 @@ def snapkv(
         scorer=WindowAttention(window=own.window, pool=pool),
         evictor=TopK(),
     )
+
+
+def pyramidkv(
+    budget: int | Budget,
+    *,
+    beta: float = 20.0,
+    window: int | None = None,
+    pool: int = 7,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """PyramidKV, applied while decoding: SnapKV with more room in the first layers.
+
+    Source: Cai et al. 2024, arXiv 2406.02069.
+
+    Args:
+        budget: entries per KV head, on average over layers: a number of tokens, or a `Budget`.
+        beta: the mean budget over that of the last layer, above 1/2.
+        window: most recent tokens, whose queries score the others; always kept. By default 8, or
+            those of a `Budget`.
+        pool: neighbouring entries that attention is max-pooled over; odd.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    policy = snapkv(budget, window=window, pool=pool, sinks=sinks, prompt=prompt, interval=interval)
+    assert policy.budget is not None
+    return policy.with_(budget=attrs.evolve(policy.budget, layers=LinearShares(beta)))
+
+
+def adakv(
+    budget: AnyBudget,
+    *,
+    floor: float = 0.2,
+    cap: float = 2.0,
+    window: int | None = None,
+    pool: int = 7,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """Ada-KV, applied while decoding: SnapKV whose heads share the budget of their layer.
+
+    Source: Feng et al. 2024, arXiv 2407.11550. Differs: no head holds more than `cap` budgets.
+
+    Args:
+        budget: entries per KV head, on average over the heads of a layer: a number of tokens, a
+            ratio in (0, 1], or a `Budget`.
+        floor: the share of its budget that a head keeps at least, in [0, 1].
+        cap: the most that a head keeps, in budgets; memory is allocated for it in every head.
+        window: most recent tokens, whose queries score the others; always kept. By default 8, or
+            those of a `Budget`.
+        pool: neighbouring entries that attention is max-pooled over; odd.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    policy = snapkv(budget, window=window, pool=pool, sinks=sinks, prompt=prompt, interval=interval)
+    return policy.with_(evictor=Pooled(floor=floor, cap=cap))
 
 
 def keydiff(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given
@@ -170,16 +171,20 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("name", presets.BUDGETED)
 def test_a_preset_takes_tokens_a_ratio_or_a_budget(name: str) -> None:
     preset = presets.get(name)
-    whole = Budget(tokens=64, interval=16, window=6, sinks=2)
-    assert preset(whole).budget == whole
+    layers = preset(64).budget.layers
+    whole = Budget(tokens=64, interval=16, window=6, sinks=2, layers=layers)
+    assert preset(attrs.evolve(whole, layers=None)).budget == whole
     assert preset(whole, interval=32, prompt=True, sinks=3).budget == Budget(
-        tokens=64, interval=32, window=6, sinks=3, prompt=True
+        tokens=64, interval=32, window=6, sinks=3, prompt=True, layers=layers
     )
     tokens = preset(64, sinks=2, prompt=True).budget
     assert tokens is not None
     assert (tokens.tokens, tokens.sinks, tokens.prompt, tokens.interval) == (64, 2, True, 128)
     if name == "h2o":
         with pytest.raises(ConfigError, match=r"h2o\(Budget\(ratio=0.25, window=128\)\)"):
+            preset(0.25)
+    elif layers is not None:
+        with pytest.raises(ConfigError, match="give tokens instead of ratio"):
             preset(0.25)
     else:
         share = preset(0.25).budget

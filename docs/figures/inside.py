@@ -21,7 +21,7 @@ GROUPS = {
         "trial",
         "ranks",
     ),
-    "the loop": ("loop", "sequence", "answer", "completion", "text", "marks"),
+    "the loop": ("loop", "sequence", "answer", "completion", "text", "marks", "thinking"),
     "who watches": ("observers", "timing", "progress"),
     "the session": ("session", "prefill", "graph", "compiled"),
     "asking the policy": ("event", "checked", "sentences", "last_hidden", "steering", "hidden"),

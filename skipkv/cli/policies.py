@@ -10,7 +10,6 @@ import typer
 from skipkv.cli.exits import clean_exit, loading
 
 if TYPE_CHECKING:
-    from skipkv._types import Needs
     from skipkv.policy import Policy
 
 EXAMPLE_BUDGET = 1024
@@ -46,7 +45,7 @@ def policies(
             for field, written in _at_work(policy, parts).items():
                 typer.echo(f"  {field:<10}{written}")
             typer.echo(f"  {'needs':<10}{policy.needs}")
-            for cost in costs(policy.needs):
+            for cost in costs(policy):
                 typer.echo(f"  {'costs':<10}{cost}")
 
 
@@ -80,18 +79,24 @@ def composition(policy: "Policy") -> dict[str, str]:
     return {name: repr(part) for name, part in parts.items()}
 
 
-def costs(needs: "Needs") -> list[str]:
-    """What it takes to record what a policy needs.
+def costs(policy: "Policy") -> list[str]:
+    """What it takes to record what a policy needs, and memory beyond its budget.
 
     Args:
-        needs: `Policy.needs`.
+        policy: any policy.
     """
+    from skipkv.evictors.protocol import most_of
+
+    needs, budget = policy.needs, policy.budget
+    tokens = None if budget is None else budget.tokens
+    room = 1.0 if tokens is None else most_of(policy.evictor, tokens) / tokens
     numbers = len(needs.recorded)
     queries = "query" if needs.queries == 1 else "queries"
     told = {
         f"{needs.queries} {queries} per query head": needs.queries > 0,
         f"{4 * numbers} bytes per entry": numbers > 0,
         "attention leaves the fused kernel at every step": needs.weights,
+        f"memory for {room:g} budgets in every head": room > 1,
         "an embedding per sentence; a tokenizer": needs.sentences,
         "keys or queries are turned back at events; a model whose rotation is known": needs.rotary,
     }
@@ -99,7 +104,7 @@ def costs(needs: "Needs") -> list[str]:
 
 
 def _needed(policy: "Policy") -> dict[str, Any]:
-    return {"needs": repr(policy.needs), "costs": costs(policy.needs)}
+    return {"needs": repr(policy.needs), "costs": costs(policy)}
 
 
 def _at_work(policy: "Policy", parts: dict[str, str]) -> dict[str, str]:

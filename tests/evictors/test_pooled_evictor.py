@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from skipkv import CacheView
 from skipkv.errors import ConfigError
 from skipkv.evictors import Pooled, TopK
-from skipkv.testing import check_evictor
 from skipkv.testing.strategies import budgets, cache_views, scores
 
 
@@ -94,11 +93,6 @@ def test_a_head_with_higher_scores_gets_more_room() -> None:
     keep = Pooled(floor=0.5, cap=1.5).keep(values, view, 4)
     assert keep[0].sum(dim=-1).tolist() == [2, 6]
     assert Pooled(floor=0.0, cap=2.0).keep(values, view, 4)[0].sum(dim=-1).tolist() == [1, 7]
-
-
-@pytest.mark.parametrize("evictor", [Pooled(), Pooled(floor=0.0, cap=1.0)], ids=repr)
-def test_it_keeps_the_laws(evictor: Pooled) -> None:
-    check_evictor(evictor)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def test_it_keeps_what_an_event_keeps_of_the_same_view(
     name: str, lengths: list[int], kind: str, prompt: int, data: Any
 ) -> None:
     policy = POLICIES[name]
-    store = empty(sequences=2, capacity=20, needs=policy.needs)
+    apart = policy.budget is not None and policy.budget.layers is not None
+    capacity = {(0,): 20, (1,): 20} if apart else 20
+    store = empty(sequences=2, capacity=capacity, needs=policy.needs)
     ragged(store, ORIGINALS, lengths, 3, kind)
     tables: list[SentenceTable] | None = None
     if policy.needs.sentences:
@@ -68,7 +70,7 @@ def test_it_keeps_what_an_event_keeps_of_the_same_view(
             records=view.records,
         )
         for row, heads in enumerate(kept.tolist()):
-            answers.append((row // len(lanes), lanes[row % len(lanes)], heads))
+            answers.append((int(view.layers[row]), lanes[row % len(lanes)], heads))
 
     rotation = ROTATION if policy.needs.rotary else None
     compress(

@@ -74,6 +74,8 @@ EVICTORS = [
     SentencePrimary(whole=False),
     WholeSentence(),
     evictors.Shared(),
+    evictors.Pooled(),
+    evictors.Pooled(floor=0.5, cap=1.2),
     evictors.Reserved(scorer=ValuePeak(), share=0.5),
     evictors.Shared(over="vote", evictor=SentencePrimary(whole=False)),
 ]
