@@ -9,8 +9,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST_OPTIONS ?= -n 2
 
 .PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-lm-eval \
-	test-kvpress test-oldest test-newest test-browser docs docs-serve figures tables trace-figures \
-	bench clean
+	test-kvpress test-ray test-oldest test-newest test-browser docs docs-serve figures tables \
+	trace-figures bench clean
 
 help:
 	@echo "make demo         what eviction saves, and what it costs under every policy"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-smollm  the tests with the weights of SmolLM2-135M"
 	@echo "make test-lm-eval the model of lm-evaluation-harness, in an environment with it"
 	@echo "make test-kvpress presses as scorers and scorers as presses, in an environment with kvpress"
+	@echo "make test-ray     a sweep on Ray, in an environment with it"
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
 	@echo "make test-newest  the runtime on the newest versions there are"
 	@echo "make test-browser the page of traces in a headless Chromium, if there is one (Debian: chromium)"
@@ -121,6 +122,14 @@ test-kvpress: .overlays/kvpress/.made
 .overlays/kvpress/.made: pyproject.toml constraints.txt | .venv/.dev
 	rm -rf .overlays/kvpress
 	$(BIN)/python -m pip install -q --target .overlays/kvpress "kvpress>=0.5.5,<0.6" "transformers>=5.0" "$(TORCH)"
+	@touch $@
+
+test-ray: .overlays/ray/.made
+	PYTHONPATH=$(CURDIR)/.overlays/ray $(BIN)/python -m pytest tests/integrations/test_ray.py
+
+.overlays/ray/.made: pyproject.toml constraints.txt | .venv/.dev
+	rm -rf .overlays/ray
+	$(BIN)/python -m pip install -q --target .overlays/ray -c constraints.txt "ray>=2.40"
 	@touch $@
 
 test-oldest: .venv-oldest/.dev

@@ -9,6 +9,7 @@ _PURPOSES = {
     "math_verify": "grading answers",
     "matplotlib": "plots",
     "pandas": "data frames",
+    "ray": "decoding in many workers",
     "scipy": "confidence intervals",
     "starlette": "the HTTP server",
     "uvicorn": "the HTTP server",

@@ -1,6 +1,7 @@
 """`skipkv eval`: what eviction costs, measured on problems with known answers."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,6 +139,20 @@ def evaluate(
             "Budgets in percent need all parts of the full cache first: start each command twice.",
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray",
+            help="ray: decode in workers of Ray, on this machine or the cluster that RAY_ADDRESS "
+            "names. Needs the extra ray.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Workers of --engine ray, each with a model of its own. Default: one per GPU.",
+        ),
+    ] = None,
     merge: Annotated[
         Path | None,
         typer.Option(
@@ -222,6 +237,15 @@ def evaluate(
                 evaluation.summarize(summarize, plot_format=plot_format), summarize, strict=strict
             )
             return
+        if engine not in (None, "ray"):
+            raise InputError(f"--engine {engine} must be ray. Without it, this process decodes.")
+        if engine is None and workers is not None:
+            raise InputError("--workers needs --engine ray.")
+        if engine and (shard is not None or retry_failed or trace_failures):
+            raise InputError(
+                "--engine ray decodes all shards by itself: leave out --shard, --retry-failed and "
+                "--trace-failures. When it is done, the command without --engine does the last two."
+            )
         if model is None:
             raise InputError(
                 "Name a model: --model tiny is the embedded one. To write the tables of an earlier "
@@ -277,6 +301,27 @@ def evaluate(
         for candidate in candidates:
             if candidate.note is not None:
                 typer.echo(f"skipkv: {candidate.note}", err=True)
+        if engine:
+            from skipkv._runs import require_extra
+
+            require_extra("ray", "ray")
+            from skipkv.integrations.ray import run_on_ray
+
+            with resumable(output):
+                summary = run_on_ray(
+                    sweep,
+                    partial(
+                        load, model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+                    ),
+                    output,
+                    workers=workers,
+                    batch_size=batch_size,
+                    texts=texts,
+                    model_name=model,
+                    plot_format=plot_format,
+                )
+            _report(summary, output, strict=strict)
+            return
         with loading():
             weights, tokenizer = load(
                 model, dtype=dtype, device=device, trust_remote_code=trust_remote_code

@@ -140,13 +140,59 @@ def merge(folder: str | Path) -> None:
     _write(folder_at(folder), whole, records)
 
 
-def _shards(folder: Path) -> list[Shard]:
-    """All shards of a folder; raises if one is missing."""
+def found_shards(folder: str | Path) -> list[Shard]:
+    """The shards that a folder holds, begun or done.
+
+    Args:
+        folder: the folder of the sweep.
+    """
     found = []
-    for path in sorted((folder / _SHARDS).glob("*-of-*")):
+    for path in sorted((Path(folder) / _SHARDS).glob("*-of-*")):
         index, _, of = path.name.partition("-of-")
         if index.isdecimal() and of.isdecimal() and (path / RUN).exists():
             found.append(Shard(index=int(index), of=int(of)))
+    return found
+
+
+def check_joinable(folder: str | Path) -> None:
+    """Raise if a folder holds samples that none of its shards has: `merge` would lose them.
+
+    Args:
+        folder: the folder of the sweep.
+
+    Raises:
+        InputError: it holds such samples.
+    """
+    own = folder_at(folder)
+    if own.read() is None:
+        return
+    joined, _ = read_records(own.path / own.records)
+    of_shards = [
+        record
+        for shard in found_shards(folder)
+        for record in read_records(shard.folder(folder) / own.records)[0]
+    ]
+    _check_lost(own, joined, of_shards)
+
+
+def _check_lost(own: RunFolder, joined: Iterable[Record], of_shards: Sequence[Record]) -> None:
+    """Raise if joined samples would be lost, or decoded ones replaced by those that failed."""
+    there = {_key(record): record.failed for record in of_shards}
+    lost = [
+        key
+        for key, failed in ((_key(record), record.failed) for record in joined)
+        if key not in there or (there[key] and not failed)
+    ]
+    if lost:
+        raise InputError(
+            f"{own.path} holds samples that no shard has, as of {min(lost, key=str)[0]}. Move its "
+            "run.json and records.jsonl away, and merge again."
+        )
+
+
+def _shards(folder: Path) -> list[Shard]:
+    """All shards of a folder; raises if one is missing."""
+    found = found_shards(folder)
     if not found:
         raise InputError(
             f"{folder} holds no shards. `skipkv eval --shard I/N --output {folder}` makes them."
@@ -239,13 +285,8 @@ def _write(target: RunFolder, run: Mapping[str, Any], records: Sequence[Record])
     with target.locked():
         file = RecordFile(target.path / target.records) if target.read() is not None else None
         if file is not None:
-            lost = {_key(record) for record in file} - set(map(_key, records))
             file.close()
-            if lost:
-                raise InputError(
-                    f"{target.path} holds samples that no shard has, as of {min(lost, key=str)[0]}."
-                    " Move its run.json and records.jsonl away, and merge again."
-                )
+            _check_lost(target, file, records)
         target.write(run)
         file = RecordFile(target.path / target.records)
         file.keep(list(records))

@@ -131,6 +131,9 @@ def test_shards_are_joined_to_what_one_command_writes(toy, run):
         (("--merge", "x", "--shard", "0/2"), "joins the folders of shards and decodes nothing"),
         (("-m", "x", "--shard", "2"), "must be written I/N"),
         (("-m", "x", "--shard", "0/9"), "sums has only 2 problems"),
+        (("-m", "x", "--engine", "spark"), "--engine spark must be ray"),
+        (("-m", "x", "--workers", "2"), "--workers needs --engine ray"),
+        (("-m", "x", "--engine", "ray", "--shard", "0/2"), "leave out --shard"),
     ],
 )
 def test_bad_input_is_one_line_on_stderr_before_the_model_is_loaded(run, loads, arguments, message):
@@ -141,6 +144,14 @@ def test_bad_input_is_one_line_on_stderr_before_the_model_is_loaded(run, loads, 
     assert result.stderr.startswith("skipkv: error: ")
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
+
+
+def test_without_ray_the_error_says_which_extra_brings_it(run, loads, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run(*COMMAND, "-m", "x", "--engine", "ray")
+    assert result.exit_code == exits.BAD_INPUT
+    assert loads == []
+    assert "It comes with the extra `ray`: pip install 'skipkv[ray]'." in result.stderr
 
 
 def test_a_folder_with_other_settings_is_refused_before_the_model_is_loaded(toy, run, monkeypatch):

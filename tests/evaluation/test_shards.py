@@ -95,6 +95,18 @@ def test_a_joined_folder_goes_on_in_one_process(fakes, whole, sharded):
         merge(folder)
 
 
+def test_a_failed_sample_that_was_decoded_again_is_not_replaced_by_the_failed_one(fakes, sharded):
+    lines = [json.loads(line) for line in (sharded / "shards/0-of-3/records.jsonl").open()]
+    failed = {**lines[0], "stop_reason": "error", "error": "Broken."}
+    edited(sharded / "shards/0-of-3/records.jsonl", lambda lines: [failed, *lines[1:]])
+    merge(sharded)
+    merge(sharded)  # the same failure as before is none that would be lost
+    again = sweep_of()
+    again.run(fakes.model, fakes.tokenizer, sharded, progress=False, retry_failed=True)
+    with pytest.raises(InputError, match=r"holds samples that no shard has, as of toy: full"):
+        merge(sharded)
+
+
 @pytest.mark.slow
 def test_budgets_in_tokens_need_one_pass_and_a_real_model_decodes_the_same(tmp_path):
     problems = [Problem(id=str(i), question=f"one plus {i}", answer="1") for i in range(5)]
