@@ -36,6 +36,10 @@ def folder_at(path: str | Path) -> RunFolder:
     )
 
 
+UNGRADED = "(not graded)"
+"""The known answer of a problem whose answers only others can grade."""
+
+
 @attrs.frozen(kw_only=True)
 class Row:
     """The results of one cell. A failed sample counts as wrong, and is left out of other numbers.
@@ -66,6 +70,7 @@ class Row:
         peak_entries: the most entries a head held.
         peak_kv_bytes: the most bytes of keys and values per sequence, as measured.
         tokens_per_second: decoded tokens per second of all sequences together.
+        graded: whether there were answers to compare with; without, nothing counts as right.
     """
 
     cell: Cell
@@ -89,6 +94,7 @@ class Row:
     peak_entries: int
     peak_kv_bytes: int
     tokens_per_second: float
+    graded: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -291,6 +297,7 @@ def _row(cell: Cell, records: list[Record], full: list[Record], wanted: int) -> 
         peak_entries=max(r.peak_entries for r in ended),
         peak_kv_bytes=max(r.peak_kv_bytes for r in ended),
         tokens_per_second=sum(r.new_tokens for r in ended) / wall if wall else 0.0,
+        graded=any(r.gold != UNGRADED for r in records),
     )
 
 
@@ -411,6 +418,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 def _doubts(rows: Sequence[Row]) -> list[str]:
     notes = []
+    if rows and not rows[0].graded:
+        notes.append(
+            "Not graded: the answers are programs. Accuracy, difference and pass@k say nothing: "
+            "skipkv.integrations.livecodebench grades them."
+        )
     for row in rows:
         name = markdown_cell(str(row.cell).partition(": ")[2])
         if row.missing > 0:

@@ -1,4 +1,6 @@
-"""One keep set for all heads of a layer."""
+"""One keep set for all heads of a layer, or of all layers."""
+
+from typing import Literal
 
 import attrs
 import torch
@@ -6,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs, needs_of, over_heads
-from skipkv.errors import ConfigError
+from skipkv._validators import is_a
+from skipkv.errors import ConfigError, InputError
 from skipkv.evictors.protocol import Evictor
 from skipkv.evictors.top_k import TopK, best
 
@@ -29,12 +32,15 @@ class Shared:
     on, so they keep the same; in a view in which they differ, each fills its budget with the best
     of its own.
 
-    One set for all layers is not offered: the runtime shows an evictor some layers at a time, as
-    many as fit its memory, so an evictor cannot choose for all.
+    With `layers` there is one set for all layers too, as an engine needs whose layers share a table
+    of pages. Layers then count like heads. It works where a view has all layers of a sequence: in
+    `select`, and in a runtime if the model and the batch are small. The runtime shows an evictor as
+    many layers at a time as fit its memory; where some are missing, this is an error.
 
     Args:
         evictor: chooses by the joined scores; for a vote, by each head's own.
         over: "mean", "max" or "vote".
+        layers: whether all layers of a sequence share the set as well.
 
     Raises:
         ConfigError: `over` is none of the three.
@@ -43,18 +49,18 @@ class Shared:
 
     Example:
         >>> Shared(over="max")
-        Shared(evictor=TopK(), over='max')
+        Shared(evictor=TopK(), over='max', layers=False)
     """
 
     evictor: Evictor = attrs.field(factory=TopK)
     over: str = attrs.field(default="mean")
+    layers: bool = attrs.field(default=False, validator=is_a(bool))
 
     def __attrs_post_init__(self) -> None:
         if self.over not in _WAYS:
             raise ConfigError(
                 f"Shared(over={self.over!r}) must be 'mean', 'max' or 'vote': how the scores of "
-                "heads become one. For one set over all layers there is no evictor: an evictor "
-                "sees some layers at a time."
+                "heads become one. For one set over all layers, say layers=True."
             )
 
     @property
@@ -70,13 +76,39 @@ class Shared:
     def keep(
         self, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
     ) -> Bool[Tensor, "R H L"]:
-        """The evictor's choice by scores that all heads share."""
+        """The evictor's choice by scores that all heads share.
+
+        Raises:
+            InputError: `layers` is set and the view lacks a layer of a sequence.
+        """
         if self.over == "max":
-            return self.evictor.keep(over_heads(scores, view.positions, "max"), view, budget)
-        mean = over_heads(scores, view.positions, "mean")
+            return self.evictor.keep(self._joined(scores, view, "max"), view, budget)
+        mean = self._joined(scores, view, "mean")
         if self.over == "mean":
             return self.evictor.keep(mean, view, budget)
         own = self.evictor.keep(scores, view, budget).float()
-        votes = over_heads(own, view.positions, "sum")
-        tier = (votes / own.shape[1] * 99).round().int()  # heads in hundredths: tiers end at 100
+        votes = self._joined(own, view, "sum")
+        voters = own.shape[1] * (view.depth if self.layers else 1)
+        tier = (votes / voters * 99).round().int()  # voters in hundredths: tiers end at 100
         return best(mean, view, budget, torch.where(view.protected, 100, tier))
+
+    def _joined(
+        self, values: Float[Tensor, "R H L"], view: CacheView, how: Literal["sum", "mean", "max"]
+    ) -> Float[Tensor, "R H L"]:
+        """The values of the heads that choose together as one value per token."""
+        if not self.layers:
+            return over_heads(values, view.positions, how)
+        order = (view.sequences.long() * view.depth + view.layers).argsort()
+        counts = view.sequences.bincount()
+        if bool(((counts != view.depth) & (counts > 0)).any()):
+            raise InputError(
+                f"Shared(layers=True) chooses for all {view.depth} layers of a sequence, and here "
+                f"it is shown {int(counts[counts > 0].min())} of them. In a runtime take a smaller "
+                "batch and a model whose layers all attend to the whole past, or layers=False."
+            )
+
+        def together(tensor: Tensor) -> Tensor:  # [sequences, layers * H, L]
+            return tensor[order].reshape(-1, view.depth * tensor.shape[1], tensor.shape[2])
+
+        joined = over_heads(together(values), together(view.positions), how)
+        return torch.empty_like(values).index_copy_(0, order, joined.reshape(values.shape))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import skipkv
 from skipkv import CacheView, Engine, presets
-from skipkv.errors import ConfigError
+from skipkv.errors import ConfigError, InputError
 from skipkv.evictors import SentencePrimary, Shared, TopK
 from skipkv.testing import toy_model, toy_tokenizer
 from skipkv.testing.strategies import budgets, cache_views, scores
@@ -70,6 +71,80 @@ def test_while_decoding_all_heads_of_a_layer_hold_the_same(frontend: str, evicto
         assert record.kept.shape[-1] == 24
         layers_differ |= bool((record.kept[0] != record.kept[1]).any())
     assert layers_differ
+
+
+@pytest.mark.parametrize("over", ["mean", "max", "vote"])
+def test_all_layers_of_a_sequence_share_a_set_if_asked(over: str) -> None:
+    model, tokenizer = toy_model(heads=4, layers=3), toy_tokenizer()
+    policy = presets.rkv(24, interval=8).with_(evictor=Shared(over=over, layers=True))
+    prompts = [[5 + 7 * i % 60 for i in range(40)], [3 + 5 * i % 60 for i in range(50)]]
+    engine = Engine(model, tokenizer, policy, eos_token_ids=[], batch_size=2)
+    traces = [d.trace or () for d in engine.generate(prompts, max_new_tokens=30, trace=True)]
+    for trace in traces:
+        assert len(trace) > 3
+        for record in trace:
+            assert (record.kept == record.kept[:1, :1]).all()
+    assert (traces[0][0].kept != traces[1][0].kept).any()
+
+
+@given(data=st.data())
+def test_layers_that_share_a_set_count_like_heads(data: Any) -> None:
+    depth, heads, slots = 3, 2, 9
+    order = data.draw(st.permutations(range(2 * depth)))
+    view, values = view_of_layers(depth, heads, slots, order)
+    for over in ("mean", "max", "vote"):
+        keep = Shared(over=over, layers=True).keep(values, view, 4)
+        for sequence in (0, 1):
+            rows = [r for r in range(2 * depth) if view.sequences[r] == sequence]
+            of_one = attrs.evolve(
+                view,
+                **{
+                    name: getattr(view, name)[rows].reshape(1, depth * heads, slots, *more)
+                    for name, more in {
+                        "keys": [2], "values": [2], "positions": [], "protected": [],
+                    }.items()
+                },
+                **{
+                    name: getattr(view, name)[rows[:1]] for name in ("seen", "sequences", "layers")
+                },
+            )  # fmt: skip
+            as_heads = Shared(over=over).keep(values[rows].reshape(1, -1, slots), of_one, 4)
+            assert torch.equal(keep[rows].reshape(1, -1, slots), as_heads)
+
+
+def view_of_layers(
+    depth: int, heads: int, slots: int, order: list[int]
+) -> tuple[CacheView, Tensor]:
+    """Two sequences in all layers, with rows in any order, and scores."""
+    rows = torch.tensor(order)
+    shape = (2 * depth, heads, slots)
+    positions = torch.arange(slots).expand(shape)
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randn(*shape, 2, generator=generator)
+    view = CacheView(
+        keys=keys,
+        values=keys,
+        positions=positions,
+        protected=positions >= slots - 1,
+        seen=torch.full((2 * depth,), slots),
+        sequences=rows % 2,
+        layers=rows // 2,
+        depth=depth,
+    )
+    return view, torch.randn(shape, generator=generator)
+
+
+def test_a_view_that_lacks_a_layer_is_refused() -> None:
+    view, values = view_of_layers(2, 1, 9, [0, 1, 2, 3])
+    some = attrs.evolve(
+        view,
+        **{
+            name: getattr(view, name)[:2]
+            for name in ("keys", "values", "positions", "protected", "seen", "sequences", "layers")
+        },
+    )
+    with pytest.raises(InputError, match=r"chooses for all 2 layers.*it is shown 1 of them"):
+        Shared(layers=True).keep(values[:2], some, 4)
 
 
 def test_a_vote_uses_the_evictor_s_own_choice_in_each_head() -> None:
