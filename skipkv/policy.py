@@ -10,6 +10,7 @@ from skipkv._validators import is_a
 from skipkv.budget import Budget, LinearShares
 from skipkv.errors import ConfigError
 from skipkv.evictors import Evictor, KeepAll, TopK
+from skipkv.evictors.protocol import mixes_layers
 from skipkv.schedulers import BatchScheduler, Continuous
 from skipkv.scorers import Recency, Scorer
 from skipkv.segmenters import Newline, Segmenter
@@ -47,7 +48,8 @@ class Policy:
 
     Raises:
         ProtocolError: a part lacks a method of its protocol or takes other arguments.
-        ConfigError: a part observes more recent tokens than the budget's window protects.
+        ConfigError: a part observes more recent tokens than the budget's window protects, or the
+            evictor joins layers that differ in their budgets.
 
     Example:
         >>> from skipkv.scorers import KeyRedundancy, WindowAttention
@@ -79,6 +81,11 @@ class Policy:
                 f"Policy.scorer observes the last {self.needs.queries} queries and leaves their "
                 f"entries unscored, but Budget(window={self.budget.window}) does not protect them. "
                 f"Set Budget(window={self.needs.queries}) or observe fewer."
+            )
+        if self.budget is not None and self.budget.layers and mixes_layers(self.evictor):
+            raise ConfigError(
+                f"{self.evictor!r} keeps the same tokens in all layers, and Budget(layers=...) "
+                "gives layers different budgets. Leave one of them out."
             )
 
         written = needs_of(self.scorer).records if hasattr(self.scorer, "remember") else ()

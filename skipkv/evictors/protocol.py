@@ -21,6 +21,9 @@ class Evictor(Protocol):
     An evictor in which a head depends on other heads of the row says so: `mixes_heads = True`. It
     is refused where the heads of a layer are divided among processes.
 
+    An evictor in which a row depends on the other layers of its sequence says so too:
+    `mixes_layers = True`. Then every view has all layers of its sequences.
+
     An evictor may let the heads of a row share their budgets. It says so by a method
     `most(budget)`: the most entries that it keeps of one head, at least `budget`. All heads of a
     row together then keep at most `H * budget` entries; and all that they hold, if it is no more
@@ -44,6 +47,11 @@ class Evictor(Protocol):
 def pools_heads(evictor: Any) -> bool:
     """Whether the heads of a row share their budgets."""
     return hasattr(evictor, "most")
+
+
+def mixes_layers(evictor: Any) -> bool:
+    """Whether the layers of a sequence must be in one view."""
+    return bool(getattr(evictor, "mixes_layers", False))
 
 
 def most_of(evictor: Any, budget: int) -> int:

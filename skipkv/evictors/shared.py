@@ -33,9 +33,8 @@ class Shared:
     of its own.
 
     With `layers` there is one set for all layers too, as an engine needs whose layers share a table
-    of pages. Layers then count like heads. It works where a view has all layers of a sequence: in
-    `select`, and in a runtime if the model and the batch are small. The runtime shows an evictor as
-    many layers at a time as fit its memory; where some are missing, this is an error.
+    of pages. Layers then count like heads. All layers of a sequence must be in one view: the
+    runtime shows them so, which takes memory for scores of all of them at once.
 
     Args:
         evictor: chooses by the joined scores; for a vote, by each head's own.
@@ -67,6 +66,11 @@ class Shared:
     def mixes_heads(self) -> bool:
         """The heads of a row keep the same tokens."""
         return True
+
+    @property
+    def mixes_layers(self) -> bool:
+        """Whether all rows of a sequence keep the same tokens and must be in one view."""
+        return self.layers
 
     @property
     def needs(self) -> Needs:
@@ -103,8 +107,8 @@ class Shared:
         if bool(((counts != view.depth) & (counts > 0)).any()):
             raise InputError(
                 f"Shared(layers=True) chooses for all {view.depth} layers of a sequence, and here "
-                f"it is shown {int(counts[counts > 0].min())} of them. In a runtime take a smaller "
-                "batch and a model whose layers all attend to the whole past, or layers=False."
+                f"it is shown {int(counts[counts > 0].min())} of them. Show the rows of all layers "
+                "in one call, or take layers=False."
             )
 
         def together(tensor: Tensor) -> Tensor:  # [sequences, layers * H, L]

@@ -12,9 +12,9 @@ from typing import Any
 from skipkv._runs import writing
 from skipkv.errors import InputError, MissingExtraError
 from skipkv.evaluation import Cell, DataSet, Defaults, Problem, Record, Summary
-from skipkv.evaluation.answers import END_THINK, THINK
 from skipkv.evaluation.records import read_records
 from skipkv.evaluation.summary import UNGRADED, folder_at
+from skipkv.runtime.thinking import TAGS
 
 __all__ = ["code_of", "data_set", "export", "grade"]
 
@@ -145,10 +145,8 @@ def code_of(text: str) -> str:
         >>> code_of("<think>```no```</think>So:\\n```python\\nprint(1)\\n```\\nDone.")
         'print(1)'
     """
-    _, closed, answer = text.rpartition(END_THINK)
-    if not closed and THINK in text:
-        return ""
-    lines = answer.split("\n")
+    _, answer = TAGS.split(text)
+    lines = (answer or "").split("\n")
     fences = [number for number, line in enumerate(lines) if _FENCE in line]
     return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
 

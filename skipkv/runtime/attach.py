@@ -36,6 +36,7 @@ from skipkv.runtime.session import Pass, Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.support import (
     check_architecture,
+    check_layers,
     check_policy,
     check_prompt,
     check_tokenizer,
@@ -108,6 +109,7 @@ def attach(
     check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
     check_rotary(policy, model)
     check_devices(model, policy)
+    check_layers(policy, model.config)
     least = least_budget(policy, model.config)
     if tokenizer is None and (policy.needs.sentences or policy.steerer.layer is not None):
         raise ConfigError(

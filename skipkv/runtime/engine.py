@@ -35,7 +35,13 @@ from skipkv.runtime.server import Server
 from skipkv.runtime.session import Session
 from skipkv.runtime.steering import check_steerer, warn_if_idle
 from skipkv.runtime.streaming import Piece, TextStream
-from skipkv.runtime.support import check_architecture, check_given, check_policy, least_budget
+from skipkv.runtime.support import (
+    check_architecture,
+    check_given,
+    check_layers,
+    check_policy,
+    least_budget,
+)
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.thinking import ThinkingMarks, thinking_marks
 from skipkv.runtime.timing import Timings
@@ -110,6 +116,7 @@ class Engine:
         check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
         check_rotary(policy, model)
         check_devices(model, policy)
+        check_layers(policy, model.config)
         least = least_budget(policy, model.config)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from skipkv._types import SUM, CacheView, Record, Rotation, SentenceTable
 from skipkv.budget import Budget
 from skipkv.errors import SkipKVError, UnsupportedModelError
-from skipkv.evictors.protocol import most_of
+from skipkv.evictors.protocol import mixes_layers, most_of
 from skipkv.policy import Policy
 from skipkv.runtime.checked import Decision, decide, law_faults
 from skipkv.runtime.slots import LayerGroup, on_device, span
@@ -177,6 +177,8 @@ class _Event:
         group, count, width = self.group, len(self.lanes), self.width
         step = max(1, elements // (count * group.shape.heads * width * group.shape.dim))
         depth = group.shape.layers
+        if mixes_layers(self.policy.evictor):
+            step = depth
         views = [slice(start, min(start + step, depth)) for start in range(0, depth, step)]
         errors: list[SkipKVError | None] = [None] * count
         for some in [views] if check_last else [[view] for view in views]:

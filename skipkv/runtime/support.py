@@ -7,7 +7,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from skipkv._validators import kind_of
 from skipkv.errors import ConfigError, InputError, UnsupportedModelError
-from skipkv.evictors.protocol import most_of
+from skipkv.evictors.protocol import mixes_layers, most_of
 from skipkv.models.architecture import Architecture
 from skipkv.policy import Budget, Policy
 from skipkv.presets import NAMES, get
@@ -136,6 +136,17 @@ def least_budget(policy: Policy, config: PretrainedConfig) -> Budget | None:
     """
     budget = policy.budget
     return None if budget is None else budget.least(len(Architecture.of(config).full))
+
+
+def check_layers(policy: Policy, config: PretrainedConfig) -> None:
+    """Raise `ConfigError` if an evictor joins layers of which some are not evicted from."""
+    found = Architecture.of(config)
+    if mixes_layers(policy.evictor) and len(found.full) < found.layers:
+        raise ConfigError(
+            f"{policy.evictor!r} keeps the same tokens in all {found.layers} layers. Of this model "
+            f"{found.layers - len(found.full)} layers hold a window or a state, from which nothing "
+            "is evicted. Take an evictor that chooses for each layer."
+        )
 
 
 def check_prompt(budget: Budget | None, tokens: int, name: str) -> None:

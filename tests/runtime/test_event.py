@@ -15,7 +15,7 @@ from torch import Tensor
 from skipkv import Budget, Policy
 from skipkv._types import SUM, CacheView, Needs, SentenceTable
 from skipkv.errors import PartError
-from skipkv.evictors import Pooled, SinkAndRecent, TopK
+from skipkv.evictors import Pooled, Shared, SinkAndRecent, TopK
 from skipkv.runtime.event import Outcome, compress
 from skipkv.runtime.store import SlotStore
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
@@ -210,6 +210,7 @@ def test_a_layer_that_fails_ends_its_sequences_and_no_others() -> None:
 POLICIES = [
     Policy(budget=attrs.evolve(BUDGET, layers=(1.0, 3.0)), scorer=Recency() - KeyNorm()),
     Policy(budget=BUDGET, scorer=KeyNorm(), evictor=Pooled(floor=0.5, cap=1.5)),
+    Policy(budget=BUDGET, scorer=KeyNorm(), evictor=Shared(layers=True)),
     Policy(budget=BUDGET, scorer=0.3 * KeyNorm() - KeyRedundancy()),
     Policy(budget=BUDGET, scorer=WindowAttention(window=2, pool=3)),
     Policy(budget=BUDGET, evictor=SinkAndRecent(sinks=1)),

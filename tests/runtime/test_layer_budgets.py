@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Qwen2ForCausalLM
 
 import skipkv
 from skipkv import Budget, Engine, Policy, presets
 from skipkv.errors import ConfigError, InputError
+from skipkv.evictors import Shared
 from skipkv.policy import LinearShares
 from skipkv.runtime import select
 from skipkv.scorers import KeyNorm
@@ -103,6 +105,21 @@ def test_shares_for_another_number_of_layers_are_refused_before_anything_is_deco
     with pytest.raises(ConfigError, match=message):
         Engine(toy_model(), TOKENIZER, policy)
     with pytest.raises(ConfigError, match=message), skipkv.attach(toy_model(), policy):
+        pass
+
+
+def test_one_set_for_all_layers_needs_layers_that_all_evict_alike() -> None:
+    shared = presets.rkv(24).with_(evictor=Shared(layers=True))
+    with pytest.raises(ConfigError, match="gives layers different budgets"):
+        with_layers(shared, LinearShares())
+    config = toy_model("qwen2", layers=3).config
+    config.use_sliding_window, config.sliding_window = True, 16
+    config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
+    windowed = Qwen2ForCausalLM(config).eval()
+    message = r"keeps the same tokens in all \d layers.*hold a window or a state"
+    with pytest.raises(ConfigError, match=message):
+        Engine(windowed, TOKENIZER, shared)
+    with pytest.raises(ConfigError, match=message), skipkv.attach(windowed, shared):
         pass
 
 
