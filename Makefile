@@ -10,7 +10,7 @@ PYTEST_OPTIONS ?= -n 2
 
 .PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-lm-eval \
 	test-kvpress test-ray test-oldest test-newest test-browser docs docs-serve figures tables \
-	trace-figures bench clean
+	trace-figures family-tables bench clean
 
 help:
 	@echo "make demo         what eviction saves, and what it costs under every policy"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-newest  the runtime on the newest versions there are"
 	@echo "make test-browser the page of traces in a headless Chromium, if there is one (Debian: chromium)"
 	@echo "make docs         build the site into site/, strictly and without a network"
+	@echo "make family-tables  test every family of models and write the tables of docs/models.md"
 	@echo "make figures      draw the figures of docs/concepts again"
 	@echo "make tables       write the tables of presets in README.md and docs/choosing.md again"
 	@echo "make trace-figures  make the example page of docs/traces.md and its picture again (Chromium)"
@@ -82,6 +83,9 @@ format: .venv/.dev
 
 # The theme's notice about its successor is not about these pages.
 docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+family-tables: .venv/.dev
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python tests/models/family_checks.py
 
 docs: .venv/.dev
 	$(BIN)/mkdocs build --strict

@@ -24,6 +24,7 @@ from skipkv.benchmark.subjects import PolicySubject, Subject
 from skipkv.benchmark.summary import Summary, folder_at
 from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation import fingerprints
+from skipkv.models.architecture import text_config
 from skipkv.runtime.support import cache_shape
 
 # The number of points of a curve over the generated length, and the fewest tokens between two.
@@ -260,14 +261,14 @@ def _distinct(field: str, names: Sequence[str]) -> None:
 
 def _make_room(model: Any, length: int) -> None:
     """Let the model decode beyond its positions: a benchmark ignores the text."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(text_config(model), "max_position_embeddings", None)
     if limit is not None and length > limit:
         tqdm.write(
             f"skipkv: {length} tokens exceed the model's {limit} positions. The speed is the same, "
             "the text is not meaningful.",
             file=sys.stderr,
         )
-        model.config.max_position_embeddings = length
+        text_config(model).max_position_embeddings = length
 
 
 def _entry_bytes(job: Job) -> int:

@@ -16,6 +16,7 @@ from skipkv.calibration.stability import agreement
 from skipkv.calibration.traces import Trace
 from skipkv.calibration.workspace import StoredStates, Workspace
 from skipkv.errors import ConfigError, InputError
+from skipkv.models.architecture import text_config
 from skipkv.runtime import Engine, Sampling
 from skipkv.runtime.hidden import layer_inputs
 from skipkv.runtime.marks import Marks
@@ -84,7 +85,7 @@ def collect(
             prompts cannot be decoded.
     """
     classify = MarkerWords.english() if classify is None else classify
-    there = engine.model.config.num_hidden_layers
+    there = text_config(engine.model).num_hidden_layers
     layers = range(there) if settings.layers is None else settings.layers
     if wrong := [layer for layer in layers if not 0 <= layer < there]:
         raise ConfigError(
@@ -118,7 +119,7 @@ def _fill(
     else:
         _read(engine, prompts, completions, work)
     text = TokenText(engine.tokenizer)
-    marks = Marks(text, engine.model.config.vocab_size, engine.thinking)
+    marks = Marks(text, text_config(engine.model).vocab_size, engine.thinking)
     for index in progress_bar(progress, sorted(work.traces), desc="states", unit="trace"):
         if work.has_states(index):
             continue

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skipkv.calibration.openings import Opening
 from skipkv.calibration.traces import Trace
+from skipkv.models.architecture import text_config
 from skipkv.runtime import Engine, Sampling
 from skipkv.segmenters import ThoughtClassifier
 
@@ -41,7 +42,9 @@ def agreement(
         seed: seeds the sampling, together with the trace's number.
     """
     ids = [*trace.prompt, *trace.tokens]
-    limit = getattr(engine.model.config, "max_position_embeddings", None) or len(ids) + max_tokens
+    limit = (
+        getattr(text_config(engine.model), "max_position_embeddings", None) or len(ids) + max_tokens
+    )
     # an opening without room to regenerate has no agreement
     fitting = [i for i, o in enumerate(opened) if o.position + 1 + max_tokens <= limit]
     shares = torch.zeros(len(opened))

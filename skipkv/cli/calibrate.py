@@ -226,7 +226,9 @@ def calibrate(
             states = collect(
                 engine, prompts, folder=folder, settings=settings, completions=completions
             )
-        layers = settings.layers or tuple(range(engine.model.config.num_hidden_layers))
+        layers = settings.layers or tuple(
+            range(engine.model.config.get_text_config(decoder=True).num_hidden_layers)
+        )
         found = make(
             states,
             layers=layers,

@@ -13,21 +13,29 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from skipkv.errors import UnsupportedModelError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-STATES = ("linear_attention", "conv")
+BOTH = "hybrid"
+STATES = ("linear_attention", "conv", BOTH)
 NONE = ("moe", "mlp")
-"""The kinds of layers that are decoded, in transformers' words: the last ones cache nothing."""
+"""The kinds of layers that are decoded, in transformers' words.
+
+Layers of kind `BOTH` have full attention and states. Those in `NONE` cache nothing.
+"""
 
 _layer = getattr(cache_utils, "LinearAttentionLayer", None)
 _known = _layer is not None and "number_of_states" in signature(_layer.__init__).parameters
 STATE_LAYER: Any = _layer if _known else None
 """How transformers caches layers with states; None in a version that does it in another way."""
+_BOTH_LAYER: Any = getattr(cache_utils, "LinearAttentionAndFullAttentionLayer", None)
+
+# What to do about a model that is refused.
+_OWN = "Decode it with its own generate(), without a policy."
 
 # Architectures whose configs do not show what is missing, by `model_type`.
 _REFUSED: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(
         ("falcon", "bloom", "mpt"),
         "Its layers compute attention themselves, not through transformers' attention interface, "
-        "so a policy's cache cannot take their place.",
+        f"so a policy's cache cannot take their place. {_OWN}",
     )
 )
 
@@ -42,7 +50,8 @@ class Architecture:
             least as long as all the positions that the model was made for is one of them.
         windowed: the layers that attend to a window only, ascending.
         window: tokens that these attend to; None where there are none.
-        states: the layers with states in the place of entries, such as linear attention, ascending.
+        states: the layers with states, such as linear attention, ascending. They have them in the
+            place of entries, or beside them.
         horizon: tokens after which a window of the layers in `full` would take effect; None where
             they have none.
         heads: KV heads of a layer.
@@ -93,12 +102,14 @@ class Architecture:
         if missing:
             raise UnsupportedModelError(
                 f"The config of this {kind!r} model has no {', '.join(missing)}. skipkv decodes "
-                "models that are a stack of layers with attention and a KV cache."
+                f"models that are a stack of layers with attention and a KV cache. {_OWN}"
             )
         kinds, window = _kinds(text)
         longest = getattr(text, "max_position_embeddings", None)
         harmless = window is not None and longest is not None and window >= longest
-        full = tuple(i for i, of in enumerate(kinds) if of == FULL or (of == SLIDING and harmless))
+        full = tuple(
+            i for i, of in enumerate(kinds) if of in (FULL, BOTH) or (of == SLIDING and harmless)
+        )
         windowed = tuple(i for i, of in enumerate(kinds) if of == SLIDING and not harmless)
         if not full:
             raise UnsupportedModelError(_nothing_to_evict(text, window, kinds))
@@ -129,13 +140,18 @@ class Architecture:
         return {layer: index for index, layer in enumerate(self.windowed)}
 
 
+def text_config(model: PreTrainedModel) -> Any:
+    """The config of what decodes text: a part of the config of a model that also sees, say."""
+    return model.config.get_text_config(decoder=True)
+
+
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     """A model's decoder layers, in order: the list in whose i-th member attention has number i.
 
     Raises:
         UnsupportedModelError: the model has no such list.
     """
-    number = model.config.get_text_config(decoder=True).num_hidden_layers
+    number = text_config(model).num_hidden_layers
     for part in model.modules():
         if (
             isinstance(part, torch.nn.ModuleList)
@@ -145,7 +161,7 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
             return part
     raise UnsupportedModelError(
         f"{type(model).__name__} has no list of {number} decoder layers whose attention modules "
-        "are numbered by `layer_idx`, as transformers' own models have."
+        f"are numbered by `layer_idx`, as transformers' own models have. {_OWN}"
     )
 
 
@@ -172,10 +188,17 @@ def _kinds(text: Any) -> tuple[list[str], int | None]:
         one = SLIDING if window is not None else "chunked_attention" if chunked else FULL
         types = [one] * number
     if unknown := set(types) - {FULL, SLIDING, *STATES, *NONE}:
+        if "chunked_attention" in unknown:
+            raise UnsupportedModelError(
+                "The model has layers of type chunked_attention, which forget all tokens at every "
+                f"multiple of {getattr(text, 'attention_chunk_size', None)}. The windows of "
+                "skipkv's cache slide: they do not begin anew, so such layers have no place in it "
+                f"yet. {_OWN}"
+            )
         raise UnsupportedModelError(
             f"The model has layers of type {', '.join(sorted(unknown))}. Layers with full or "
             "sliding-window attention, linear attention or a convolution are decoded; what others "
-            "store has no place in skipkv's cache yet."
+            f"store has no place in skipkv's cache yet. {_OWN}"
         )
     return list(types), window if SLIDING in types else None
 
@@ -201,7 +224,7 @@ def _check_cached(text: Any, kinds: list[str]) -> None:
                 f"{type(layer).__name__}, which holds more than keys and values. skipkv's cache "
                 "has no place for that yet."
             )
-        if kind in STATES and type(layer) is not STATE_LAYER:
+        if kind in STATES and type(layer) is not (_BOTH_LAYER if kind == BOTH else STATE_LAYER):
             raise UnsupportedModelError(
                 f"transformers caches layers of type {kind} as {type(layer).__name__}, which "
                 "skipkv does not know how to fill. transformers 5.23 has a cache that it knows."
@@ -219,9 +242,17 @@ def _head_size(text: Any) -> int:
         raise UnsupportedModelError(
             f"Models of type {text.model_type!r} have multi-head latent attention, with keys of "
             f"{text.qk_nope_head_dim + text.qk_rope_head_dim} and values of {values} numbers. "
-            "skipkv's cache has one size for both."
+            f"skipkv's cache has one size for both. {_OWN}"
         )
-    size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    try:
+        size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    except Exception as cause:  # transformers has a class of its own for this error
+        if "per-layer" not in str(cause):
+            raise
+        raise UnsupportedModelError(
+            f"The layers of this {text.model_type!r} model have heads of different sizes. "
+            f"skipkv's cache has one size for all layers. {_OWN}"
+        ) from cause
     return size
 
 
@@ -230,11 +261,11 @@ def _nothing_to_evict(text: Any, window: int | None, kinds: list[str]) -> str:
         return (
             f"No layer of the model has full attention: they are of type "
             f"{', '.join(sorted(set(kinds)))}. What it caches is bounded already: a policy has "
-            "nothing to evict."
+            f"nothing to evict. {_OWN}"
         )
     said = (
         f"Every layer of the model has sliding-window attention (window: {window}). Its cache is "
-        "bounded already: a policy has nothing to evict."
+        f"bounded already: a policy has nothing to evict. {_OWN}"
     )
     if getattr(text, "layer_types", None) is None:
         said += (

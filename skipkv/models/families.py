@@ -11,6 +11,7 @@ FAMILIES = (
     "bamba",
     "cohere2",
     "exaone4",
+    "falcon_h1",
     "gemma2",
     "gemma3_text",
     "glm4",

@@ -16,8 +16,10 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from skipkv.budget import Budget
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
+from skipkv.models.architecture import text_config
 from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
+from skipkv.runtime.continuing import continues, warn_of_single_tokens
 from skipkv.runtime.forward import PromptForward
 from skipkv.runtime.observers import EventLog, Observers
 from skipkv.runtime.ranks import check_devices
@@ -117,13 +119,14 @@ def attach(
             "skipkv.attach(model, policy, tokenizer=tokenizer)."
         )
     check_untested(model, by=ATTACH)
+    continues(model)  # tried now, while nothing is under way
     attachment = Attachment(model, policy, tokenizer, least=least, trace=trace, thinking=thinking)
     if attachment._text is not None:
         warn_if_idle(
             policy.steerer,
             attachment._text,
             attachment._thinking,
-            vocabulary=model.config.vocab_size,
+            vocabulary=text_config(model).vocab_size,
         )
     with borrowed(model, by=ATTACH), _without_paging(model, attachment):
         handles = [
@@ -370,6 +373,8 @@ class Attachment:
                 "The batch is padded, and the model has layers with states, which padding would "
                 "change. So each row"
             )
+        if not session.continues and max(counts) > 1 and any(session.store.tokens_seen):
+            return "The model begins anew when it is fed several tokens after others. So this turn"
         return None
 
     def _run_rows(
@@ -384,8 +389,14 @@ class Attachment:
             for [part] in session.passes([count]):
                 ends = part.stop == count
                 piece = tokens[:, part.start : part.stop - ends]
-                if piece.shape[1]:
-                    self._run(session, piece, [piece.shape[1]], first=row, events=not ends)
+                pieces = [piece]
+                if session.store.tokens_seen[row] and piece.shape[1] > 1 and not session.continues:
+                    warn_of_single_tokens(session.model)
+                    pieces = list(piece.split(1, dim=1))
+                for number, own in enumerate(pieces, start=1):
+                    if own.shape[1]:
+                        last = number == len(pieces) and not ends
+                        self._run(session, own, [own.shape[1]], first=row, events=last)
         return ids[:, -1:], [min(1, count) for count in counts]
 
     def _run(

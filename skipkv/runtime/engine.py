@@ -14,10 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipkv._validators import kind_of
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.models import load
+from skipkv.models.architecture import text_config
 from skipkv.policy import Policy
 from skipkv.runtime.answer import Answers
 from skipkv.runtime.compiled import Compile, compiled_layers
 from skipkv.runtime.completion import Completion
+from skipkv.runtime.continuing import continues
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.observers import EventLog, Observer, Observers
 from skipkv.runtime.orders import OrderDesk, Prompts
@@ -129,6 +131,7 @@ class Engine:
                 "others."
             )
         check_untested(model, by="Engine")
+        continues(model)  # tried now, while nothing is under way
         self.model: PreTrainedModel = model
         self.tokenizer = tokenizer
         self.policy = policy
@@ -144,7 +147,8 @@ class Engine:
         self.thinking = thinking_marks(thinking, tokenizer, user="Engine")
         self._text = TokenText(tokenizer)
         self._desk = OrderDesk(model, tokenizer, least)
-        warn_if_idle(policy.steerer, self._text, self.thinking, vocabulary=model.config.vocab_size)
+        vocabulary = text_config(model).vocab_size
+        warn_if_idle(policy.steerer, self._text, self.thinking, vocabulary=vocabulary)
 
     @classmethod
     def from_pretrained(
@@ -198,10 +202,10 @@ class Engine:
         )
 
     def __repr__(self) -> str:
-        config = self.model.config
-        name = getattr(config, "name_or_path", "") or type(self.model).__name__
+        name = getattr(self.model.config, "name_or_path", "") or type(self.model).__name__
+        layers = text_config(self.model).num_hidden_layers
         return (
-            f"<Engine: {name} ({config.num_hidden_layers} layers, {self.model.dtype} on "
+            f"<Engine: {name} ({layers} layers, {self.model.dtype} on "
             f"{self.model.device}), batch_size={self.batch_size}, {self.policy!r}>"
         )
 

@@ -15,6 +15,7 @@ from skipkv._calls import without_frames
 from skipkv.errors import PartError, SkipKVError
 from skipkv.runtime import checked
 from skipkv.runtime.completion import StopReason
+from skipkv.runtime.continuing import warn_of_single_tokens
 from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.observers import ObservedPass, ObservedToken
 from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
@@ -288,14 +289,21 @@ class DecodeLoop:
         All chunks end in the last column, so that it has the logits of every prompt that is in.
         """
         lane, newcomers = self._session.decoding, self._session.newcomers
-        limit = columns(
-            [n.reading for n in newcomers],
-            self._chunk,
-            decoding=lane > 0,
-            most=LONGEST_PASS if self._session.room is None else None,
-        )
-        if not self._session.pads:  # all then feed equally many
-            limit = min(limit, *(n.reading.left for n in newcomers))
+        if not self._session.continues:  # each then feeds all that it can feed at once, alone
+            newcomers = newcomers[:1]
+            [reading] = (n.reading for n in newcomers)
+            limit = 1 if reading.fed else reading.left
+            if reading.left > limit:
+                warn_of_single_tokens(self._session.model)
+        else:
+            limit = columns(
+                [n.reading for n in newcomers],
+                self._chunk,
+                decoding=lane > 0,
+                most=LONGEST_PASS if self._session.room is None else None,
+            )
+            if not self._session.pads:  # all then feed equally many
+                limit = min(limit, *(n.reading.left for n in newcomers))
         chunks = [n.reading.take(limit) for n in newcomers]
         width = max(map(len, chunks))
         ids = torch.tensor(

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv.errors import InputError
+from skipkv.models.architecture import text_config
 from skipkv.policy import Budget
 from skipkv.runtime.answer import refused
 from skipkv.runtime.completion import Completion
@@ -217,7 +218,7 @@ class OrderDesk:
 
     def _most(self, number: int, ids: Sequence[int], max_new_tokens: int | None) -> int:
         """Tokens to decode after a prompt at most, once it is seen to be one the model can take."""
-        config = self._model.config
+        config = text_config(self._model)
         wrong = [token for token in ids if not 0 <= token < config.vocab_size]
         if wrong:
             raise InputError(

@@ -126,6 +126,24 @@ class SlotLayer(CacheLayerMixin):
         )
 
 
+class SlotStateLayer(SlotLayer, StateLayer):
+    """A layer with attention and states: both at once, as in Falcon-H1.
+
+    Args:
+        cache: the cache.
+        layer: its number in the model.
+        states: how many states of each kind the layer has.
+    """
+
+    def __init__(self, cache: "SlotCache", layer: int, states: int) -> None:
+        SlotLayer.__init__(self, cache, layer)
+        StateLayer.__init__(self, layer, states)
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Allocate states; entries have their place already."""
+        StateLayer.lazy_initialization(self, *args, **kwargs)
+
+
 class SlotCache(Cache):
     """A transformers cache whose layers live in a `SlotStore`.
 
@@ -136,12 +154,19 @@ class SlotCache(Cache):
 
     def __init__(self, config: PretrainedConfig, *, dtype: torch.dtype) -> None:
         found = Architecture.of(config)
-        self._states = {layer: _state_layer(config, layer) for layer in found.states}
         own = DynamicCache(config=config).layers  # of a layer that caches nothing, transformers'
         attends = {*found.full, *found.windowed}
+        text = config.get_text_config(decoder=True)
+        states = getattr(text, "number_of_conv_states", None) or 1
+        self._states: dict[int, StateLayer] = {
+            layer: SlotStateLayer(self, layer, states)
+            if layer in attends
+            else StateLayer(layer, states)
+            for layer in found.states
+        }
         super().__init__(
             layers=[
-                SlotLayer(self, layer) if layer in attends else self._states.get(layer, own[layer])
+                self._states.get(layer, SlotLayer(self, layer) if layer in attends else own[layer])
                 for layer in range(found.layers)
             ]
         )
@@ -235,6 +260,9 @@ class SlotCache(Cache):
         """Store a layer's new entries; returns those the pass may attend to. No gradient passes."""
         part, at = self._part(layer)
         self._written.append(layer)
+        shape = self.forward.store.shape
+        self._check_heads("keys", keys, shape.heads, shape.dim)
+        self._check_heads("values", values, shape.heads, shape.dim)
         return part.write(at, keys.to(self._dtype), values.to(self._dtype))
 
     def _part(self, layer: int) -> tuple[Prompts | Steps, int]:
@@ -244,6 +272,17 @@ class SlotCache(Cache):
         windows = self.forward.windows
         assert windows is not None
         return windows, self._windowed[layer]
+
+    def _check_heads(self, what: str, given: Tensor, heads: int, dim: int) -> None:
+        """Raise `UnsupportedModelError` unless keys, values or queries are as the config says."""
+        if given.shape[1] == heads and given.shape[3] == dim:
+            return
+        raise UnsupportedModelError(
+            f"The model's attention has {what} of {given.shape[1]} heads with {given.shape[3]} "
+            f"numbers each. By its config they would be {heads} heads with {dim}: skipkv's cache "
+            "has the same KV heads in all layers, and one size for keys and values. Decode it with "
+            "its own generate(), without a policy."
+        )
 
     def window_of(self, layer: int) -> int | None:
         """Tokens that a layer of the model attends to; None for the whole past."""
@@ -261,13 +300,11 @@ class SlotCache(Cache):
         """Attention of the pass under way."""
         part, at = self._part(layer)
         self._attended.append(layer)
+        shape = self.forward.store.shape
+        self._check_heads("queries", query, shape.heads * shape.groups, shape.dim)
+        self._check_heads("keys", key, shape.heads, shape.dim)
         output = attend(part, at, query.to(self._dtype), key, value, scale, softmax)
         return output.to(query.dtype)
-
-
-def _state_layer(config: PretrainedConfig, layer: int) -> StateLayer:
-    text = config.get_text_config(decoder=True)
-    return StateLayer(layer, getattr(text, "number_of_conv_states", None) or 1)
 
 
 def _mask_function(

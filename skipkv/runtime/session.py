@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipkv.errors import SkipKVError, UnsupportedModelError
-from skipkv.models.architecture import decoder_layers
+from skipkv.models.architecture import decoder_layers, text_config
 from skipkv.policy import Policy
 from skipkv.runtime import checked
 from skipkv.runtime.compiled import CompiledLayers
 from skipkv.runtime.completion import Stats
+from skipkv.runtime.continuing import continues
 from skipkv.runtime.decode import DecodeForward
 from skipkv.runtime.event import Outcome, budgets_of, compress
 from skipkv.runtime.forward import Forward, PromptForward
@@ -105,7 +106,7 @@ class Session:
             longest: tokens that one of them can come to, prompt included; None where it is unknown.
             compiled: the model's layers for decode steps; None leaves them as they are.
         """
-        config = model.config
+        config = text_config(model)
         self.model = model
         self.policy = policy
         self._text = text
@@ -188,7 +189,7 @@ class Session:
         if self.policy.needs.sentences:
             sequence.tracker = SentenceTracker(
                 self.policy.segmenter,
-                self.model.config.hidden_size,
+                text_config(self.model).hidden_size,
                 self._device,
                 prompt=sequence.prompt_tokens,
             )
@@ -314,6 +315,11 @@ class Session:
     def pads(self) -> bool:
         """Whether rows of a pass may differ in length: padding would change a layer's states."""
         return self.store.states is None
+
+    @property
+    def continues(self) -> bool:
+        """Whether several tokens may be fed at once after others: see `continuing.continues`."""
+        return continues(self.model)
 
     def forget_padding(self) -> None:
         """Erase the states of sequences that have been fed padding only so far."""

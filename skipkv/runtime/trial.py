@@ -16,15 +16,13 @@ from skipkv.errors import SkipKVError, SkipKVWarning, UnsupportedModelError
 from skipkv.models.architecture import Architecture
 from skipkv.models.families import FAMILIES
 from skipkv.policy import Policy
+from skipkv.runtime.rounding import agree
 from skipkv.runtime.seam import borrowed, evaluating
 from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.session import Session
 
 # Tokens of the trial's prompts, and decode steps after them.
 _PROMPTS, _STEPS = (12, 7), 3
-# The largest ||ours - theirs|| / ||theirs|| of logits that rounding explains.
-_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
-_HALF_ROUNDING = 0.05
 
 _tried: "WeakKeyDictionary[torch.nn.Module, str | None]" = WeakKeyDictionary()
 
@@ -57,7 +55,8 @@ def check_untested(model: PreTrainedModel, *, by: str) -> None:
     if found := _tried[model]:
         raise UnsupportedModelError(
             f"Models of type {kind!r} are not among those that skipkv's tests decode, and in a "
-            f"short trial this one failed: {found}"
+            f"short trial this one failed: {found} Decode it with its own generate(), without a "
+            "policy."
         )
 
 
@@ -88,29 +87,17 @@ def difference(model: PreTrainedModel, *, by: str) -> str | None:
                 raise
             return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if apart := agree(found, expected, model.dtype):
+        if len(lengths) > 1 and agree(found[0], expected[0], model.dtype) is None:
+            return (
+                "logits of a prompt that is decoded beside a longer one differ from the model's "
+                f"own {apart}. The model does not take the positions of each row from "
+                "position_ids: it counts the entries of its cache, which eviction changes."
+            )
         return (
             f"logits through skipkv's cache differ from the model's own {apart}. The model "
             "computes something that skipkv's attention does not."
         )
     return None
-
-
-def agree(
-    found: Float[Tensor, "*tokens N"], expected: Float[Tensor, "*tokens N"], dtype: torch.dtype
-) -> str | None:
-    """How two results of a model differ by more than rounding explains; None if they do not.
-
-    Args:
-        found: a vector per token.
-        expected: the same, computed in another way.
-        dtype: of the model.
-    """
-    apart = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)
-    # The median: rounding may send single tokens of a mixture of experts to other experts.
-    typical = float(apart.median())
-    if typical <= _ROUNDING.get(dtype, _HALF_ROUNDING):  # not so if it is NaN
-        return None
-    return f"by {typical:.2g} of their norm, in the median of {apart.numel()} tokens"
 
 
 def _own_logits(

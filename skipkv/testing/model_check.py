@@ -17,9 +17,10 @@ from skipkv.models.architecture import Architecture
 from skipkv.policy import Policy
 from skipkv.runtime import Engine, Sampling, attach
 from skipkv.runtime.hidden import layer_inputs
+from skipkv.runtime.rounding import agree
 from skipkv.runtime.seam import ATTACH, causal_lm, evaluating
 from skipkv.runtime.support import check_architecture
-from skipkv.runtime.trial import agree, difference
+from skipkv.runtime.trial import difference
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 
 Verdict = Literal["same", "near", "differs", "skipped"]

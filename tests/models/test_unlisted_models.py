@@ -4,7 +4,13 @@ import warnings
 
 import pytest
 import torch
-from house_model import FavouringAttention, HouseAttention, UnseenAttention, house_model
+from house_model import (
+    FavouringAttention,
+    HouseAttention,
+    UnseenAttention,
+    house_model,
+)
+from transformers import AutoModelForCausalLM, BartConfig
 
 import skipkv
 from skipkv import Engine, presets
@@ -51,3 +57,26 @@ def test_a_class_that_departs_from_them_is_refused_with_what_differed(
         ):
             pass
     assert (model.generate(ids, max_new_tokens=5, do_sample=False) == before).all()
+
+
+def test_a_class_that_counts_its_cache_in_the_place_of_positions_is_refused() -> None:
+    """Bart's decoder: right for the longest prompt of a batch, and wrong for all others."""
+    config = BartConfig(
+        vocab_size=len(TOKENIZER),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=32,
+        init_std=0.2,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with pytest.raises(UnsupportedModelError, match=r"beside a longer one.*position_ids.*its own"):
+        Engine(model, TOKENIZER, presets.full())
+
+
+def test_attention_with_other_heads_than_the_config_says_is_refused_with_both() -> None:
+    model = house_model(HouseAttention)
+    model.config.num_key_value_heads = 1
+    with pytest.raises(UnsupportedModelError, match=r"keys of 2 heads with 8 .* be 1 heads with 8"):
+        Engine(model, TOKENIZER, presets.full())

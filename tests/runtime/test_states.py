@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import skipkv
 from skipkv import Engine, Prompt, presets
-from skipkv.errors import InputError, UnsupportedModelError
+from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
 from skipkv.models.architecture import STATE_LAYER
 from skipkv.runtime.states import StateStore
 from skipkv.testing import check_model, toy_tokenizer
@@ -142,6 +142,50 @@ def test_a_padded_batch_in_chunks_of_generate_is_read_row_by_row(model: PreTrain
     expected = tokens(Engine(model, TOKENIZER, presets.full()), PROMPTS)
     with skipkv.attach(model, presets.full()):  # two rows begin in later chunks
         assert attached(model, PROMPTS, prefill_chunk_size=8) == expected
+
+
+@pytest.fixture(scope="module")
+def forgetful() -> PreTrainedModel:
+    """Jamba drops its states where several tokens follow others, in transformers' own code."""
+    config = AutoConfig.for_model(
+        "jamba",
+        vocab_size=len(TOKENIZER),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        mamba_d_state=8,
+        mamba_dt_rank=4,
+        use_mamba_kernels=False,
+        num_experts=1,
+        num_experts_per_tok=1,
+        initializer_range=0.2,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    head: Any = made.get_output_embeddings()
+    head.weight.data[TOKENIZER.eos_token_id] = 0
+    return made.eval()
+
+
+def test_a_model_that_begins_anew_in_each_pass_is_fed_prompts_whole_or_token_by_token(
+    forgetful: PreTrainedModel,
+) -> None:
+    engine = Engine(forgetful, TOKENIZER, presets.full(), prefill_chunk=4)
+    expected = tokens(engine, PROMPTS)
+    own = [attached(forgetful, [prompt])[0] for prompt in PROMPTS]
+    assert expected == own  # in one pass each, without a warning
+    with pytest.warns(SkipKVWarning, match="token by token"):
+        assert tokens(engine, [PROMPTS[2][9:]], prefix=PROMPTS[2][:9]) == own[2:]
+    with skipkv.attach(forgetful, presets.full()):
+        assert attached(forgetful, PROMPTS[2:], prefill_chunk_size=8) == own[2:]
+        assert attached(forgetful, PROMPTS) == own
 
 
 def test_a_model_check_finds_nothing(model: PreTrainedModel) -> None:

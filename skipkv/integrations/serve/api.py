@@ -23,6 +23,7 @@ from skipkv.integrations.serve.limits import Limits
 from skipkv.integrations.serve.metrics import Meter, exposition
 from skipkv.integrations.serve.refusal import Refusal, stopping, too_slow
 from skipkv.integrations.serve.replies import Replies, encoded, event
+from skipkv.models.architecture import text_config
 from skipkv.runtime import Engine, Handle, Sampling, Server
 from skipkv.runtime.orders import MAX_NEW_TOKENS
 from skipkv.runtime.prompts import chat_text
@@ -203,7 +204,7 @@ class Api:
         if body.max_tokens is not None or allowed is None:
             return ids, body.max_tokens
         configured = getattr(engine.model.generation_config, "max_new_tokens", None)
-        positions = getattr(engine.model.config, "max_position_embeddings", None)
+        positions = getattr(text_config(engine.model), "max_position_embeddings", None)
         room = allowed if positions is None else max(1, positions - len(ids))
         return ids, min(allowed, configured or MAX_NEW_TOKENS, room)
 
