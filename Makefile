@@ -9,8 +9,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PYTEST_OPTIONS ?= -n 2
 
 .PHONY: help demo test check format lint types pytest versions test-slow test-smollm test-lm-eval \
-	test-kvpress test-ray test-oldest test-newest test-browser docs docs-serve figures tables \
-	trace-figures family-tables bench clean
+	test-kvpress test-ray test-adapted test-oldest test-newest test-browser docs docs-serve figures \
+	tables trace-figures family-tables bench clean
 
 help:
 	@echo "make demo         what eviction saves, and what it costs under every policy"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-lm-eval the model of lm-evaluation-harness, in an environment with it"
 	@echo "make test-kvpress presses as scorers and scorers as presses, in an environment with kvpress"
 	@echo "make test-ray     a sweep on Ray, in an environment with it"
+	@echo "make test-adapted adapters and quantised models, in an environment with their packages"
 	@echo "make test-oldest  the runtime on the lowest versions that pyproject.toml admits"
 	@echo "make test-newest  the runtime on the newest versions there are"
 	@echo "make test-browser the page of traces in a headless Chromium, if there is one (Debian: chromium)"
@@ -112,6 +113,16 @@ test-lm-eval: .overlays/lm-eval/.made
 	PYTHONPATH=$(CURDIR)/.overlays/lm-eval $(BIN)/python -m pytest tests/integrations/test_harness.py \
 		tests/test_docs.py tests/evaluation/test_summary.py \
 		-k "harness or lm-eval.md or data_frame"
+
+# Without their requirements, which have torch among them: what they need is in .venv already.
+test-adapted: .overlays/adapted/.made
+	PYTHONPATH=$(CURDIR)/.overlays/adapted $(BIN)/python -m pytest tests/models/test_adapted.py -rs
+
+.overlays/adapted/.made: pyproject.toml constraints.txt | .venv/.dev
+	rm -rf .overlays/adapted
+	$(BIN)/python -m pip install -q --no-deps --target .overlays/adapted \
+		accelerate bitsandbytes ninja optimum-quanto peft psutil torchao
+	@touch $@
 
 .overlays/lm-eval/.made: pyproject.toml constraints.txt | .venv/.dev
 	rm -rf .overlays/lm-eval

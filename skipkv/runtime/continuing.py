@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicCache
 
 from skipkv.errors import SkipKVWarning
 from skipkv.models.architecture import Architecture
-from skipkv.runtime.seam import cache_name, evaluating
+from skipkv.runtime.seam import cache_name, evaluating, no_gradient
 
 _BEFORE, _AFTER = 12, 3  # tokens of the trial
 # What rounding explains: a share of the logits, or a share of what the states change in them.
@@ -69,7 +69,7 @@ def _tries(model: PreTrainedModel) -> bool:
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (1, _BEFORE + _AFTER), generator=random).to(model.device)
-    with torch.inference_mode(), evaluating(model):
+    with no_gradient(model), evaluating(model):
         before = DynamicCache(config=model.config)
         _fed(model, ids, 0, _BEFORE, before)
         at_once = _fed(model, ids, _BEFORE, _AFTER, copy.deepcopy(before))

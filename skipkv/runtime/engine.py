@@ -30,7 +30,7 @@ from skipkv.runtime.prompts import Content, whole_numbers
 from skipkv.runtime.ranks import check_devices, ranks_of
 from skipkv.runtime.rotary import check_rotary
 from skipkv.runtime.sampling import Sampling
-from skipkv.runtime.seam import causal_lm, check_free, check_version
+from skipkv.runtime.seam import causal_lm, check_free, check_version, no_gradient
 from skipkv.runtime.sequence import Order
 from skipkv.runtime.sequence import Sequence as Decoded
 from skipkv.runtime.server import Server
@@ -551,7 +551,7 @@ class Engine:
         streaming: bool,
     ) -> DecodeLoop:
         """A loop with room for some sequences; see `Session` for the arguments."""
-        with torch.inference_mode():
+        with no_gradient(self.model):
             session = Session(
                 self.model,
                 self.policy,

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipkv.models.architecture import decoder_layers
+from skipkv.runtime.seam import no_gradient
 
 
 def layer_inputs(
@@ -49,7 +50,7 @@ def layer_inputs(
         for layer in set(layers)
     ]
     try:
-        with torch.inference_mode():
+        with no_gradient(model):
             model.base_model(
                 input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False
             )

@@ -20,7 +20,7 @@ from skipkv.runtime.graph import RecordedSteps, recorder
 from skipkv.runtime.observers import ObservedPass, ObservedToken
 from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
-from skipkv.runtime.seam import borrowed, evaluating
+from skipkv.runtime.seam import borrowed, evaluating, no_gradient
 from skipkv.runtime.sequence import Order, Sequence
 from skipkv.runtime.session import Session
 from skipkv.runtime.slots import on_device
@@ -179,7 +179,7 @@ class DecodeLoop:
             borrowed(self._model, by="Engine"),
             evaluating(self._model),
             self._session.hooked(),
-            torch.inference_mode(),
+            no_gradient(self._model),
         ):
             if self._observers is not None:
                 self._observers.tell("on_resume")

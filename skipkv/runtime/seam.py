@@ -558,6 +558,17 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
             part.training = True
 
 
+def no_gradient(model: torch.nn.Module) -> torch.no_grad | torch.inference_mode:
+    """A context without gradients: inference mode, where the model's weights work in it.
+
+    Some of quanto's do not: they make views of themselves, as a tensor of inference mode may not.
+    """
+    kinds = {type(parameter).__module__ for parameter in model.parameters()}
+    if any(kind.startswith("optimum.quanto") for kind in kinds):
+        return torch.no_grad()
+    return torch.inference_mode()
+
+
 # --- names and versions -------------------------------------------------------------------------
 
 
@@ -611,6 +622,13 @@ def causal_lm(model: Any, *, user: str) -> PreTrainedModel:
                 f"{type(active).__name__} puts virtual tokens before every prompt. These are not "
                 "in input_ids, so skipkv cannot count them. Adapters that change weights, such as "
                 "LoRA, are supported."
+            )
+        if getattr(active, "alora_invocation_tokens", None):
+            raise UnsupportedModelError(
+                "The adapter is an activated LoRA, which acts from its invocation tokens on. The "
+                "wrapper works out where that is, for its own generate() only. Train a LoRA "
+                "without alora_invocation_tokens, or decode with the adapter's own generate(), "
+                "without a policy."
             )
         model = _generator_in(model, user)
     if not model.can_generate():

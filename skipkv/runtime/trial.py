@@ -17,7 +17,7 @@ from skipkv.models.architecture import Architecture
 from skipkv.models.families import FAMILIES
 from skipkv.policy import Policy
 from skipkv.runtime.rounding import agree
-from skipkv.runtime.seam import borrowed, evaluating
+from skipkv.runtime.seam import borrowed, evaluating, no_gradient
 from skipkv.runtime.sequence import Sequence
 from skipkv.runtime.session import Session
 
@@ -73,7 +73,7 @@ def difference(model: PreTrainedModel, *, by: str) -> str | None:
         (len(lengths), max(lengths) + _STEPS),
         generator=torch.Generator().manual_seed(0),
     ).to(model.device)
-    with torch.inference_mode(), evaluating(model):
+    with no_gradient(model), evaluating(model):
         expected = _own_logits(model, ids, lengths)
         try:
             with borrowed(model, by=by):
@@ -85,7 +85,8 @@ def difference(model: PreTrainedModel, *, by: str) -> str | None:
         except Exception as error:  # unknown code raises errors of every type
             if is_out_of_memory(error):
                 raise
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            said = " ".join(str(error).split())[:300]
+            return f"a pass through skipkv's cache raised {type(error).__name__}: {said}."
     if apart := agree(found, expected, model.dtype):
         if len(lengths) > 1 and agree(found[0], expected[0], model.dtype) is None:
             return (

@@ -18,7 +18,7 @@ from skipkv.policy import Policy
 from skipkv.runtime import Engine, Sampling, attach
 from skipkv.runtime.hidden import layer_inputs
 from skipkv.runtime.rounding import agree
-from skipkv.runtime.seam import ATTACH, causal_lm, evaluating
+from skipkv.runtime.seam import ATTACH, causal_lm, evaluating, no_gradient
 from skipkv.runtime.support import check_architecture
 from skipkv.runtime.trial import difference
 from skipkv.steerers import AdditiveSteerer, SteeringVector
@@ -106,7 +106,7 @@ def check_model(
     check_architecture(inner)
     text: Any = inner.config.get_text_config(decoder=True)
     check = _Check(inner, tokenizer or synthetic_tokenizer(text.vocab_size))
-    with torch.inference_mode(), evaluating(inner), warnings.catch_warnings():
+    with no_gradient(inner), evaluating(inner), warnings.catch_warnings():
         warnings.simplefilter("ignore", SkipKVWarning)
         findings = tuple(check.findings())
     return ModelReport(

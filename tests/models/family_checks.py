@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from adapted_list import CASES
 from family_list import NEW, PROMPTS, REFUSED, SETTINGS, TOKENIZER, config_of, generated, model_of
 from replayed_steps import Recorder
 from transformers import PretrainedConfig, PreTrainedModel
@@ -131,7 +132,20 @@ def refusal_table() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"families": family_table, "refused": refusal_table}
+def adapted_table() -> str:
+    """The ways to change a model that are checked."""
+    lines = ["| model | package | Engine, attach, steering | notes |", "|---|---|---|---|"]
+    for name, case in CASES.items():
+        answer = "no" if case.refused else "yes"
+        lines.append(f"| {name} | `{case.package}` | {answer} | {case.shown} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "families": family_table,
+    "refused": refusal_table,
+    "adapted": adapted_table,
+}
 """Marks on the page -> the table that stands between them."""
 
 

@@ -9,12 +9,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import skipkv
-from skipkv import Engine, presets
+from skipkv import Engine, Policy, Sampling, presets
 from skipkv.models import load
+from skipkv.steerers import AdditiveSteerer, SteeringVector
 
 pytestmark = pytest.mark.smollm
-QUESTIONS = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k_test.jsonl"
+QUESTIONS = Path(__file__).parents[1] / "data" / "problems" / "gsm8k.jsonl"
 NEW_TOKENS = 256
+BUDGET, INTERVAL, DECODED = 64, 32, 96
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,7 @@ def smollm() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 @pytest.fixture(scope="module")
 def prompts(smollm: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> list[str]:
-    if not QUESTIONS.exists():
-        pytest.skip("the GSM8K questions are not here")
-    lines = QUESTIONS.read_text().splitlines()[:4]
+    lines = QUESTIONS.read_text().splitlines()
     chats = [[{"role": "user", "content": json.loads(line)["question"]}] for line in lines]
     return [
         smollm[1].apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -53,7 +53,7 @@ def test_room_for_everything_gives_the_tokens_of_transformers(
         )
         expected.append(tuple(output[0, ids.shape[1] :].tolist()))
     for policy in (presets.full(), presets.rkv(1024)):
-        for batch_size in (1, 4):
+        for batch_size in (1, len(prompts)):
             engine = Engine(model, tokenizer, policy, batch_size=batch_size, eos_token_ids=[])
             completions = engine.generate(prompts, max_new_tokens=NEW_TOKENS)
             assert [c.tokens for c in completions] == expected
@@ -70,16 +70,44 @@ def test_room_for_everything_gives_the_tokens_of_transformers(
     assert [tuple(row) for row in output[:, width:].tolist()] == expected
 
 
-@pytest.mark.parametrize("name", ["full", *presets.BUDGETED])
-def test_every_preset_answers_within_its_budget(
+def policies() -> dict[str, Policy]:
+    """Every preset; those that steer with a vector that is not calibrated."""
+    vector = SteeringVector(vector=torch.ones(576), layer=14, model="none")
+    steering = AdditiveSteerer(vector, strength=0.5)
+    budgeted = {name: presets.get(name)(BUDGET, interval=INTERVAL) for name in presets.BUDGETED}
+    return {
+        **budgeted,
+        "full": presets.full(),
+        "seal": presets.seal(vector, strength=0.5),
+        "skipkv, steered": presets.skipkv(BUDGET, interval=INTERVAL, steering=steering),
+    }
+
+
+@pytest.mark.parametrize("name", policies())
+def test_every_preset_answers_alike_under_both_frontends_and_within_its_budget(
     name: str, smollm: tuple[PreTrainedModel, PreTrainedTokenizerBase], prompts: list[str]
 ) -> None:
     model, tokenizer = smollm
-    policy = presets.full() if name == "full" else presets.get(name)(128, interval=32)
-    engine = Engine(model, tokenizer, policy, batch_size=4)
-    for completion in engine.generate(prompts, max_new_tokens=160):
-        assert completion.error is None
+    policy = policies()[name]
+    # Without an end, so that every sequence fills its budget.
+    engine = Engine(model, tokenizer, policy, batch_size=len(prompts), eos_token_ids=[])
+    found = list(engine.generate(prompts, max_new_tokens=DECODED, sampling=Sampling()))
+    for completion in found:
+        assert completion.error is None  # logits were finite
         assert completion.text.strip()
-        if name != "full":
-            assert completion.stats.peak_entries <= 160
-            assert completion.stats.peak_kv_bytes == 2 * 30 * 3 * 160 * 64 * 4
+        if policy.budget is not None:
+            assert completion.stats.peak_entries == BUDGET + INTERVAL
+            assert completion.stats.peak_kv_bytes == 2 * 30 * 3 * (BUDGET + INTERVAL) * 64 * 4
+    tokenizer.padding_side = "left"
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    model.generation_config.eos_token_id = None
+    with skipkv.attach(model, policy, tokenizer=tokenizer) as attached:
+        output = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=DECODED,
+            do_sample=False,
+        )
+    width = batch["input_ids"].shape[1]
+    assert [tuple(row) for row in output[:, width:].tolist()] == [c.tokens for c in found]
+    assert [s.peak_entries for s in attached.stats] == [c.stats.peak_entries for c in found]
