@@ -42,9 +42,8 @@ def always(name: str) -> str:
     budget = example(presets.get(name)).budget
     if budget is None:
         return "everything"
-    half = presets.get(name)(2 * EXAMPLE_BUDGET).budget
     newest = f"the newest {budget.window}"
-    if half is not None and half.window == 2 * budget.window:
+    if 2 * budget.window == budget.tokens:
         newest = f"the newest {100 * budget.window // EXAMPLE_BUDGET} % of the budget"
     first = [f"the first {budget.sinks}"] if budget.sinks else []
     return ", ".join([newest, *first, *(["the prompt"] if budget.prompt else [])])

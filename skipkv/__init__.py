@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         LastAbove,
         LongestGap,
         Memory,
+        ModelShape,
         Needs,
         PairedStatistic,
         Peak,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         Sum,
         Thought,
         TokenStream,
+        Written,
     )
     from skipkv.errors import SkipKVError
     from skipkv.evictors import Evictor
@@ -69,6 +71,7 @@ __all__ = [
     "LinearShares",
     "LongestGap",
     "Memory",
+    "ModelShape",
     "Needs",
     "Observer",
     "PairedStatistic",
@@ -95,6 +98,7 @@ __all__ = [
     "Thought",
     "Timings",
     "TokenStream",
+    "Written",
     "attach",
     "errors",
     "evictors",
@@ -111,7 +115,8 @@ _HOMES = {
     **dict.fromkeys(("CacheView", "Cut", "Needs", "Request", "SentenceTable"), "_types"),
     **dict.fromkeys(("Rotation", "SteeringContext", "Thought", "TokenStream"), "_types"),
     **dict.fromkeys(("Decayed", "LastAbove", "Memory", "Peak", "Record", "Statistic"), "_types"),
-    **dict.fromkeys(("LongestGap", "PairedStatistic", "Sum"), "_types"),
+    **dict.fromkeys(("LongestGap", "ModelShape", "PairedStatistic", "Sum"), "_types"),
+    "Written": "_types",
     **dict.fromkeys(("Budget", "LinearShares", "Policy"), "policy"),
     **dict.fromkeys(("Completion", "Engine", "EventRecord", "Handle", "Observer"), "runtime"),
     **dict.fromkeys(("Piece", "Prefix", "Prompt", "Sampling", "Server"), "runtime"),

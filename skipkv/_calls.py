@@ -15,6 +15,7 @@ from skipkv._types import (
     Rotation,
     SentenceTable,
     SteeringContext,
+    Written,
     needs_of,
 )
 from skipkv.errors import PartError, SkipKVError
@@ -104,6 +105,72 @@ def remembered_of(scorer: object, view: CacheView) -> dict[Memory, Float[Tensor,
         complaint = tensor_complaint(tensor, "[R, H, L]", view.positions, torch.float32)
         if complaint:
             raise broken(scorer, f".remember, for {memory!r}, {complaint}")
+    return dict(answer)
+
+
+def writers_of(*parts: object) -> list[object]:
+    """The parts that say something of entries when they are written, each once.
+
+    Args:
+        parts: scorers and evictors. One that has no `on_write` itself is looked into.
+    """
+    found: list[object] = []
+    for part in parts:
+        if callable(getattr(part, "on_write", None)):
+            found.append(part)
+        else:
+            for value in vars_of(part):
+                inner = value if isinstance(value, tuple) else (value,)
+                found += writers_of(
+                    *(p for p in inner if hasattr(p, "score") or hasattr(p, "keep"))
+                )
+    return [part for number, part in enumerate(found) if part not in found[:number]]
+
+
+def vars_of(part: Any) -> list[Any]:
+    """The values of the fields of a part that is an attrs class; none of another one.
+
+    Args:
+        part: any part.
+    """
+    kind = type(part)
+    return [getattr(part, f.name, None) for f in attrs.fields(kind)] if attrs.has(kind) else []
+
+
+def written_of(
+    part: object,
+    keys: Float[Tensor, "B H T D"],
+    values: Float[Tensor, "B H T D"],
+    hidden: Float[Tensor, "B T E"],
+    layer: int,
+) -> dict[Written, Float[Tensor, "B H T"]]:
+    """What a part says of entries that are about to be written.
+
+    Args:
+        part: one of `writers_of`.
+        keys: their keys, after RoPE.
+        values: their values.
+        hidden: the states that enter their layer.
+        layer: the layer's number in the model.
+
+    Raises:
+        PartError: the part raised, edited its arguments, or did not return a tensor for each record
+            of this kind that it declares.
+    """
+    shown = {"keys": keys, "values": values, "hidden": hidden, "layer": layer}
+    answer = call(part, "on_write", shown)
+    declared = needs_of(part).written
+    if not isinstance(answer, Mapping) or set(answer) != set(declared):
+        came = repr(list(answer)) if isinstance(answer, Mapping) else repr(answer)
+        raise broken(
+            part,
+            f".on_write must return a mapping from each Written of its `needs`, {list(declared)}, "
+            f"to a tensor, got {came}.",
+        )
+    for record, tensor in answer.items():
+        complaint = tensor_complaint(tensor, "[B, H, T]", keys[..., 0], torch.float32)
+        if complaint:
+            raise broken(part, f".on_write, for {record!r}, {complaint}")
     return dict(answer)
 
 

@@ -85,9 +85,13 @@ def _own_options(path: Path, name: str, options: object) -> dict[str, Any]:
             raise InputError(
                 f"{path}: the vector of {name} must be the name of a file, got {value!r}."
             )
-    if "vector" in options:
-        return {**options, "vector": str(path.parent / options["vector"])}
-    return options
+    files = [option for option, value in options.items() if option == "vector" or _is_file(value)]
+    return {**options, **{option: str(path.parent / options[option]) for option in files}}
+
+
+def _is_file(value: object) -> bool:
+    """Whether an option's value names a file of tensors."""
+    return isinstance(value, str) and value.endswith(".safetensors")
 
 
 def resolve_policy(
@@ -184,7 +188,8 @@ def described(name: str, own: Mapping[str, Any], told: Mapping[str, Any]) -> str
     if not kept:
         return None
     shown = ", ".join(
-        f"{key}={Path(value).name if key == 'vector' else value}" for key, value in kept.items()
+        f"{key}={Path(value).name if key == 'vector' or _is_file(value) else value}"
+        for key, value in kept.items()
     )
     return f"{name} has the model's settings: {shown}"
 
@@ -287,6 +292,12 @@ def build(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> "P
         )
     if missing == ["budget"]:
         raise ConfigError(f"Policy {name} needs a budget in tokens. Add --budget N.")
+    if missing and factory.__module__ == presets.__name__:
+        option = missing[-1]
+        raise ConfigError(
+            f"Policy {name} needs a {option}, a file made for the model. Write "
+            f"{name}{',' if ':' in name else ':'}{option}=FILE."
+        )
     if missing:
         raise ConfigError(
             f"Policy {name} must be callable with a budget and an interval at most, but it also "

@@ -4,6 +4,7 @@ from typing import TypedDict, Unpack
 
 import attrs
 
+from skipkv._calls import writers_of
 from skipkv._protocols import require
 from skipkv._types import Memory, Needs, needs_of
 from skipkv._validators import is_a
@@ -94,6 +95,14 @@ class Policy:
                 raise ConfigError(
                     f"A part of the policy reads {record!r}, which Policy.scorer does not write: "
                     "it needs a method remember(view), and must declare the memory in `needs`."
+                )
+        said = [r for part in writers_of(self.scorer, self.evictor) for r in needs_of(part).written]
+        for entry in self.needs.written:
+            if entry not in said:
+                raise ConfigError(
+                    f"A part of the policy reads {entry!r}, which no part writes: one needs a "
+                    "method on_write(keys, values, hidden, layer), and must declare the record in "
+                    "`needs`."
                 )
 
     @property

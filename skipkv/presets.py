@@ -18,6 +18,7 @@ from skipkv.schedulers import BatchScheduler, Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
     ExpectedAttention,
+    GateScore,
     KeyDiff,
     KeyRedundancy,
     LagRelative,
@@ -25,15 +26,19 @@ from skipkv.scorers import (
     Lasting,
     LastQueryAttention,
     OutputChange,
+    QueryStatistics,
     Random,
     RecentAttention,
     Recurrence,
     Relative,
+    Retention,
     Sampled,
     SentenceRedundancy,
     SketchNorm,
+    TriAttention,
     ValuePeak,
     WindowAttention,
+    WriteGate,
 )
 from skipkv.steerers import AdditiveSteerer, NoSteering, Steerer, SteeringVector
 
@@ -48,6 +53,7 @@ __all__ = [
     "gkv",
     "h2o",
     "keydiff",
+    "kvzap",
     "lagkv",
     "lazy_eviction",
     "morphkv",
@@ -60,6 +66,8 @@ __all__ = [
     "snapkv",
     "streaming_llm",
     "tova",
+    "triattention",
+    "trimkv",
     "vase",
     "vase_dkv",
 ]
@@ -568,6 +576,123 @@ def lazy_eviction(
     return Policy(
         budget=_budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval),
         scorer=Recurrence(threshold=threshold),
+        evictor=TopK(),
+    )
+
+
+def triattention(
+    budget: AnyBudget,
+    *,
+    queries: QueryStatistics | str,
+    horizon: int = 65536,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """TriAttention: the prompt, and entries that the model's average query will find.
+
+    Source: arXiv 2604.04921.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`. It must
+            exceed the prompt, unless `prompt` is False.
+        queries: statistics of the model that decodes, or the path of their file;
+            `skipkv calibrate --queries` makes one.
+        horizon: the largest offset of positions to come that is looked at.
+        window: most recent tokens, always kept. By default 128, at most a quarter of a budget in
+            tokens, or those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well; by default yes, or as a `Budget` says.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    known = QueryStatistics.load(queries) if isinstance(queries, str) else queries
+    if prompt is None and not isinstance(budget, Budget):
+        prompt = True
+    return Policy(
+        budget=_budget(
+            budget,
+            recent=_quarter(budget, 128),
+            window=window,
+            sinks=sinks,
+            prompt=prompt,
+            interval=interval,
+        ),
+        scorer=TriAttention(queries=known, horizon=horizon),
+        evictor=TopK(),
+    )
+
+
+def trimkv(
+    budget: AnyBudget,
+    *,
+    gate: WriteGate | str,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """TRIM-KV: entries that fade slowly, by what a learned gate said when they were written.
+
+    Source: arXiv 2512.03324. Differs: the gate sees what enters a layer, divided by its root mean
+    square; entries are dropped every `interval` steps, not at every step.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        gate: a network made for the model that decodes, or the path of its file.
+        window: most recent tokens, always kept. By default 8, or those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    learned = WriteGate.load(gate) if isinstance(gate, str) else gate
+    return Policy(
+        budget=_budget(
+            budget,
+            window=window,
+            sinks=sinks,
+            prompt=prompt,
+            interval=interval,
+        ),
+        scorer=Retention(gate=learned),
+        evictor=TopK(),
+    )
+
+
+def kvzap(
+    budget: AnyBudget,
+    *,
+    gate: WriteGate | str,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """KVzap: entries of which a learned gate said most when they were written.
+
+    Source: arXiv 2601.07891. Differs: the gate sees what enters a layer, divided by its root mean
+    square; a budget says how many entries stay, not a threshold of the gate.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        gate: a network made for the model that decodes, or the path of its file.
+        window: most recent tokens, always kept. By default 128, at most a quarter of a budget in
+            tokens, or those of a `Budget`.
+        sinks: first tokens, always kept; none by default.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    learned = WriteGate.load(gate) if isinstance(gate, str) else gate
+    return Policy(
+        budget=_budget(
+            budget,
+            recent=_quarter(budget, 128),
+            window=window,
+            sinks=sinks,
+            prompt=prompt,
+            interval=interval,
+        ),
+        scorer=GateScore(gate=learned),
         evictor=TopK(),
     )
 

@@ -54,6 +54,12 @@ def test_a_preset_without_budget_stands_alone():
         ({"name": "a b:c"}, "malformed"),
         ({"name": "a:b:c"}, "the option 'c' must be name=value"),
         ({"name": "rkv", "budget": 64, "strength": 1.0}, "no vector to steer with"),
+        ({"name": "kvzap", "budget": 64}, "kvzap needs a gate, a file .* kvzap:gate=FILE"),
+        ({"name": "kvzap:pool=1", "budget": 64}, "takes no pool"),
+        (
+            {"name": "trimkv:window=4", "budget": 64},
+            "needs a gate, a file made for the model. Write trimkv:window=4,gate=FILE",
+        ),
         ({"name": "seal"}, "seal needs a vector. Add --vector FILE"),
         ({"name": "rkv:importance=much", "budget": 64}, "cannot be made with .*importance='much'"),
         ({"name": "no_such_module:policy"}, "cannot be imported: ModuleNotFoundError"),

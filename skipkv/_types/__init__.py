@@ -5,6 +5,7 @@ Add a type here only when two kinds of part use it, or a part and the runtime.
 """
 
 from skipkv._types.heads import over_heads
+from skipkv._types.model_shape import ModelShape
 from skipkv._types.needs import SUM, Needs, needs_of
 from skipkv._types.records import (
     Decayed,
@@ -16,6 +17,7 @@ from skipkv._types.records import (
     Record,
     Statistic,
     Sum,
+    Written,
 )
 from skipkv._types.request import Request
 from skipkv._types.rotation import Rotation
@@ -33,6 +35,7 @@ __all__ = [
     "LastAbove",
     "LongestGap",
     "Memory",
+    "ModelShape",
     "Needs",
     "PairedStatistic",
     "Peak",
@@ -45,6 +48,7 @@ __all__ = [
     "Sum",
     "Thought",
     "TokenStream",
+    "Written",
     "needs_of",
     "over_heads",
 ]

@@ -6,7 +6,8 @@ from typing import Any
 
 import attrs
 
-from skipkv._types.records import Memory, PairedStatistic, Record, Statistic, Sum
+from skipkv._types.model_shape import ModelShape
+from skipkv._types.records import Memory, PairedStatistic, Record, Statistic, Sum, Written
 from skipkv._validators import is_a, kind_of
 from skipkv.errors import ConfigError
 
@@ -33,10 +34,11 @@ def _records(given: Any) -> tuple[Record, ...]:
         raise ConfigError(f"Needs(records=...) must be a tuple of records, got {kind_of(given)}.")
     found: list[Record] = []
     for record in _with_read(given):
-        if isinstance(record, type) or not isinstance(record, Memory | Statistic):
+        if isinstance(record, type) or not isinstance(record, Memory | Statistic | Written):
             raise ConfigError(
                 f"Needs(records=...) must hold records, got {kind_of(record)}. A record is a "
-                "skipkv.Memory, or a statistic with `start` and `update`, such as skipkv.Peak()."
+                "skipkv.Memory, a skipkv.Written, or a statistic with `start` and `update`, such "
+                "as skipkv.Peak()."
             )
         try:
             hash(record)
@@ -72,8 +74,9 @@ class Needs:
         sentences: the sentence table: embeddings and thoughts of the sentences closed so far.
         rotary: the rotation of positions, and with it the keys as they were before.
         records: numbers beside each entry that the part reads with `view.record(...)`: statistics
-            of attention, and a scorer's memory from event to event. A statistic that another one
-            reads comes with it.
+            of attention, a scorer's memory from event to event, and what a scorer says of entries
+            when they are written. A statistic that another one reads comes with it.
+        model: the model that the part was made for; None for any.
 
     Raises:
         ConfigError: a value is out of range, or something in `records` is not a record.
@@ -88,11 +91,17 @@ class Needs:
     sentences: bool = attrs.field(default=False, validator=is_a(bool))
     rotary: bool = attrs.field(default=False, validator=is_a(bool))
     records: tuple[Record, ...] = attrs.field(default=(), converter=_records)
+    model: ModelShape | None = attrs.field(default=None, validator=is_a(ModelShape, optional=True))
 
     @property
     def recorded(self) -> tuple[Record, ...]:
         """All records: `attention` is one too."""
         return (*((SUM,) if self.attention and SUM not in self.records else ()), *self.records)
+
+    @property
+    def written(self) -> tuple[Written, ...]:
+        """The records that scorers write together with entries."""
+        return tuple(record for record in self.records if isinstance(record, Written))
 
     @property
     def weights(self) -> bool:
@@ -106,12 +115,19 @@ class Needs:
             sentences=self.sentences or other.sentences,
             rotary=self.rotary or other.rotary,
             records=(*self.records, *(r for r in other.records if r not in self.records)),
+            model=_joined(self.model, other.model),
         )
 
     def __repr__(self) -> str:
         fields = attrs.asdict(self, recurse=False)
         given = {name: value for name, value in fields.items() if value}
         return f"Needs({', '.join(f'{name}={value}' for name, value in given.items())})"
+
+
+def _joined(first: ModelShape | None, second: ModelShape | None) -> ModelShape | None:
+    if first is None or second is None:
+        return first or second
+    return first | second
 
 
 def needs_of(part: object) -> Needs:

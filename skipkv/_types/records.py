@@ -16,9 +16,10 @@ from skipkv.errors import ConfigError
 class Record(Hashable, Protocol):
     """A float32 number per entry, which moves with its entry and is forgotten with it.
 
-    There are two kinds: a `Statistic` is brought up to date with the attention that entries
-    receive, at every token; a `Memory` is written by a scorer at every compression event. Records
-    that are equal are one record, whichever parts ask for it.
+    There are three kinds. A `Statistic` is brought up to date with the attention that entries
+    receive, at every token. A `Memory` is written by a scorer at every compression event. A
+    `Written` is written by a scorer once, together with the entry. Records that are equal are one
+    record, whichever parts ask for it.
     """
 
     @property
@@ -99,6 +100,27 @@ class Memory:
 
     name: str = attrs.field(validator=is_a(str))
     start: float = attrs.field(default=0.0, validator=is_a(float), kw_only=True)
+
+
+@attrs.frozen
+class Written:
+    """A record that a scorer writes together with an entry, in `on_write`.
+
+    Args:
+        name: tells it from others. Two scorers with the same name share it, so put the name of the
+            method into it.
+
+    Example:
+        >>> Written("kvzap")
+        Written(name='kvzap')
+    """
+
+    name: str = attrs.field(validator=is_a(str))
+
+    @property
+    def start(self) -> float:
+        """What free slots have."""
+        return 0.0
 
 
 @attrs.frozen

@@ -1,11 +1,12 @@
-"""Calibration of steering vectors on a model: traces, the thoughts in them, their hidden states.
+"""Calibration on a model: traces, the thoughts in them, their hidden states, and queries.
 
 Start with `run.py`; each other file is one step of it. The vector is computed from the states in
 `skipkv/steerers/calibration.py`, without a model. To add a step, give it a file, and store its
 expensive results in the workspace, so that a stopped run can resume.
 """
 
+from skipkv.calibration.queries import QuerySums
 from skipkv.calibration.run import Settings, collect
 from skipkv.calibration.traces import Trace
 
-__all__ = ["Settings", "Trace", "collect"]
+__all__ = ["QuerySums", "Settings", "Trace", "collect"]

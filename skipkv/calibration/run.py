@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -61,6 +61,7 @@ def collect(
     settings: Settings,
     completions: Sequence[tuple[str, bool]] | None = None,
     classify: ThoughtClassifier | None = None,
+    watch: Callable[[Trace], None] | None = None,
     progress: bool | None = None,
 ) -> StoredStates:
     """Generate a trace per prompt, and collect the hidden states where its thoughts open.
@@ -76,6 +77,7 @@ def collect(
         completions: existing traces: per prompt the text, and whether it ended by itself. Traces
             are then not generated.
         classify: names the kind of a thought; English marker words by default.
+        watch: called with every trace, for what else is learned from them.
         progress: whether to show bars on stderr. By default bars on a terminal, and elsewhere a
             line every 30 seconds.
 
@@ -99,7 +101,7 @@ def collect(
         )
     fingerprint = _fingerprint(settings, prompts, completions, classify)
     with Workspace.opened(folder, fingerprint) as work:
-        _fill(engine, prompts, completions, work, settings, list(layers), classify, progress)
+        _fill(engine, prompts, completions, work, settings, list(layers), classify, watch, progress)
         return work.states()
 
 
@@ -111,6 +113,7 @@ def _fill(
     settings: Settings,
     layers: list[int],
     classify: ThoughtClassifier,
+    watch: Callable[[Trace], None] | None,
     progress: bool | None,
 ) -> None:
     """Make the missing traces and states."""
@@ -121,9 +124,11 @@ def _fill(
     text = TokenText(engine.tokenizer)
     marks = Marks(text, text_config(engine.model).vocab_size, engine.thinking)
     for index in progress_bar(progress, sorted(work.traces), desc="states", unit="trace"):
+        trace = work.traces[index]
+        if watch is not None:
+            watch(trace)
         if work.has_states(index):
             continue
-        trace = work.traces[index]
         opened = openings(trace, marks=marks, text=text, classify=classify)
         shares = None
         if settings.regenerations:

@@ -46,6 +46,14 @@ def calibrate(
             "--output", "--out", "-o", metavar="FILE", help="The file the vector is written to."
         ),
     ] = "vector.safetensors",
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write what the model's queries are like on average in the traces, which "
+            "the policy triattention needs.",
+        ),
+    ] = None,
     layer: Annotated[
         str,
         typer.Option(
@@ -161,7 +169,7 @@ def calibrate(
                 "questions: two to make and validate the vector, one to hold out."
             )
         with loading():
-            from skipkv.calibration import Settings, collect
+            from skipkv.calibration import QuerySums, Settings, collect
             from skipkv.calibration.plot import plot_separation, require_matplotlib
             from skipkv.calibration.traces import read_completions
             from skipkv.evaluation.datasets import DEFAULTS
@@ -186,6 +194,8 @@ def calibrate(
             typer.echo(f"skipkv: no plot. {missing}", err=True)
             picture = None
         _check_folder(output)
+        if queries is not None:
+            _check_folder(queries)
         check_placement(dtype, device)
         own = next((DEFAULTS[name] for name in (model, data) if name in EMBEDDED), None)
         if temperature is None:
@@ -221,11 +231,21 @@ def calibrate(
             engine.generate(prompts, max_new_tokens=max_new_tokens)
         else:
             completions = completions[: len(prompts)]
+        sums = None if queries is None else QuerySums(engine.model)
         folder = Path(work or f"{output}.work")
         with resumable(folder):
             states = collect(
-                engine, prompts, folder=folder, settings=settings, completions=completions
+                engine,
+                prompts,
+                folder=folder,
+                settings=settings,
+                completions=completions,
+                watch=None if sums is None else sums.add,
             )
+        if sums is not None:
+            assert queries is not None
+            sums.statistics(model=model).save(queries)
+            typer.echo(f"statistics of queries written to {queries}")
         layers = settings.layers or tuple(
             range(engine.model.config.get_text_config(decoder=True).num_hidden_layers)
         )

@@ -57,10 +57,19 @@ def example(preset: "Callable[..., Policy]") -> "Policy":
     """
     import torch
 
+    from skipkv.scorers import QueryStatistics, WriteGate
     from skipkv.steerers import SteeringVector
 
+    zeros = torch.zeros(1, 1, 1)
+    queries: dict[str, Any] = {
+        "mean": torch.zeros(1, 1, 1, 2),
+        "length": zeros[None],
+        "frequencies": zeros[0, 0],
+    }
     stand_ins = {
+        "queries": QueryStatistics(**queries, tokens=1, model="your model"),
         "budget": EXAMPLE_BUDGET,
+        "gate": WriteGate(outer=zeros, outer_bias=zeros[0], model="your model"),
         "vector": SteeringVector(vector=torch.ones(EXAMPLE_WIDTH), layer=20, model="your model"),
     }
     required = [
@@ -97,6 +106,8 @@ def costs(policy: "Policy") -> list[str]:
         f"{4 * numbers} bytes per entry": numbers > 0,
         "attention leaves the fused kernel at every step": needs.weights,
         f"memory for {room:g} budgets in every head": room > 1,
+        "a network is asked of every new entry": bool(needs.written),
+        "a file made for the model": needs.model is not None,
         "an embedding per sentence; a tokenizer": needs.sentences,
         "keys or queries are turned back at events; a model whose rotation is known": needs.rotary,
     }

@@ -20,6 +20,7 @@ from skipkv.models.architecture import text_config
 from skipkv.policy import Policy
 from skipkv.runtime.completion import EventRecord, Stats
 from skipkv.runtime.continuing import continues, warn_of_single_tokens
+from skipkv.runtime.fits import check_fits
 from skipkv.runtime.forward import PromptForward
 from skipkv.runtime.observers import EventLog, Observers
 from skipkv.runtime.ranks import check_devices
@@ -110,6 +111,7 @@ def attach(
     found = check_architecture(model)
     check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
     check_rotary(policy, model)
+    check_fits(policy, model)
     check_devices(model, policy)
     check_layers(policy, model.config)
     least = least_budget(policy, model.config)

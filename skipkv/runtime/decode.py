@@ -1,9 +1,12 @@
 """Decode steps: each feeds one token to every sequence of a range of lanes."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from skipkv._types import Written
 from skipkv.runtime.kernels import Kernel
 from skipkv.runtime.slots import LayerGroup
 from skipkv.runtime.softmax import PLAIN, Softmax, observed
@@ -204,6 +207,15 @@ class SlotSteps:
             self._all_keys.index_copy_(0, at, keys.reshape(-1, dim))
             self._all_values.index_copy_(0, at, values.reshape(-1, dim))
         return held_keys.narrow(2, 0, width), held_values.narrow(2, 0, width)
+
+    def note(self, layer: int, written: Mapping[Written, Float[Tensor, "B H 1"]]) -> None:
+        """Store what parts say of a layer's new entries, beside them."""
+        for record, values in written.items():
+            held = self.group.records[record]
+            if self.even:
+                held[layer, self._lanes].narrow(2, self.width - 1, 1).copy_(values)
+            else:
+                held.view(-1).index_copy_(0, self._slots[layer].view(-1), values.reshape(-1))
 
     def observe(self, layer: int, queries: Float[Tensor, "B H G D"]) -> None:
         """Record a layer's queries for the next event."""

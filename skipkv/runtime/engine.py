@@ -20,6 +20,7 @@ from skipkv.runtime.answer import Answers
 from skipkv.runtime.compiled import Compile, compiled_layers
 from skipkv.runtime.completion import Completion
 from skipkv.runtime.continuing import continues
+from skipkv.runtime.fits import check_fits
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.observers import EventLog, Observer, Observers
 from skipkv.runtime.orders import OrderDesk, Prompts
@@ -117,6 +118,7 @@ class Engine:
         found = check_architecture(model)
         check_steerer(policy.steerer, layers=found.layers, width=found.hidden_size)
         check_rotary(policy, model)
+        check_fits(policy, model)
         check_devices(model, policy)
         check_layers(policy, model.config)
         least = least_budget(policy, model.config)

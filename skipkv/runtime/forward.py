@@ -1,11 +1,12 @@
 """A forward pass over prompts: which slots its tokens fill and which they attend to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from skipkv._types import Written
 from skipkv.runtime.decode import DecodeForward, SlotSteps
 from skipkv.runtime.slots import LayerGroup, on_device
 from skipkv.runtime.softmax import Softmax
@@ -111,6 +112,13 @@ class SlotPrompts:
             held[index] = new.detach()[rows, :, columns]  # [M H D]
             stored.append(held[:, :, : self.width])
         return stored[0], stored[1]
+
+    def note(self, layer: int, written: Mapping[Written, Float[Tensor, "B H T"]]) -> None:
+        """Store what parts say of a layer's new entries, beside them."""
+        rows, columns = self._forward.tokens
+        index = (rows[:, None], self._heads, self._own[layer][rows, :, columns])
+        for record, values in written.items():
+            self.group.records[record][layer, self._lanes][index] = values[rows, :, columns]
 
     def observe(self, layer: int, queries: Float[Tensor, "B H G T D"], softmax: Softmax) -> None:
         """Record how a layer computes weights and, if some part needs them, its last queries."""

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import attrs
 from transformers import PreTrainedModel
 
+from skipkv._calls import vars_of
 from skipkv.errors import ConfigError, UnsupportedModelError
 from skipkv.models.architecture import Architecture, decoder_layers
 from skipkv.policy import Policy
@@ -47,6 +47,11 @@ def check_devices(model: PreTrainedModel, policy: Policy) -> None:
             f"The model has {heads} KV heads, which cannot be divided among {ranks} ranks. Start "
             "as many processes as divide them."
         )
+    if policy.needs.model is not None or policy.needs.written:
+        raise ConfigError(
+            f"The policy has numbers for every KV head of a model, and each of {ranks} ranks has "
+            "only some of the heads. Take another policy, or one process."
+        )
     for part in (policy.scorer, policy.evictor):
         if (mixing := _mixing(part)) is not None:
             raise ConfigError(
@@ -59,10 +64,7 @@ def _mixing(part: Any) -> object | None:
     """The part, or one that it is made of, that says that it joins the heads of a layer."""
     if getattr(part, "mixes_heads", False):
         return part  # type: ignore[no-any-return]
-    if not attrs.has(type(part)):
-        return None
-    for field in attrs.fields(type(part)):
-        value = getattr(part, field.name, None)
+    for value in vars_of(part):
         for inner in value if isinstance(value, tuple) else (value,):
             is_part = hasattr(inner, "score") or hasattr(inner, "keep")
             if is_part and (found := _mixing(inner)) is not None:

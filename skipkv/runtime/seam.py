@@ -33,9 +33,11 @@ from skipkv._validators import kind_of
 from skipkv.errors import InputError, SkipKVWarning, UnsupportedModelError
 from skipkv.models.architecture import Architecture
 from skipkv.runtime.attention import attend
-from skipkv.runtime.forward import Forward, Prompts, Steps
+from skipkv.runtime.decode import SlotSteps
+from skipkv.runtime.forward import Forward, Prompts, SlotPrompts, Steps
 from skipkv.runtime.softmax import PLAIN, Softmax
 from skipkv.runtime.states import StateLayer
+from skipkv.runtime.writing import Writing
 
 OLDEST, NEWEST = "5.0.0", "5.24.0"
 """The range of transformers' versions that the tests run with."""
@@ -51,9 +53,10 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 
 class _ThisThread(threading.local):
-    """The cache whose pass is under way in this thread."""
+    """The cache whose pass is under way in this thread, and who looks at queries outside one."""
 
     cache: "SlotCache | None" = None
+    see: Callable[[int, Tensor], None] | None = None
 
 
 _this_thread = _ThisThread()
@@ -179,6 +182,8 @@ class SlotCache(Cache):
         self._written: list[int] = []
         self._attended: list[int] = []
         self._remembered: set[int] = set()  # layers that asked for their states
+        self.writing: Writing | None = None
+        """Asked of the new entries of each layer; None where no part is."""
 
     @property
     def forward(self) -> Forward:
@@ -263,7 +268,10 @@ class SlotCache(Cache):
         shape = self.forward.store.shape
         self._check_heads("keys", keys, shape.heads, shape.dim)
         self._check_heads("values", values, shape.heads, shape.dim)
-        return part.write(at, keys.to(self._dtype), values.to(self._dtype))
+        keys, values = keys.to(self._dtype), values.to(self._dtype)
+        if self.writing is not None and isinstance(part, SlotPrompts | SlotSteps):
+            self.writing.write(part, at, layer, keys, values)
+        return part.write(at, keys, values)
 
     def _part(self, layer: int) -> tuple[Prompts | Steps, int]:
         """The pass under way as a layer's group knows it, and the layer's index there."""
@@ -333,6 +341,8 @@ def _attention_forward(
     """
     cache = under_way()
     if cache is None:
+        if _this_thread.see is not None:
+            _this_thread.see(cast(int, module.layer_idx), query)
         stock = _stock_attention(module)
         return stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)  # type: ignore[no-any-return]
     if attention_mask is not None:
@@ -471,6 +481,23 @@ def borrowed(model: PreTrainedModel, *, by: str) -> Iterator[None]:
         with loan.changed:
             loan.holder = None
             loan.changed.notify_all()
+
+
+@contextmanager
+def queries_seen(model: PreTrainedModel, see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Within this context passes of the model itself show their queries.
+
+    Args:
+        model: decodes nothing meanwhile.
+        see: called in every attention with the number of the layer and its queries [B, Q, T, D],
+            as they are after RoPE.
+    """
+    with borrowed(model, by="calibration"):
+        _this_thread.see = see
+        try:
+            yield
+        finally:
+            _this_thread.see = None
 
 
 def check_free(model: PreTrainedModel) -> None:

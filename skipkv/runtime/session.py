@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from skipkv._calls import writers_of
 from skipkv.errors import SkipKVError, UnsupportedModelError
 from skipkv.models.architecture import decoder_layers, text_config
 from skipkv.policy import Policy
@@ -50,6 +51,7 @@ from skipkv.runtime.store import SlotStore
 from skipkv.runtime.support import cache_shape, layer_groups, least_budget
 from skipkv.runtime.text import TokenText
 from skipkv.runtime.thinking import ThinkingMarks
+from skipkv.runtime.writing import Writing
 
 # Entries there is room for at first, and steps between two looks at the sentences, where no budget
 # in tokens says.
@@ -134,6 +136,8 @@ class Session:
         )
         self._rotation = rotation_of(model) if policy.needs.rotary else None
         self.cache = SlotCache(config, dtype=model.dtype)
+        if writers := writers_of(policy.scorer, policy.evictor) if policy.needs.written else []:
+            self.cache.writing = Writing(writers, shape.numbers)
         self._cache_name = cache_name(model)
         self.sequences: list[Sequence] = []
         self.decoding = 0
@@ -175,6 +179,11 @@ class Session:
             if self._steering is not None:
                 layer = decoder_layers(self.model)[cast(int, self.policy.steerer.layer)]
                 handles.append(layer.register_forward_pre_hook(self._steer, with_kwargs=True))
+            if (writing := self.cache.writing) is not None:  # after steering: it sees what enters
+                for number in writing.layers:
+                    layer = decoder_layers(self.model)[number]
+                    hook = partial(self._enter, writing.hook(number))
+                    handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
             yield
         finally:
             self.cache.abandon()  # a pass that failed
@@ -431,6 +440,9 @@ class Session:
         if self._steering is not None:
             for lane, error in self._steering.end().items():
                 self.sequences[lane].error = self.sequences[lane].error or error
+        if self.cache.writing is not None and (fault := self.cache.writing.end()) is not None:
+            for sequence in self.sequences[forward.first : forward.last]:
+                sequence.error = sequence.error or fault
         states, self._last_hidden = self._last_hidden, None
         if self._hidden is None:
             return
@@ -687,6 +699,10 @@ class Session:
     def _see_hidden(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         if under_way() is self.cache:
             self._last_hidden = output.last_hidden_state.detach()
+
+    def _enter(self, hook: abc.Callable[..., None], *given: Any) -> None:
+        if under_way() is self.cache:
+            hook(*given)
 
     def _steer(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         assert self._steering is not None

@@ -23,6 +23,12 @@ class Scorer(Protocol):
     it after `score`, with the same view. It returns a float32 tensor [R, H, L] for each memory that
     it writes: what the entries have at the next event, if they stay.
 
+    A scorer that declares a `Written` has a method `on_write(keys, values, hidden, layer)`. The
+    runtime calls it in every pass, for each layer, before the entries of its new tokens are cached:
+    with their keys and values [B, H, T, D] (post-RoPE), the states [B, T, E] that enter the layer,
+    and the layer's number in the model. It returns a float32 tensor [B, H, T] for each such record.
+    Some tokens may be padding; what it says of these is forgotten.
+
     Laws: finite for every occupied slot; float32 of the view's [R, H, L]; a row's scores depend on
     that row alone, and neither on the contents nor on the number of its empty slots.
     """

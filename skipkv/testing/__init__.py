@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         budgets,
         cache_views,
         hidden_states,
+        new_entries,
         rotations,
         scores,
         sentence_tables,
@@ -54,6 +55,7 @@ __all__ = [
     "conformance",
     "hidden_states",
     "laws_of",
+    "new_entries",
     "request_queues",
     "rotations",
     "scores",
@@ -81,7 +83,7 @@ def __getattr__(name: str) -> Any:
         **dict.fromkeys(["request_queues", "token_streams"], "streams"),
         **dict.fromkeys(
             [
-                *("budgets", "cache_views", "hidden_states", "rotations", "scores"),
+                *("budgets", "cache_views", "hidden_states", "new_entries", "rotations", "scores"),
                 *("sentence_tables", "steering_contexts", "views_for"),
             ],
             "strategies",

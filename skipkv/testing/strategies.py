@@ -24,6 +24,7 @@ from torch import Tensor
 
 from skipkv._types import (
     CacheView,
+    ModelShape,
     Rotation,
     SentenceTable,
     SteeringContext,
@@ -92,6 +93,8 @@ def cache_views(
     sentences: bool = False,
     rotary: bool = False,
     records: Any = (),
+    depth: int | None = None,
+    rotation: Rotation | None = None,
 ) -> CacheView:
     """A consistent view; heads hold different entries, and different numbers of them.
 
@@ -110,6 +113,8 @@ def cache_views(
             eighths, before it; of an odd head size some dimension is not turned.
         records: records that it carries. Their values are small numbers from each one's start on,
             and each start is among them.
+        depth: layers of the model; None for a few more than have rows.
+        rotation: the one that it carries if it carries any; None draws one.
     """
     r, h, g, d = (_drawn(draw, axis) for axis in (rows, heads, groups, dim))
     newest, first, held = (_drawn(draw, axis) for axis in (window, sinks, queries))
@@ -119,6 +124,8 @@ def cache_views(
     # rows of one sequence are different layers, as in the cache
     lowest, above = draw(_LAYERS), draw(_LAYERS)
     layers = [lowest + sequences[:row].count(s) for row, s in enumerate(sequences)]
+    if depth is not None:
+        layers = [layer % depth for layer in layers]
     seen = draw(st.lists(st.integers(1, 2 * length), min_size=count, max_size=count))
 
     positions = torch.full((r, h, length), -1, dtype=torch.long)
@@ -147,7 +154,10 @@ def cache_views(
     if sentences:
         tables = [draw(sentence_tables(seen=total)) for total in seen]
     keys = _with_copies(numbers(r, h, length, d), min(bound, 1), random)
-    rotation = draw(rotations(dim=d)) if rotary else None
+    if not rotary:
+        rotation = None
+    elif rotation is None:
+        rotation = draw(rotations(dim=d))
     return CacheView(
         keys=keys if rotation is None else rotation.rotated(keys, positions),
         values=numbers(r, h, length, d),
@@ -156,7 +166,7 @@ def cache_views(
         seen=torch.tensor([seen[sequence] for sequence in sequences]),
         sequences=torch.tensor(sequences),
         layers=torch.tensor(layers),
-        depth=max(layers) + 1 + above,
+        depth=max(layers) + 1 + above if depth is None else depth,
         queries=numbers(r, h, g, held, d) if held else None,
         attention=numbers(r, h, length).abs() if attention else None,
         sentences=tables,
@@ -211,7 +221,46 @@ def views_for(part: object, **axes: Any) -> st.SearchStrategy[CacheView]:
         "rotary": needs.rotary,
         "records": needs.records,
     }
-    return cache_views(**(settings | axes))  # type: ignore[arg-type]
+    return cache_views(**(settings | axes | axes_of(needs.model)))  # type: ignore[arg-type]
+
+
+def axes_of(model: ModelShape | None) -> dict[str, Any]:
+    """Arguments of `cache_views` for the views of a model.
+
+    Args:
+        model: what is known of it; None for any model.
+    """
+    if model is None:
+        return {}
+    named = {"heads": model.heads, "groups": model.groups, "dim": model.dim, "depth": model.layers}
+    axes: dict[str, Any] = {name: size for name, size in named.items() if size is not None}
+    if model.frequencies is not None:
+        axes["rotation"] = Rotation(frequencies=torch.tensor(model.frequencies))
+    return axes
+
+
+@st.composite
+def new_entries(
+    draw: Draw, *, model: ModelShape | None = None
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Keys and values [B, H, T, D] about to be written, the states [B, T, E] that enter their
+    layer, and the layer.
+
+    Args:
+        model: what is known of the model; None for any.
+    """
+    model = ModelShape() if model is None else model
+    b, t = draw(_FEW), draw(_SOME)
+    h, d = model.heads or draw(_FEW), model.dim or draw(_SOME)
+    width, layers = model.width or draw(_SOME), model.layers or draw(_FEW)
+    bound = draw(_EIGHTHS)
+    random = torch.Generator().manual_seed(draw(_SEEDS))
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randint(-bound, bound + 1, shape, generator=random) / 8
+
+    layer = draw(st.integers(0, layers - 1))
+    return numbers(b, h, t, d), numbers(b, h, t, d), numbers(b, t, width), layer
 
 
 @st.composite

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from skipkv.cli import exits
+from skipkv.scorers import QueryStatistics
 from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -52,10 +53,18 @@ def test_it_writes_a_vector_and_a_plot_and_reports(run: Any, toys: Path, tmp_pat
 
 
 def test_a_layer_can_be_asked_for(run: Any, toys: Path, tmp_path: Path) -> None:
-    result = run(*arguments(toys, tmp_path / "v", "--layer", 1, "--work", tmp_path / "w"))
+    options = ("--layer", 1, "--work", tmp_path / "w", "--queries", tmp_path / "q")
+    result = run(*arguments(toys, tmp_path / "v", *options))
     assert result.exit_code == 0, result.stderr
     assert SteeringVector.load(tmp_path / "v").layer == 1
     assert (tmp_path / "w" / "traces.jsonl").exists()
+    assert f"statistics of queries written to {tmp_path / 'q'}" in result.stdout
+    statistics = QueryStatistics.load(tmp_path / "q")
+    assert statistics.model == str(toys / "model")
+    assert statistics.shape.sizes == {"layers": 2, "heads": 2, "groups": 2, "dim": 16}
+    # a run that goes on after all traces are there reads them again
+    run(*arguments(toys, tmp_path / "v", *options[:-1], tmp_path / "again"))
+    assert QueryStatistics.load(tmp_path / "again") == statistics
 
 
 @pytest.mark.parametrize(
@@ -64,6 +73,7 @@ def test_a_layer_can_be_asked_for(run: Any, toys: Path, tmp_path: Path) -> None:
         (("--layer", "middle"), "--layer middle must be a number from 0, or auto."),
         (("--layer", "9"), "the model's layers are 0 to 1"),
         (("--output", "no/such/v"), "there is no folder no/such"),
+        (("--queries", "no/such/q"), "there is no folder no/such"),
         (("--output", "/tmp"), "/tmp is a folder, but a file must be written"),
         (("--field", "q"), "no field 'q'"),
         (("--stable", "2"), "stable=2.0) must be a share"),

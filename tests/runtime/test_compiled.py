@@ -10,6 +10,7 @@ import torch
 from skipkv import Engine, Policy, presets
 from skipkv.errors import ConfigError, SkipKVWarning
 from skipkv.runtime.compiled import compiled_layers
+from skipkv.scorers import WriteGate
 from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -22,11 +23,16 @@ def steered(hidden_size: int) -> Policy:
     return presets.skipkv(24, threshold=0.5, interval=8, steering=steering)
 
 
+RANDOM = torch.Generator().manual_seed(1)
+GATE = WriteGate(
+    outer=torch.randn(3, 64, 2, generator=RANDOM) / 8, outer_bias=torch.zeros(3, 2), model="toy"
+)
 POLICIES = {
     "full": presets.full(),
     "h2o": presets.h2o(24, interval=8),
     "rkv": presets.rkv(24, interval=8),
     "skipkv": steered(toy_model().config.hidden_size),
+    "trimkv": presets.trimkv(24, gate=GATE, interval=8),
 }
 
 

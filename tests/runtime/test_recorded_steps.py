@@ -25,7 +25,7 @@ from skipkv import (
 )
 from skipkv.evictors import Pooled
 from skipkv.runtime import graph, loop
-from skipkv.scorers import Random
+from skipkv.scorers import GateScore, Random, WriteGate
 from skipkv.scorers.algebra import ScorerAlgebra
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
@@ -64,6 +64,15 @@ POLICIES["records"] = Policy(
 )
 POLICIES["layers"] = apart(POLICIES["rkv"])
 POLICIES["pooled"] = POLICIES["rkv"].with_(evictor=Pooled(cap=1.5))
+POLICIES["written"] = Policy(
+    budget=Budget(tokens=24, interval=8, window=4),
+    scorer=GateScore(
+        gate=WriteGate(
+            outer=torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(1)),
+            outer_bias=torch.zeros(2, 2),
+        )
+    ),
+)
 
 
 def decode(policy: Policy, model: PreTrainedModel | None = None, **options: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from skipkv import Budget, Cut, Memory, Needs, Policy, Thought
+from skipkv import Budget, Cut, Memory, Needs, Policy, Thought, Written
 from skipkv.evictors import SentencePrimary, TopK
 from skipkv.scorers import KeyNorm, Recency
 from skipkv.segmenters import Newline
@@ -85,6 +85,20 @@ def _remembers_infinity() -> Any:
     return type("ABrokenScorer", (), members)()
 
 
+def _compares_tokens() -> Any:
+    said = Written("broken")
+
+    def on_write(self: Any, keys: Any, values: Any, hidden: Any, layer: int) -> Any:
+        return {said: keys[..., 0] - keys[..., 0].mean(dim=-1, keepdim=True)}
+
+    members = {
+        "needs": Needs(records=(said,)),
+        "score": lambda self, view: view.record(said),
+        "on_write": on_write,
+    }
+    return type("ABrokenScorer", (), members)()
+
+
 SCORERS = {
     "protocol": object(),
     "needs": scoring(lambda view: zeros(view) if view.attention is None else view.attention),
@@ -97,6 +111,7 @@ SCORERS = {
     "empty slots": scoring(lambda view: zeros(view) + view.positions.shape[2]),
     "precision": scoring(lambda view: (view.keys / 3).float().sum(dim=-1)),
     "memory": _remembers_infinity(),
+    "written": _compares_tokens(),
 }
 
 # evictors

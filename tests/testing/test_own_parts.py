@@ -13,6 +13,7 @@ from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
     ExpectedAttention,
+    GateScore,
     KeyDiff,
     KeyNorm,
     KeyRedundancy,
@@ -22,22 +23,35 @@ from skipkv.scorers import (
     LastQueryAttention,
     Normalized,
     OutputChange,
+    QueryStatistics,
     Random,
     Recency,
     RecentAttention,
     Recurrence,
     Relative,
+    Retention,
     Sampled,
     SentenceRedundancy,
     Shared,
     SketchNorm,
+    TriAttention,
     ValuePeak,
     WindowAttention,
+    WriteGate,
 )
 from skipkv.segmenters import Delimiter, FixedLength, MarkerWords, Newline, Punkt
 from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, NoSteering, SteeringVector
 from skipkv.testing import conformance
 
+GATE = WriteGate(outer=torch.ones(2, 4, 2) / 2, outer_bias=torch.ones(2, 2))
+QUERIES = QueryStatistics(
+    mean=torch.linspace(-1, 1, 40).reshape(2, 2, 2, 5),
+    length=torch.linspace(1, 2, 16).reshape(2, 2, 2, 2),
+    frequencies=torch.tensor([1.0, 0.1]),
+    tokens=9,
+)
+BY_HEAD = [TriAttention(queries=QUERIES, horizon=8)]
+GATED = [GateScore(gate=GATE), Retention(gate=GATE)]
 SCORERS = [
     AccumulatedAttention(),
     KeyDiff(),
@@ -111,8 +125,10 @@ POLICIES = [
     *(presets.get(n)(64) for n in POLICY_NAMES),
 ]
 
-# What names a thought, and what makes a steering vector.
+# What names a thought, what makes a steering vector, and what a scorer asks.
 NO_PARTS = {
+    QueryStatistics,
+    WriteGate,
     MarkerWords,
     SteeringVector,
     steerers.Calibration,
@@ -122,7 +138,7 @@ NO_PARTS = {
 }
 
 
-@conformance(*SCORERS, examples=12)
+@conformance(*SCORERS, *GATED, examples=12)
 def test_scorers() -> None: ...
 
 
@@ -131,6 +147,10 @@ DRAWING = [Random(seed=7), Sampled(scorer=ValuePeak() + 20.0 * Recency(), seed=7
 
 @conformance(*DRAWING, claims={"heads": "noise differs from head to head"}, examples=20)
 def test_random() -> None: ...
+
+
+@conformance(*BY_HEAD, claims={"heads": "statistics differ from head to head"}, examples=20)
+def test_scorers_with_numbers_for_each_head() -> None: ...
 
 
 @conformance(*EVICTORS, examples=20)
@@ -161,7 +181,10 @@ def test_policies() -> None: ...
     ("module", "held"),
     [
         # a sum of weighted scorers is the last of the list
-        (scorers, [*SCORERS, *DRAWING, scorers.Weighted(scorer=KeyNorm(), weight=1.0)]),
+        (
+            scorers,
+            [*SCORERS, *GATED, *BY_HEAD, *DRAWING, scorers.Weighted(scorer=KeyNorm(), weight=1.0)],
+        ),
         (evictors, [*EVICTORS, KeepAll()]),
         (segmenters, SEGMENTERS),
         (steerers, STEERERS),
@@ -180,7 +203,8 @@ def test_every_exported_part_is_held_to_its_laws(module: ModuleType, held: list[
     [(scorers, part) for part in [*SCORERS, *DRAWING]]
     + [(evictors, part) for part in [*EVICTORS, KeepAll()]]
     + [(segmenters, part) for part in SEGMENTERS]
-    # vectors are too long for a repr, unless they come from a file: test_vector.py
+    # vectors and gates are too long for a repr, unless they come from a file: test_vector.py,
+    # test_gates.py
     + [(steerers, NoSteering())]
     + [(schedulers, part) for part in SCHEDULERS],
     ids=lambda value: "" if isinstance(value, ModuleType) else repr(value),

@@ -29,12 +29,16 @@ from skipkv.evictors import KeepAll, SentencePrimary, Shared, SinkAndRecent, Top
 from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
+    GateScore,
     KeyNorm,
     KeyRedundancy,
     LastQueryAttention,
     Random,
     Recency,
+    Recurrence,
+    Retention,
     SentenceRedundancy,
+    TriAttention,
     WindowAttention,
 )
 from skipkv.segmenters import Delimiter, FixedLength, Newline, Punkt
@@ -43,12 +47,16 @@ from skipkv.testing import check_evictor, check_policy, check_scorer, conformanc
 
 scorers: list[type[Scorer]] = [
     AccumulatedAttention,
+    GateScore,
     KeyNorm,
     KeyRedundancy,
     LastQueryAttention,
     Random,
     Recency,
+    Recurrence,
+    Retention,
     SentenceRedundancy,
+    TriAttention,
     WindowAttention,
 ]
 evictors: list[type[Evictor]] = [

@@ -14,7 +14,7 @@ from skipkv._types import CacheView, Needs, needs_of
 from skipkv.errors import ProtocolError
 from skipkv.testing.laws.law import Broken, Case, Law
 from skipkv.testing.laws.shown import shown
-from skipkv.testing.strategies import cache_views
+from skipkv.testing.strategies import axes_of, cache_views
 
 
 def protocol_law(protocol: type, field: str) -> Law:
@@ -88,6 +88,7 @@ def full_views(part: Any) -> Any:
             sentences=True,
             rotary=True,
             records=needs.records,
+            **axes_of(needs.model),
         )
     )
 
@@ -128,6 +129,7 @@ def check_needs(
         "sentences": True,
         "rotary": True,
         "records": needs.records,
+        "model": needs.model,
     }
     missing = [
         name for name in declared if difference(Needs(**{**everything, name: declared[name]}))

@@ -7,7 +7,8 @@ import attrs
 import torch
 from hypothesis import strategies as st
 
-from skipkv._calls import remembered_of
+from skipkv._calls import remembered_of, written_of
+from skipkv._types import needs_of
 from skipkv.errors import PartError
 from skipkv.scorers import Scorer
 from skipkv.testing.laws.common import (
@@ -24,7 +25,7 @@ from skipkv.testing.laws.common import (
 )
 from skipkv.testing.laws.law import Broken, Case, Law, hold_all
 from skipkv.testing.laws.shown import shown
-from skipkv.testing.strategies import views_for
+from skipkv.testing.strategies import new_entries, views_for
 
 # Rows or heads, where a law is about there being others.
 SEVERAL = st.integers(2, 3)
@@ -125,6 +126,32 @@ def _memory(scorer: Any, case: Case) -> None:
         check_same(values, changed, view.occupied, "remembered with other empty slots")
 
 
+def _written(scorer: Any, case: Case) -> None:
+    needs = needs_of(scorer)
+    if not callable(getattr(scorer, "on_write", None)) or not needs.written:
+        return
+    drawn = case.draw("keys, values, hidden, layer", new_entries(model=needs.model))
+    keys, values, hidden, layer = drawn
+    before = [tensor.clone() for tensor in drawn[:3]]
+    try:
+        found = written_of(scorer, *drawn)
+    except PartError as error:
+        raise Broken(str(error)) from None
+    for name, now, old in zip(("keys", "values", "hidden"), drawn, before, strict=False):
+        if not torch.equal(now, old):
+            raise Broken(f"on_write changed {name} in place.")
+    row = case.draw("row", one_row(len(keys)))
+    token = case.draw("token", one_row(keys.shape[2]))
+    one = (keys[row][:, :, token], values[row][:, :, token], hidden[row][:, token])
+    alone = written_of(scorer, *one, layer)
+    for record, said in found.items():
+        if not torch.isfinite(said).all():
+            raise Broken(f"on_write, for {record!r}, gave {shown(said)}.")
+        here = said[row][:, :, token]
+        everywhere = torch.ones_like(here, dtype=torch.bool)
+        check_same(here, alone[record], everywhere, "written with that token alone")
+
+
 def one_row(count: int) -> Any:
     """One of so many rows, as an index that keeps the axis; shrinks to the first."""
     return st.integers(0, count - 1).map(lambda row: [row])
@@ -212,6 +239,13 @@ LAWS = (
         why="it is written beside the entries of every layer and sequence, and read at the next "
         "event.",
         check=_memory,
+    ),
+    Law(
+        name="written",
+        says="What on_write returns is finite, for declared records, and of each token alone; it "
+        "changes none of its arguments.",
+        why="a prompt comes in pieces of any size, beside padding and other prompts.",
+        check=_written,
     ),
 )
 

@@ -1,0 +1,75 @@
+"""The shape of the model that a part was made for."""
+
+import attrs
+
+from skipkv._validators import is_a
+from skipkv.errors import ConfigError
+
+_SIZE = is_a(int, least=1, optional=True)
+
+
+@attrs.frozen(kw_only=True)
+class ModelShape:
+    """What is known of the model that learned numbers belong to, so that others are refused.
+
+    A part with weights or statistics of one model says so in `Needs(model=...)`. What is None may
+    be anything.
+
+    Args:
+        layers: layers of the model.
+        heads: KV heads of a layer.
+        groups: query heads per KV head.
+        dim: head size.
+        width: hidden size.
+        frequencies: angle per position of each pair of the rotation, in radians.
+        name: of the model, for errors. It is not compared.
+
+    Raises:
+        ConfigError: a size is below 1.
+    """
+
+    layers: int | None = attrs.field(default=None, validator=_SIZE)
+    heads: int | None = attrs.field(default=None, validator=_SIZE)
+    groups: int | None = attrs.field(default=None, validator=_SIZE)
+    dim: int | None = attrs.field(default=None, validator=_SIZE)
+    width: int | None = attrs.field(default=None, validator=_SIZE)
+    frequencies: tuple[float, ...] | None = None
+    name: str = attrs.field(default="", validator=is_a(str), eq=False)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that are known."""
+        found = {name: getattr(self, name) for name in ("layers", "heads", "groups", "dim")}
+        return {name: n for name, n in {**found, "width": self.width}.items() if n is not None}
+
+    def differences(self, other: "ModelShape") -> list[str]:
+        """What both know and differ in; rotations differ by more than rounding.
+
+        Args:
+            other: of another part, or of the model that is about to decode.
+        """
+        ours, theirs = self.sizes, other.sizes
+        both = [name for name in ours if name in theirs]
+        found = [f"{name} {ours[name]} and not {theirs[name]}" for name in both]
+        found = [text for text, name in zip(found, both, strict=True) if ours[name] != theirs[name]]
+        if self.frequencies is not None and other.frequencies is not None:
+            pairs = list(zip(self.frequencies, other.frequencies, strict=False))
+            near = all(abs(a - b) <= 1e-5 * max(abs(a), abs(b)) for a, b in pairs)
+            if len(self.frequencies) != len(other.frequencies) or not near:
+                found.append("another rotation of positions")
+        return found
+
+    def __or__(self, other: "ModelShape") -> "ModelShape":
+        """What either knows.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        if differences := self.differences(other):
+            raise ConfigError(
+                f"Two parts of a policy were made for different models, {self.name or 'one'} and "
+                f"{other.name or 'another'}: {', '.join(differences)}. Take parts made for the "
+                "model that decodes."
+            )
+        known = {name: v for name, v in attrs.asdict(other).items() if v not in (None, "")}
+        return attrs.evolve(self, **known)

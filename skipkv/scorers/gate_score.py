@@ -1,0 +1,64 @@
+"""Entries of which a learned gate said much when they were written are worth more."""
+
+from typing import ClassVar
+
+import attrs
+from jaxtyping import Float
+from torch import Tensor
+
+from skipkv._types import CacheView, Needs, Written
+from skipkv.scorers.algebra import ScorerAlgebra
+from skipkv.scorers.write_gate import WriteGate, is_gate
+
+
+@attrs.frozen(kw_only=True)
+class GateScore(ScorerAlgebra):
+    """The number that a gate gave an entry when it was written: the logarithm of its worth.
+
+    A gate that was trained on what later tokens attended to says it from the state from which the
+    entry is made. Nothing has to be observed while decoding.
+
+    Source: KVzap (arXiv 2601.07891).
+
+    Differs: the gate sees what enters the layer, divided by its root mean square; the paper's sees
+    it after the layer's norm. The best entries stay, as many as the budget says; the paper drops
+    those below a threshold, however many they are.
+
+    Args:
+        gate: gives the number per layer and KV head.
+
+    Example:
+        >>> import torch
+        >>> gate = WriteGate(outer=torch.ones(2, 4, 1), outer_bias=torch.zeros(2, 1))
+        >>> GateScore(gate=gate).needs.records
+        (Written(name='gate score'),)
+    """
+
+    gate: WriteGate = attrs.field(validator=is_gate)
+    RECORD: ClassVar[Written] = Written("gate score")
+
+    @property
+    def needs(self) -> Needs:
+        """What was said when the entry was written."""
+        return Needs(records=(self.RECORD,), model=self.gate.shape)
+
+    def on_write(
+        self,
+        keys: Float[Tensor, "B H T D"],
+        values: Float[Tensor, "B H T D"],
+        hidden: Float[Tensor, "B T E"],
+        layer: int,
+    ) -> dict[Written, Float[Tensor, "B H T"]]:
+        """The gate's number.
+
+        Args:
+            keys: unused.
+            values: unused.
+            hidden: the states that enter the layer.
+            layer: its number in the model.
+        """
+        return {self.RECORD: self.gate(hidden, layer=layer)}
+
+    def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
+        """What was said."""
+        return view.record(self.RECORD).float()
