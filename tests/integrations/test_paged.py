@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipkv import Budget, Policy, presets, select
+from skipkv import Budget, CacheView, Policy, presets, select
 from skipkv.errors import ConfigError, InputError
 from skipkv.evictors import Shared
 from skipkv.integrations.paged import TokenDropAlgorithm, dropped_spans
@@ -77,6 +77,13 @@ class Worker:
         self.events.append(self.held)
 
 
+class EveryThird:
+    """Keeps tokens by their position in the request, whatever place they have in the pages."""
+
+    def score(self, view: CacheView) -> Tensor:
+        return (view.positions % 3 == 0).float()
+
+
 def expected(policy: Policy, worker: Worker, held: list[int]) -> list[int]:
     """What `select` keeps of the same tokens at their true positions."""
     window = policy.needs.queries
@@ -101,8 +108,9 @@ def expected(policy: Policy, worker: Worker, held: list[int]) -> list[int]:
         presets.snapkv(20, interval=8),
         presets.streaming_llm(20, sinks=3, interval=8),
         Policy(budget=Budget(tokens=20, interval=5, window=2, sinks=1), scorer=KeyNorm()),
+        Policy(budget=Budget(tokens=20, interval=5, window=2, sinks=1), scorer=EveryThird()),
     ],
-    ids=["rkv", "snapkv", "streaming_llm", "key norm"],
+    ids=["rkv", "snapkv", "streaming_llm", "key norm", "positions"],
 )
 def test_event_by_event_the_worker_holds_what_select_keeps(policy, by_layer):
     worker = Worker(TokenDropAlgorithm(policy), prompt=30, by_layer=by_layer)
