@@ -19,6 +19,9 @@ GROUPS = {
         "stopping",
         "support",
         "trial",
+        "rounding",
+        "fits",
+        "continuing",
         "ranks",
     ),
     "the loop": ("loop", "sequence", "answer", "completion", "text", "marks", "thinking"),
@@ -26,7 +29,7 @@ GROUPS = {
     "the session": ("session", "prefill", "graph", "compiled"),
     "asking the policy": ("event", "checked", "sentences", "last_hidden", "steering", "hidden"),
     "the store": ("store", "slots", "windows", "states", "forward", "decode", "kernels", "softmax"),
-    "the seam": ("seam", "attention", "rotary"),
+    "the seam": ("seam", "attention", "rotary", "writing"),
 }
 """Every file of `skipkv/runtime`, once."""
 
