@@ -83,11 +83,13 @@ def draw() -> Any:
         box(axes, x, y, width, _HEIGHT, facecolor="#f6f7f9", edgecolor=_COLOURS[group], linewidth=2)
         axes.text(x + 0.12, y + 0.2, group, va="center", fontweight="bold", fontsize=9)
         names = [f"{name}.py" for name in GROUPS[group]]
-        half = -(-len(names) // 2) if len(names) > 3 else len(names)
-        for row, some in enumerate((names[:half], names[half:])):
+        rows = 1 if len(names) <= 3 else 2 if len(names) <= 8 else 3
+        columns = -(-len(names) // rows)
+        for row in range(rows):
+            some = names[row * columns : (row + 1) * columns]
             axes.text(
-                x + 0.12, y + 0.5 + 0.28 * row, "   ".join(some), va="center", fontsize=8,
-                family="monospace", color=INK,
+                x + 0.12, y + 0.5 + (0.28 if rows < 3 else 0.2) * row, "   ".join(some),
+                va="center", fontsize=8, family="monospace", color=INK,
             )  # fmt: skip
     _passes(axes)
     axes.text(0.15, 6.25, "imports", va="center", fontweight="bold", fontsize=9)
