@@ -147,6 +147,7 @@ def test_nothing_is_dropped_within_the_budget_nor_while_a_prompt_is_read():
         (presets.full(), "needs a budget in tokens"),
         (presets.rkv(0.5), "needs a budget in tokens"),
         (presets.rkv(64, prompt=True), "where the prompt ends"),
+        (Policy(budget=Budget(tokens=64, layers=(1, 2, 3))), "gives layers different budgets"),
         (presets.h2o(64), "needs attention"),
         (presets.rkv(64, unrotated=True), "needs rotary"),
         (presets.gkv(64), "needs records"),
