@@ -181,6 +181,7 @@ class SlotCache(Cache):
         self._expected = sorted(attends)
         self._written: list[int] = []
         self._attended: list[int] = []
+        self._as_configured: set[int] = set()  # layers whose heads have been looked at
         self._remembered: set[int] = set()  # layers that asked for their states
         self.writing: Writing | None = None
         """Asked of the new entries of each layer; None where no part is."""
@@ -265,9 +266,10 @@ class SlotCache(Cache):
         """Store a layer's new entries; returns those the pass may attend to. No gradient passes."""
         part, at = self._part(layer)
         self._written.append(layer)
-        shape = self.forward.store.shape
-        self._check_heads("keys", keys, shape.heads, shape.dim)
-        self._check_heads("values", values, shape.heads, shape.dim)
+        if layer not in self._as_configured:
+            shape = self.forward.store.shape
+            self._check_heads("keys", keys, shape.heads, shape.dim)
+            self._check_heads("values", values, shape.heads, shape.dim)
         keys, values = keys.to(self._dtype), values.to(self._dtype)
         if self.writing is not None and isinstance(part, SlotPrompts | SlotSteps):
             self.writing.write(part, at, layer, keys, values)
@@ -308,9 +310,11 @@ class SlotCache(Cache):
         """Attention of the pass under way."""
         part, at = self._part(layer)
         self._attended.append(layer)
-        shape = self.forward.store.shape
-        self._check_heads("queries", query, shape.heads * shape.groups, shape.dim)
-        self._check_heads("keys", key, shape.heads, shape.dim)
+        if layer not in self._as_configured:
+            shape = self.forward.store.shape
+            self._check_heads("queries", query, shape.heads * shape.groups, shape.dim)
+            self._check_heads("keys", key, shape.heads, shape.dim)
+            self._as_configured.add(layer)
         output = attend(part, at, query.to(self._dtype), key, value, scale, softmax)
         return output.to(query.dtype)
 
