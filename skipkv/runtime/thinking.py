@@ -93,7 +93,7 @@ class ThinkingMarks:
 
         Returns:
             The thinking, None where there is none; and the answer, None where thinking has not
-            ended.
+            ended. With headers, an answer that came before such thinking counts.
         """
         if self.answers is not None:
             return self._messages(text, begun)
@@ -117,7 +117,7 @@ class ThinkingMarks:
             "".join(piece for of, piece in found if of == part).strip()
             for part in ("thinking", "answer")
         )
-        return thinking if split.thought else None, None if open_ else answer
+        return thinking if split.thought else None, None if open_ and not answer else answer
 
 
 TAGS = ThinkingMarks(opens="<think>", closes="</think>")

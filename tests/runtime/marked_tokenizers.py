@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -18,6 +19,14 @@ HARMONY = {
     "9": "assistant",
 }
 """Tokens of the toy tokenizer -> tokens of gpt-oss that stand in their place."""
+
+
+def messages(max_size: int = 8) -> st.SearchStrategy[list[str]]:
+    """Tokens of gpt-oss: whole headers, parts of headers, and words."""
+    opens, answers = [["<|channel|>", name, "<|message|>"] for name in ("analysis", "final")]
+    alone = [[token] for token in (*HARMONY.values(), "so", " ", ".\n\n")]
+    part = st.sampled_from([opens, answers]) | st.sampled_from(alone)
+    return st.lists(part, max_size=max_size).map(lambda parts: [t for part in parts for t in part])
 
 
 def renamed(names: Mapping[str, str], *, template: str | None = None) -> PreTrainedTokenizerFast:

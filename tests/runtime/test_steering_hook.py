@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from marked_tokenizers import HARMONY, renamed
+from marked_tokenizers import HARMONY, messages, renamed
 from torch import Tensor
 
 from skipkv import Budget, Policy
@@ -114,18 +114,25 @@ def test_deltas_fall_on_paragraph_ends_inside_the_think_block_alone(
 
 CHANNELS = renamed(HARMONY)
 CHANNEL_MARKS = ThinkingMarks.of(CHANNELS)
-CHANNEL_TOKENS = st.sampled_from(
-    CHANNELS.convert_tokens_to_ids([*HARMONY.values(), "so", ".\n\n", ".\n\n"])
-)
+CHANNEL_TOKENS = messages().map(CHANNELS.convert_tokens_to_ids)
 
 
 @modest
 @given(
-    prompt=st.lists(CHANNEL_TOKENS, max_size=10),
+    prompt=CHANNEL_TOKENS,
     cut=st.integers(0, 10),
-    decoded=st.lists(CHANNEL_TOKENS, max_size=10),
+    decoded=CHANNEL_TOKENS,
     asks=st.booleans(),
     moved=st.integers(0, 10),
+)
+@example(  # a word between the parts of a mark
+    prompt=[],
+    cut=0,
+    decoded=CHANNELS.convert_tokens_to_ids(
+        ["<|channel|>", "so", "analysis", "<|message|>", ".\n\n"]
+    ),
+    asks=True,
+    moved=9,
 )
 def test_marks_of_several_tokens_are_found_across_chunks_steps_and_moves(
     prompt: list[int], cut: int, decoded: list[int], asks: bool, moved: int

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marked_tokenizers import HARMONY, in_bytes, renamed
+from marked_tokenizers import HARMONY, in_bytes, messages, renamed
 
 import skipkv
 from skipkv import Engine, ThinkingMarks, presets
@@ -270,7 +270,7 @@ def check_stream(
 
 @modest
 @given(
-    told=st.lists(st.sampled_from([*HARMONY.values(), "so", " ", ".\n\n", "x"]), max_size=20),
+    told=messages(),
     begins=st.sampled_from(["", ANALYSIS, FINAL]),
     steps=STEPS,
 )
@@ -319,8 +319,8 @@ def thinks(text: str, marks: ThinkingMarks) -> bool:
 
 @modest
 @given(
-    prompt=st.lists(st.sampled_from([*HARMONY.values(), "so", ".\n\n"]), max_size=12),
-    decoded=st.lists(st.sampled_from([*HARMONY.values(), "so", ".\n\n"]), max_size=12),
+    prompt=messages(),
+    decoded=messages(),
 )
 def test_marks_of_several_tokens_are_found_token_by_token(
     prompt: list[str], decoded: list[str]
