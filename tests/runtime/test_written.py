@@ -12,6 +12,7 @@ from skipkv import Budget, CacheView, Engine, ModelShape, Needs, Policy, Prompt,
 from skipkv.errors import ConfigError, PartError
 from skipkv.runtime.hidden import layer_inputs
 from skipkv.scorers import GateScore, Random, Recency, Retention, ScorerAlgebra, WriteGate
+from skipkv.steerers import AdditiveSteerer, NoSteering, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
@@ -97,6 +98,24 @@ def test_hidden_is_the_state_that_enters_the_layer() -> None:
     for layer in range(3):
         for head in watching.found[layer]:
             torch.testing.assert_close(head[:count], expected[:, layer], atol=1e-4, rtol=1e-4)
+
+
+def test_hidden_holds_what_a_steerer_adds() -> None:
+    prompt = "<think>" + "one plus two is three. " * 6 + "\n\n"
+    vector = SteeringVector(vector=torch.linspace(1, 2, 64), layer=1, model="toy")
+    found = []
+    for steerer in (NoSteering(), AdditiveSteerer(vector, strength=3.0)):
+        watching = Watching()
+        budget = Budget(tokens=20, interval=80, window=2)
+        policy = Policy(budget=budget, scorer=watching, steerer=steerer)
+        [done] = Engine(toy_model(), TOKENIZER, policy).generate([prompt], max_new_tokens=2)
+        assert done.error is None
+        found.append({layer: held[0] for layer, held in watching.found.items()})
+    plain, steered = found
+    last = done.prompt_tokens - 1
+    assert torch.equal(plain[0], steered[0])
+    assert torch.equal(plain[1][:last], steered[1][:last])
+    torch.testing.assert_close(steered[1][last] - plain[1][last], torch.tensor(3.0))
 
 
 def test_nothing_is_asked_where_no_part_reads_it() -> None:
