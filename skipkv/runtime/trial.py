@@ -24,6 +24,9 @@ from skipkv.runtime.session import Session
 # Tokens of the trial's prompts, and decode steps after them.
 _PROMPTS, _STEPS = (12, 7), 3
 
+# What to do about it.
+_OWN = "Decode it with its own generate(), without a policy."
+
 _tried: "WeakKeyDictionary[torch.nn.Module, str | None]" = WeakKeyDictionary()
 
 
@@ -55,8 +58,7 @@ def check_untested(model: PreTrainedModel, *, by: str) -> None:
     if found := _tried[model]:
         raise UnsupportedModelError(
             f"Models of type {kind!r} are not among those that skipkv's tests decode, and in a "
-            f"short trial this one failed: {found} Decode it with its own generate(), without a "
-            "policy."
+            f"short trial this one failed: {found} {_OWN if _OWN not in found else ''}".rstrip()
         )
 
 

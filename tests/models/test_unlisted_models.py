@@ -66,6 +66,7 @@ def test_a_class_that_counts_its_cache_in_the_place_of_positions_is_refused() ->
         d_model=32,
         encoder_layers=2,
         decoder_layers=2,
+        encoder_attention_heads=4,
         decoder_attention_heads=4,
         decoder_ffn_dim=32,
         init_std=0.2,
