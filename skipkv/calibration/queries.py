@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from skipkv.calibration.traces import Trace
 from skipkv.errors import InputError
@@ -25,7 +24,7 @@ class QuerySums:
         UnsupportedModelError: its rotation of positions is not known.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: Any) -> None:
         self._model = model
         self._rotation = rotation_of(model)
         found, device = Architecture.of(model.config), model.device

@@ -38,7 +38,7 @@ class Pooled:
     Differs: the paper has no cap; its cache gives each head as many slots as the head keeps.
 
     Example:
-        >>> Pooled().most(100)
+        >>> Pooled().most_per_head(100)
         200
     """
 
@@ -62,7 +62,7 @@ class Pooled:
         """What a head keeps depends on the other heads of the row."""
         return True
 
-    def most(self, budget: int) -> int:
+    def most_per_head(self, budget: int) -> int:
         """The most entries that one head keeps."""
         return math.floor(self.cap * budget)
 
@@ -71,7 +71,7 @@ class Pooled:
     ) -> Bool[Tensor, "R H L"]:
         """The best `H * budget` entries of a row, within the floor and the cap of each head."""
         protected = view.protected.int()
-        able = best(scores, view, self.most(budget), protected)
+        able = best(scores, view, self.most_per_head(budget), protected)
         sure = best(scores, view, math.floor(self.floor * budget), protected) | view.protected
         order = ordered(scores, (sure.int() + protected).masked_fill(~able, -1))
         whole = budget * scores.shape[1]

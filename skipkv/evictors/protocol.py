@@ -25,9 +25,9 @@ class Evictor(Protocol):
     `mixes_layers = True`. Then every view has all layers of its sequences.
 
     An evictor may let the heads of a row share their budgets. It says so by a method
-    `most(budget)`: the most entries that it keeps of one head, at least `budget`. All heads of a
-    row together then keep at most `H * budget` entries; and all that they hold, if it is no more
-    and no head holds more than `most(budget)`. The cache has room for `most(budget)` in every head.
+    `most_per_head(budget)`: the most entries that it keeps of one head, at least `budget`. All
+    heads of a row together then keep at most `H * budget` entries; and all that they hold, if it is
+    no more and no head holds more than that. The cache has room for as many in every head.
     """
 
     def keep(
@@ -46,7 +46,7 @@ class Evictor(Protocol):
 
 def pools_heads(evictor: Any) -> bool:
     """Whether the heads of a row share their budgets."""
-    return hasattr(evictor, "most")
+    return hasattr(evictor, "most_per_head")
 
 
 def mixes_layers(evictor: Any) -> bool:
@@ -61,4 +61,4 @@ def most_of(evictor: Any, budget: int) -> int:
         evictor: any evictor.
         budget: entries per head, on average where heads share their budgets.
     """
-    return int(evictor.most(budget)) if pools_heads(evictor) else budget
+    return int(evictor.most_per_head(budget)) if pools_heads(evictor) else budget

@@ -190,10 +190,9 @@ def _kinds(text: Any) -> tuple[list[str], int | None]:
     if unknown := set(types) - {FULL, SLIDING, *STATES, *NONE}:
         if "chunked_attention" in unknown:
             raise UnsupportedModelError(
-                "The model has layers of type chunked_attention, which forget all tokens at every "
-                f"multiple of {getattr(text, 'attention_chunk_size', None)}. The windows of "
-                "skipkv's cache slide: they do not begin anew, so such layers have no place in it "
-                f"yet. {_OWN}"
+                "The model has layers of type chunked_attention, which forget all tokens where a "
+                "chunk ends. The windows of skipkv's cache slide: they do not begin anew, so such "
+                f"layers have no place in it yet. {_OWN}"
             )
         raise UnsupportedModelError(
             f"The model has layers of type {', '.join(sorted(unknown))}. Layers with full or "

@@ -30,6 +30,7 @@ class DecodeForward:
             step runs the same operations on the same tensors.
     """
 
+    decoding = True
     columns = 1
 
     def __init__(

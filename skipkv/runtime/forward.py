@@ -28,6 +28,8 @@ class PromptForward:
         columns: columns of the pass, at least as many as any lane has tokens.
     """
 
+    decoding = False
+
     def __init__(
         self,
         store: SlotStore,

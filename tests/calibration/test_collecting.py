@@ -146,6 +146,7 @@ def test_states_make_a_vector(tmp_path: Path) -> None:
     assert sum(found.counts) + sum(found.held_out_counts) == total
 
 
+@pytest.mark.slow
 def test_agreement_is_the_share_of_regenerations_of_the_same_kind(tmp_path: Path) -> None:
     settings = Settings(
         max_new_tokens=30, temperature=1.0, seed=3, regenerations=4, regenerated_tokens=12

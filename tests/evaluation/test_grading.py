@@ -85,7 +85,11 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("gsm8k", "gsm8k_test.jsonl"), ("math500", "math500.jsonl"), ("aime24", "aime24.jsonl")],
+    [
+        ("gsm8k", "gsm8k_test.jsonl"),
+        pytest.param("math500", "math500.jsonl", marks=pytest.mark.slow),
+        ("aime24", "aime24.jsonl"),
+    ],
 )
 def test_every_known_answer_is_right_and_another_problems_is_wrong(name, file, full_file):
     problems = load_dataset(f"{name}={full_file(file)}").problems

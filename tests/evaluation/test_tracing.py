@@ -10,6 +10,7 @@ from skipkv.evaluation.records import read_records
 from skipkv.trace import Trace
 
 
+@pytest.mark.slow
 def test_failures_are_traced_and_linked_with_the_first_token_that_differs(tmp_path):
     command = ["eval", "-m", "tiny", "--limit", "1", "-p", "streaming_llm", "-b", "60"]
     result = CliRunner().invoke(app, [*command, "-o", str(tmp_path), "--trace-failures", "1"])

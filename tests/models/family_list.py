@@ -139,8 +139,8 @@ REFUSED = {
         "multi-head latent attention: keys and values differ in size",
     ),
     "llama4_text": Refusal(
-        r"chunked_attention, which forget all tokens at every multiple of 8192.*its own generate",
-        "chunked attention, which forgets all tokens at every multiple of its chunk",
+        r"chunked_attention, which forget all tokens where a chunk ends.*its own generate",
+        "chunked attention, which forgets all tokens where a chunk ends",
     ),
     "mamba": Refusal(
         r"no num_attention_heads|nothing to evict|does not know how to fill",

@@ -22,7 +22,13 @@ def decoded(output: Tensor, batch: dict[str, Tensor]) -> list[tuple[int, ...]]:
     return [tuple(row) for row in output[:, batch["input_ids"].shape[1] :].tolist()]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("h2o", "rkv", "skipkv")))
+        for name in PRESETS
+    ],
+)
 def test_a_left_padded_batch_decodes_as_the_engine_does(
     name: str,
     model: PreTrainedModel,
@@ -40,7 +46,8 @@ def test_a_left_padded_batch_decodes_as_the_engine_does(
     assert all(attached.evicted)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+# tests/models has the other families
+@pytest.mark.parametrize("family", ["qwen2"])
 def test_room_for_everything_changes_nothing(family: Any, batch: dict[str, Tensor]) -> None:
     model = toy_model(family)
     options = {**batch, "max_new_tokens": 256, "do_sample": False}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -41,6 +41,7 @@ def random(sequences: int, heads: int, seed: int) -> Tensor:
     return torch.randn(LAYERS, sequences, heads, LONGEST, DIM, generator=generator)
 
 
+@settings(max_examples=50)
 @given(
     window=st.integers(1, 9),
     lengths=st.lists(st.integers(1, LONGEST - 1), min_size=1, max_size=3),

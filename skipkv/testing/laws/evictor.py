@@ -60,7 +60,7 @@ def _budget(evictor: Any, case: Case) -> None:
     kept = (evictor.keep(values, view, budget) & view.occupied).sum(dim=-1)
     most, whole = most_of(evictor, budget), budget * kept.shape[1]
     if most < budget:
-        raise Broken(f"most({budget}) is {most}, and a head that alone has entries keeps {budget}.")
+        raise Broken(f"most_per_head({budget}) is {most}, and must be at least the budget.")
     if (kept > most).any():
         place = _first(kept > most)
         raise Broken(f"{int(kept[tuple(place)])} entries kept in row and head {place}.")
@@ -169,7 +169,7 @@ LAWS = (
     Law(
         name="budget",
         says="At most `budget` entries of every row and head are kept; of an evictor with a method "
-        "`most(budget)`, at most that many of a head and `H * budget` of a row.",
+        "`most_per_head(budget)`, at most that many of a head and `H * budget` of a row.",
         why="it is what bounds the memory. The runtime ends such a sequence with an error.",
         check=_budget,
     ),
@@ -188,7 +188,8 @@ LAWS = (
     Law(
         name="room",
         says="A row and head with no more entries than `budget` keeps all of them; where heads "
-        "share their budgets, a row with no more than `H * budget`, and `most(budget)` in a head.",
+        "share their budgets, a row with no more than `H * budget`, and `most_per_head(budget)` in "
+        "a head.",
         why="under a budget above its length a generation must equal that of the full cache; and "
         "rows with few entries come in one view with full ones.",
         check=_room,
