@@ -15,8 +15,8 @@ from skipkv.steerers import AdditiveSteerer, SteeringVector
 
 pytestmark = pytest.mark.smollm
 QUESTIONS = Path(__file__).parents[1] / "data" / "problems" / "gsm8k.jsonl"
-NEW_TOKENS = 256
-BUDGET, INTERVAL, DECODED = 64, 32, 96
+NEW_TOKENS = 96
+BUDGET, INTERVAL, DECODED = 48, 16, 40
 
 
 @pytest.fixture(scope="module")
