@@ -12,7 +12,7 @@ from skipkv.schedulers import LengthGrouped, padding_tokens
 from skipkv.testing import toy_model, toy_tokenizer
 
 lengths = st.lists(st.integers(1, 30), max_size=12)
-modest = settings(max_examples=100, deadline=None)
+modest = settings(max_examples=50, deadline=None)
 PROMPTS = [[4, 5, 6, 7, 8, 9], [4, 5], [9, 8, 7], [6, 5, 4, 9, 8, 7], [5]]
 
 

@@ -51,7 +51,7 @@ POLICIES = {
     ),
     "layers that differ": apart(presets.h2o(32, interval=8)).with_(evictor=Pooled(cap=1.5)),
 }
-TELLING = ("rkv", "skipkv, steered", "layers that differ")
+TELLING = ("skipkv, steered", "layers that differ")
 ID = {text: i for i, text in enumerate(VOCABULARY)}
 CHUNKS = [1, 3, 16, 1000]
 
@@ -192,7 +192,7 @@ def test_looking_at_the_tokens_less_often_changes_nothing_while_prompts_are_read
     assert decoded(model, policy, requests, slots=3, chunk=3) == often
 
 
-@pytest.mark.parametrize("name", ["h2o", "skipkv, steered"])
+@pytest.mark.parametrize("name", ["skipkv, steered"])
 def test_steps_of_fixed_operations_follow_who_comes_and_goes(
     name: str, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from skipkv.runtime.store import SlotStore
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
 from skipkv.scorers.algebra import ScorerAlgebra
 
-modest = settings(max_examples=50, deadline=None)
+modest = settings(max_examples=25, deadline=None)
 EVERY_HEAD = [(layer, head) for layer in range(SHAPE.layers) for head in range(SHAPE.heads)]
 SEQUENCES = 3
 EVERYTHING = Needs(queries=2, attention=True, sentences=True)

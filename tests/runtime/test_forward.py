@@ -30,7 +30,7 @@ from skipkv.runtime.forward import Forward
 from skipkv.runtime.kernels import sdpa
 from skipkv.runtime.store import SlotStore
 
-modest = settings(max_examples=50, deadline=None)
+modest = settings(max_examples=25, deadline=None)
 KINDS = ["uniform", "even", "ragged"]
 
 

@@ -167,7 +167,7 @@ def test_a_prefix_above_the_budget_is_compressed_at_its_end(name: str) -> None:
         assert completion.stats.peak_entries == 32
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(
     length=st.integers(1, 60),
     prefix=st.integers(0, 59),

@@ -295,7 +295,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
 
 
 SlotStoreMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=12, deadline=None
+    max_examples=40, stateful_step_count=12, deadline=None
 )
 TestTheStoreAgreesWithAPlainModel = SlotStoreMachine.TestCase
 

@@ -138,22 +138,22 @@ NO_PARTS = {
 }
 
 
-@conformance(*SCORERS, *GATED, examples=12)
+@conformance(*SCORERS, *GATED, examples=8)
 def test_scorers() -> None: ...
 
 
 DRAWING = [Random(seed=7), Sampled(scorer=ValuePeak() + 20.0 * Recency(), seed=7)]
 
 
-@conformance(*DRAWING, claims={"heads": "noise differs from head to head"}, examples=20)
+@conformance(*DRAWING, claims={"heads": "noise differs from head to head"}, examples=10)
 def test_random() -> None: ...
 
 
-@conformance(*BY_HEAD, claims={"heads": "statistics differ from head to head"}, examples=20)
+@conformance(*BY_HEAD, claims={"heads": "statistics differ from head to head"}, examples=10)
 def test_scorers_with_numbers_for_each_head() -> None: ...
 
 
-@conformance(*EVICTORS, examples=20)
+@conformance(*EVICTORS, examples=10)
 def test_evictors() -> None: ...
 
 
@@ -161,7 +161,7 @@ def test_evictors() -> None: ...
 def test_keep_all() -> None: ...
 
 
-@conformance(*SEGMENTERS, examples=40)
+@conformance(*SEGMENTERS, examples=20)
 def test_segmenters() -> None: ...
 
 
