@@ -80,9 +80,9 @@ def compared(
 
 def table(summary: Summary, records: Sequence[Record]) -> str:
     """Accuracy and length, compared with the full cache and R-KV on the same problems."""
-    by_cell: dict[Cell, dict[str, Record]] = {}
+    by_cell: dict[Cell, dict[str, list[Record]]] = {}
     for record in records:
-        by_cell.setdefault(record.cell, {})[record.problem] = record
+        by_cell.setdefault(record.cell, {}).setdefault(record.problem, []).append(record)
     full = next(row for row in summary.rows if row.cell.is_full)
     rivals = {row.cell.asked: by_cell[row.cell] for row in summary.rows if row.cell.policy == RKV}
     lines = [
@@ -112,18 +112,26 @@ def _points(row: Row) -> str:
     return "-" if row.difference is None else _interval(row.difference.scaled(100), "+.1f")
 
 
-def _gap(own: Mapping[str, Record], rival: Mapping[str, Record]) -> Estimate:
+Samples = Mapping[str, Sequence[Record]]  # of each problem
+
+
+def _gap(own: Samples, rival: Samples) -> Estimate:
     """The difference in the share of right answers, over the problems of both."""
     shared = [problem for problem in own if problem in rival]
-    return paired([own[p].correct for p in shared], [rival[p].correct for p in shared])
+    right = [[_average([r.correct for r in of[p]]) for p in shared] for of in (own, rival)]
+    return paired(*right)
 
 
-def _longer(own: Mapping[str, Record], full: Mapping[str, Record]) -> Estimate:
+def _average(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
+def _longer(own: Samples, full: Samples) -> Estimate:
     """How much longer the traces are than the full cache's, in percent."""
     shared = [problem for problem in own if problem in full]
-    length = sum(full[p].new_tokens for p in shared) / len(shared)
-    more = mean([own[p].new_tokens - full[p].new_tokens for p in shared])
-    return more.scaled(100 / length)
+    mine, theirs = ([_average([r.new_tokens for r in of[p]]) for p in shared] for of in (own, full))
+    more = mean([a - b for a, b in zip(mine, theirs, strict=True)])
+    return more.scaled(100 / _average(theirs))
 
 
 def _interval(estimate: Estimate, form: str) -> str:

@@ -1,5 +1,6 @@
 """The families of models that the tests decode: one list, for the tests and for docs/models.md."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -161,16 +162,22 @@ REFUSED = {
 
 def config_of(family: str, **changes: Any) -> PretrainedConfig:
     """A small config of a family; skips the test where transformers does not have it."""
+    settings = {**SIZES, **SETTINGS.get(family, {}), **changes}
+    _skip_unless_states_are_held(settings.get("layer_types"))  # old configs refuse some kinds
     try:
-        config = AutoConfig.for_model(family, **{**SIZES, **SETTINGS.get(family, {}), **changes})
+        config = AutoConfig.for_model(family, **settings)
     except ValueError as error:
         if "Unrecognized model identifier" not in str(error):
             raise
         pytest.skip(f"this transformers has no {family}")
-    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
-    if STATE_LAYER is None and {*kinds} - {"full_attention", "sliding_attention"}:
-        pytest.skip("this transformers caches states in another way")
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    _skip_unless_states_are_held(kinds)
     return config
+
+
+def _skip_unless_states_are_held(kinds: Sequence[str] | None) -> None:
+    if STATE_LAYER is None and {*(kinds or ())} - {"full_attention", "sliding_attention"}:
+        pytest.skip("this transformers caches states in another way")
 
 
 def model_of(config: PretrainedConfig) -> PreTrainedModel:
