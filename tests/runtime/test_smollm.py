@@ -10,13 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import skipkv
 from skipkv import Engine, Policy, Sampling, presets
+from skipkv.evictors.protocol import most_of, pools_heads
 from skipkv.models import load
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 
 pytestmark = pytest.mark.smollm
 QUESTIONS = Path(__file__).parents[1] / "data" / "problems" / "gsm8k.jsonl"
 NEW_TOKENS = 96
-BUDGET, INTERVAL, DECODED = 48, 16, 40
+BUDGET, LONG_BUDGET, INTERVAL, DECODED = 48, 128, 16, 40
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,9 @@ def policies() -> dict[str, Policy]:
     vector = SteeringVector(vector=torch.ones(576), layer=14, model="none")
     steering = AdditiveSteerer(vector, strength=0.5)
     budgeted = {name: presets.get(name)(BUDGET, interval=INTERVAL) for name in presets.BUDGETED}
+    for name, policy in budgeted.items():
+        if policy.budget is not None and policy.budget.prompt:  # it keeps all prompts
+            budgeted[name] = presets.get(name)(LONG_BUDGET, interval=INTERVAL)
     return {
         **budgeted,
         "full": presets.full(),
@@ -95,9 +99,17 @@ def test_every_preset_answers_alike_under_both_frontends_and_within_its_budget(
     for completion in found:
         assert completion.error is None  # logits were finite
         assert completion.text.strip()
-        if policy.budget is not None:
-            assert completion.stats.peak_entries == BUDGET + INTERVAL
-            assert completion.stats.peak_kv_bytes == 2 * 30 * 3 * (BUDGET + INTERVAL) * 64 * 4
+        if policy.budget is None:
+            continue
+        fed = completion.prompt_tokens + DECODED - 1
+        layers = [layer.tokens or 0 for layer in policy.budget.of_layers(30)]
+        most, peak = max(layers) + INTERVAL, completion.stats.peak_entries
+        if pools_heads(policy.evictor):
+            assert most <= peak <= most_of(policy.evictor, BUDGET) + INTERVAL
+            continue
+        assert peak == most if fed >= most else peak <= fed
+        if policy.budget.layers is None:
+            assert completion.stats.peak_kv_bytes == 2 * 30 * 3 * most * 64 * 4
     tokenizer.padding_side = "left"
     batch = tokenizer(prompts, return_tensors="pt", padding=True)
     model.generation_config.eos_token_id = None
