@@ -65,7 +65,7 @@ class TextStream:
         self._begun = self._stop_texts()
         self._recent: list[int] = []  # tokens whose text may change, and some context before them
         self._certain = 0  # characters of the recent tokens' text that cannot change
-        self._length = 0  # characters of the recent tokens' text
+        self._text = ""  # of the recent tokens
         self._held = ""  # text that cannot change, but may belong to a stop string or follow one
         self._sent = 0
 
@@ -73,7 +73,7 @@ class TextStream:
         """Take the next tokens; return the text that cannot change and was not returned before."""
         self._recent += [token for token in tokens if token not in self._silent]
         text = self._decode(self._recent)
-        self._length = len(text)
+        self._text = text
         certain = self._settled(text)
         self._held += certain[self._certain :]
         self._certain = max(self._certain, len(certain))
@@ -85,9 +85,12 @@ class TextStream:
         return piece
 
     @property
-    def reached(self) -> int:
-        """Characters of the text so far, those that may change or are held back included."""
-        return self._sent + len(self._held) + self._length - self._certain
+    def reached(self) -> tuple[int, str]:
+        """Where the text stands: how many characters are certain, and the rest, which may change.
+
+        What is held back for a stop string is certain.
+        """
+        return self._sent + len(self._held), self._text[self._certain :]
 
     def texts(self, tokens: Sequence[int], whole: Completion | None) -> Iterator[str]:
         """The texts that become certain with each of the next tokens; empty ones are left out.
@@ -124,7 +127,7 @@ class TextStream:
         recent = self._recent[-_CONTEXT:]
         certain = self._certain - (length - len(self._decode(recent)))
         if certain > 0:
-            self._length += certain - self._certain
+            self._text = self._text[self._certain - certain :]
             self._recent, self._certain = recent, certain
 
     def _stop_texts(self) -> dict[str, int]:

@@ -351,12 +351,19 @@ class MarkedText:
                 continue
             if place > before + 1:
                 own = str(self._tokenizer.decode(tokens[:place], skip_special_tokens=True))
-                end = max(at, min(len(own), len(text)))
+                # Clean-up of spaces may have changed the end of this text since.
+                end = max(at, shared_length(own, text))
                 pieces.append(text[at:end])
                 at = end
             pieces.append(self.signs[token])
             before = place
         return "".join([*pieces, text[at:]])
+
+
+def shared_length(one: str, other: str) -> int:
+    """How many characters two texts share at their beginning."""
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return sum(1 for _ in shared)
 
 
 def special_tokens(tokenizer: Any) -> frozenset[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from skipkv.runtime import Completion, Handle, ThinkingMarks
 from skipkv.runtime.streaming import TextStream
-from skipkv.runtime.thinking import TAGS, MarkedText, Part, ThinkingSplit
+from skipkv.runtime.thinking import TAGS, MarkedText, Part, ThinkingSplit, shared_length
 
 
 class Choice:
@@ -45,8 +45,10 @@ class Choice:
         self._stream = TextStream(tokenizer, stop=stop)
         self._marked = MarkedText(tokenizer, thinking or TAGS)
         self._signs = self._marked.signs if chat else {}
-        self._due: deque[tuple[int, str]] = deque()  # signs, and the characters before them
-        self._came = 0  # characters
+        # Signs, with the text before them: its certain characters, and those that may change.
+        self._due: deque[tuple[int, str, str]] = deque()
+        self._text = ""  # what has come and is not divided yet
+        self._divided = 0  # characters
         self._split = (
             ThinkingSplit(self._marked.marks, begun=self._marked.begun(prompt)) if chat else None
         )
@@ -68,7 +70,7 @@ class Choice:
         for token in fresh:
             found += self._parts(self._stream.feed([token]))
             if token in self._signs:
-                self._due.append((self._stream.reached, self._signs[token]))
+                self._due.append((*self._stream.reached, self._signs[token]))
                 found += self._parts("")
         if whole is not None:
             found += self._parts(self._stream.rest(whole.text), last=True)
@@ -81,14 +83,26 @@ class Choice:
         """Divide the next text, with the marks whose place it has reached."""
         if self._split is None:
             return [("answer", text)] if text else []
-        start, self._came = self._came, self._came + len(text)
-        pieces, at = [], 0
-        while self._due and (last or self._due[0][0] <= self._came):
-            place, sign = self._due.popleft()
-            end = max(at, min(place - start, len(text)))
-            pieces += [text[at:end], sign]
-            at = end
-        return self._split.feed("".join([*pieces, text[at:]]))
+        self._text += text
+        marked = ""
+        while self._due:
+            certain, uncertain, sign = self._due[0]
+            following = self._text[max(0, certain - self._divided) :]
+            shared = shared_length(uncertain, following)
+            known = shared == len(uncertain) or shared < len(following) or last
+            if not known or (certain > self._divided + len(self._text) and not last):
+                break
+            self._due.popleft()
+            marked += self._taken(certain + shared - self._divided) + sign
+        if not self._due:
+            marked += self._taken(len(self._text))
+        return self._split.feed(marked)
+
+    def _taken(self, count: int) -> str:
+        """The first characters of what has come, which are divided now."""
+        text, self._text = self._text[: max(0, count)], self._text[max(0, count) :]
+        self._divided += len(text)
+        return text
 
 
 async def follow(
