@@ -223,6 +223,14 @@ class Peak:
         return held.maximum(weights.amax(dim=(2, 3)))
 
 
+def _is_below_one(part: object, field: "attrs.Attribute[float]", value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(
+            f"{type(part).__name__}({field.name}={value}) must be in [0, 1): weights of attention "
+            "are at most 1."
+        )
+
+
 @attrs.frozen(kw_only=True)
 class LastAbove:
     """The position of the last token of which a query head gave an entry more than a threshold.
@@ -238,14 +246,7 @@ class LastAbove:
     Source: RaaS (arXiv 2502.11147), the time stamps of section 4.
     """
 
-    threshold: float = attrs.field(validator=is_a(float))
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ConfigError(
-                f"LastAbove(threshold={self.threshold}) must be in [0, 1): weights of attention "
-                "are at most 1."
-            )
+    threshold: float = attrs.field(validator=[is_a(float), _is_below_one])
 
     @property
     def start(self) -> float:
@@ -289,14 +290,7 @@ class LongestGap:
         LastAbove(threshold=0.01)
     """
 
-    threshold: float = attrs.field(validator=is_a(float))
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ConfigError(
-                f"LongestGap(threshold={self.threshold}) must be in [0, 1): weights of attention "
-                "are at most 1."
-            )
+    threshold: float = attrs.field(validator=[is_a(float), _is_below_one])
 
     @property
     def start(self) -> float:

@@ -64,11 +64,6 @@ class DecodeForward:
             self._ring_starts = numbers.view(last - first, -1) * store.needs.queries
         self._in_ring: Int[Tensor, "N"] | None = None
         self.groups = [SlotSteps(self, group) for group in store.groups]
-        self._of = {
-            layer: (steps, at)
-            for steps in self.groups
-            for at, layer in enumerate(steps.group.layers)
-        }
         self.windows = None
         """The same for the layers with a window; None where there are none."""
         if store.windows is not None:
@@ -77,7 +72,8 @@ class DecodeForward:
 
     def of(self, layer: int) -> "tuple[SlotSteps, int]":
         """The steps of a stored layer's group, and the layer's index there."""
-        return self._of[layer]
+        number, at = self.store.places[layer]
+        return self.groups[number], at
 
     def refresh(self) -> None:
         """Compute the position, slot and mask of each lane and head into the same tensors."""

@@ -52,11 +52,6 @@ class PromptForward:
         self.tokens = self.real.nonzero(as_tuple=True)
         """Rows and columns of the tokens."""
         self.groups = [SlotPrompts(self, group) for group in store.groups]
-        self._of = {
-            layer: (prompts, at)
-            for prompts in self.groups
-            for at, layer in enumerate(prompts.group.layers)
-        }
         self.windows = None
         """The same for the layers with a window; None where there are none."""
         if store.windows is not None:
@@ -69,7 +64,8 @@ class PromptForward:
 
     def of(self, layer: int) -> "tuple[SlotPrompts, int]":
         """The pass in a stored layer's group, and the layer's index there."""
-        return self._of[layer]
+        number, at = self.store.places[layer]
+        return self.groups[number], at
 
 
 class SlotPrompts:

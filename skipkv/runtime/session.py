@@ -606,14 +606,14 @@ class Session:
         """Those of these sequences that can go on and hold more than their budget allows."""
         if self.policy.budget is None:
             return []
+        seen = self.store.tokens_seen
+        held = [(g.widths, own) for g, own in budgets_of(self.policy.budget, self.store)]
         return [
-            sequence
-            for sequence in sequences
-            if sequence.error is None
+            s
+            for s in sequences
+            if s.error is None
             and any(
-                group.widths[sequence.lane]
-                > budget.allowed(self.store.tokens_seen[sequence.lane], sequence.prompt_tokens)
-                for group, budget in budgets_of(self.policy.budget, self.store)
+                widths[s.lane] > own.allowed(seen[s.lane], s.prompt_tokens) for widths, own in held
             )
         ]
 

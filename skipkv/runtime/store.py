@@ -81,6 +81,12 @@ class SlotStore:
             )
             for layers, slots in capacities.items()
         ]
+        self.places = {
+            layer: (number, at)
+            for number, group in enumerate(self.groups)
+            for at, layer in enumerate(group.layers)
+        }
+        """Of each layer the number of its group, and its index there."""
         self.windows: WindowStore | None = None
         """The layers with a sliding window; None where there are none."""
         if shape.windowed:
@@ -103,16 +109,14 @@ class SlotStore:
         """Counts changes other than decode steps. An object with views of the store compares it."""
 
     @property
-    def weighs(self) -> bool:
-        """Whether some record needs attention weights."""
-        return self.needs.weights
+    def _parts(self) -> list[LayerGroup | WindowStore | StateStore]:
+        others = (self.windows, self.states)
+        return [*self.groups, *(other for other in others if other is not None)]
 
     @property
     def kv_bytes(self) -> int:
         """Bytes allocated now for keys, values and states, as their storages report them."""
-        others = (self.windows, self.states)
-        held = (*self.groups, *(other for other in others if other is not None))
-        return sum(part.bytes for part in held)
+        return sum(part.bytes for part in self._parts)
 
     @property
     def widths(self) -> list[int]:
@@ -222,6 +226,4 @@ class SlotStore:
 
     def _tensors(self) -> list[Tensor]:
         """All tensors with data of sequences; their axis 1 is the lane."""
-        others = (self.windows, self.states)
-        parts = (*self.groups, *(other for other in others if other is not None))
-        return [tensor for part in parts for tensor in part.tensors]
+        return [tensor for part in self._parts for tensor in part.tensors]

@@ -50,12 +50,12 @@ def load(
     try:
         with safe_open(name, framework="pt") as file:
             about = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            # looked at before the tensors are read: it may be a model, and large
+            if about.get("format") == f"skipkv {what}" and needed <= {*file.keys()}:
+                return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
     except (OSError, SafetensorError) as cause:
         raise InputError(f"{name!r} is not a safetensors file: {cause}.") from cause
-    if about.get("format") != f"skipkv {what}" or not needed <= set(tensors):
-        raise InputError(
-            f"{name!r} is a safetensors file, but not a {what} of skipkv: its metadata must say "
-            f"format='skipkv {what}', and it must hold the tensors {', '.join(sorted(needed))}."
-        )
-    return tensors, about
+    raise InputError(
+        f"{name!r} is a safetensors file, but not a {what} of skipkv: its metadata must say "
+        f"format='skipkv {what}', and it must hold the tensors {', '.join(sorted(needed))}."
+    )

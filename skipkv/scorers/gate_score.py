@@ -6,13 +6,13 @@ import attrs
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import CacheView, Needs, Written
-from skipkv.scorers.algebra import ScorerAlgebra
+from skipkv._types import CacheView, Written
+from skipkv.scorers._gated import Gated
 from skipkv.scorers.write_gate import WriteGate, is_gate
 
 
 @attrs.frozen(kw_only=True)
-class GateScore(ScorerAlgebra):
+class GateScore(Gated):
     """The number that a gate gave an entry when it was written: the logarithm of its worth.
 
     A gate that was trained on what later tokens attended to says it from the state from which the
@@ -36,28 +36,6 @@ class GateScore(ScorerAlgebra):
 
     gate: WriteGate = attrs.field(validator=is_gate)
     RECORD: ClassVar[Written] = Written("gate score")
-
-    @property
-    def needs(self) -> Needs:
-        """What was said when the entry was written."""
-        return Needs(records=(self.RECORD,), model=self.gate.shape)
-
-    def on_write(
-        self,
-        keys: Float[Tensor, "B H T D"],
-        values: Float[Tensor, "B H T D"],
-        hidden: Float[Tensor, "B T E"],
-        layer: int,
-    ) -> dict[Written, Float[Tensor, "B H T"]]:
-        """The gate's number.
-
-        Args:
-            keys: unused.
-            values: unused.
-            hidden: the states that enter the layer.
-            layer: its number in the model.
-        """
-        return {self.RECORD: self.gate(hidden, layer=layer)}
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """What was said."""

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from skipkv._types import CacheView, Needs, Written
-from skipkv.scorers.algebra import ScorerAlgebra
+from skipkv._types import CacheView, Written
+from skipkv.scorers._gated import Gated
 from skipkv.scorers.write_gate import WriteGate, is_gate
 
 
 @attrs.frozen(kw_only=True)
-class Retention(ScorerAlgebra):
+class Retention(Gated):
     """What is left of an entry's worth: beta^(t - i), with beta said when it was written.
 
     A gate sees the state from which an entry is made, and says how fast it will be forgotten. So
@@ -38,27 +38,9 @@ class Retention(ScorerAlgebra):
     gate: WriteGate = attrs.field(validator=is_gate)
     RECORD: ClassVar[Written] = Written("retention")
 
-    @property
-    def needs(self) -> Needs:
-        """What was said when the entry was written."""
-        return Needs(records=(self.RECORD,), model=self.gate.shape)
-
-    def on_write(
-        self,
-        keys: Float[Tensor, "B H T D"],
-        values: Float[Tensor, "B H T D"],
-        hidden: Float[Tensor, "B T E"],
-        layer: int,
-    ) -> dict[Written, Float[Tensor, "B H T"]]:
-        """log beta, at most 0.
-
-        Args:
-            keys: unused.
-            values: unused.
-            hidden: the states that enter the layer.
-            layer: its number in the model.
-        """
-        return {self.RECORD: logsigmoid(self.gate(hidden, layer=layer))}
+    def _said(self, number: Float[Tensor, "B H T"]) -> Float[Tensor, "B H T"]:
+        """log beta, at most 0."""
+        return logsigmoid(number)
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """At most 0; 0 for the newest entry."""
