@@ -19,5 +19,8 @@ function mark(box) {
 window.addEventListener("load", () => {
   const watch = new ResizeObserver((changes) => changes.forEach((change) => mark(change.target)))
   const boxes = ".md-typeset__scrollwrap, .md-typeset p:has(> img)"
-  document.querySelectorAll(boxes).forEach((box) => watch.observe(box))
+  document.querySelectorAll(boxes).forEach((box) => {
+    mark(box)
+    watch.observe(box)
+  })
 })
