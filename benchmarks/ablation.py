@@ -99,9 +99,9 @@ def table(summary: Summary, records: Sequence[Record]) -> str:
             "-" if cell.asked is None else cell.asked.removesuffix("%"),
             _interval(row.accuracy.scaled(100), ".1f"),
             _points(row),
-            "-" if rival is None else _interval(_gap(own, rival).scaled(100), "+.1f"),
+            "-" if rival is None else _interval(gap(own, rival).scaled(100), "+.1f"),
             f"{row.new_tokens.value:.0f}",
-            "-" if row is full else _interval(_longer(own, by_cell[full.cell]), "+.1f"),
+            "-" if row is full else _interval(longer(own, by_cell[full.cell]), "+.1f"),
             f"{row.non_execution:.1f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -115,7 +115,7 @@ def _points(row: Row) -> str:
 Samples = Mapping[str, Sequence[Record]]  # of each problem
 
 
-def _gap(own: Samples, rival: Samples) -> Estimate:
+def gap(own: Samples, rival: Samples) -> Estimate:
     """The difference in the share of right answers, over the problems of both."""
     shared = [problem for problem in own if problem in rival]
     right = [[_average([r.correct for r in of[p]]) for p in shared] for of in (own, rival)]
@@ -126,7 +126,7 @@ def _average(numbers: Sequence[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
-def _longer(own: Samples, full: Samples) -> Estimate:
+def longer(own: Samples, full: Samples) -> Estimate:
     """How much longer the traces are than the full cache's, in percent."""
     shared = [problem for problem in own if problem in full]
     mine, theirs = ([_average([r.new_tokens for r in of[p]]) for p in shared] for of in (own, full))

@@ -20,6 +20,7 @@ from skipkv._types import CacheView, Needs, SteeringContext
 from skipkv.errors import ModelError, PartError
 from skipkv.evictors import TopK
 from skipkv.runtime import loop
+from skipkv.scorers import KeyNorm
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 from skipkv.testing.fakes import VOCABULARY
@@ -105,6 +106,19 @@ def test_an_error_that_a_completion_carries_keeps_nothing_of_the_cache_and_says_
     gc.collect()
     assert [ref() for ref in kept] == [None] * len(kept)
     assert kept or kind in ("segmenter", "scheduler")
+
+
+def test_heads_that_share_budgets_keep_no_more_than_their_sum() -> None:
+    def keep(scores: Tensor, view: CacheView, budget: int) -> Tensor:
+        return TopK().keep(scores, view, budget + 1)
+
+    pooled = part(keep=keep, mixes_heads=True, most_per_head=lambda budget: 2 * budget)
+    policy = Policy(budget=BUDGET, scorer=KeyNorm(), evictor=pooled)
+    for completion in decode(policy):
+        assert completion.stop_reason == "error"
+        assert str(completion.error) == (
+            "Odd() kept more than the budget of 24 entries per head, or more than 48 of one head."
+        )
 
 
 def edits(view: CacheView, name: str) -> None:
