@@ -24,11 +24,13 @@ from skipkv.models import load
 
 POLICIES = (
     "random,random:sinks=4,streaming_llm,h2o,tova,snapkv,keydiff,keydiff:unrotated=true,sinks=4,"
-    "morphkv,caote,expected_attention,lagkv,vase,vase_dkv,rkv,rkv:unrotated=true,skipkv"
+    "morphkv,caote,expected_attention,lagkv,vase,vase_dkv,raas,gkv,rkv,rkv:unrotated=true,"
+    "skipkv,attended_distinct"
 )
 BUDGETS = (64, 96, 160)
 INTERVAL, PROMPT, TOKENS = 64, 64, 384
 PAIRS = {
+    "attended_distinct": "h2o",
     "rkv:unrotated=true": "rkv",
     "skipkv": "rkv",
     "snapkv": "rkv",

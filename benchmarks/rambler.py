@@ -127,6 +127,7 @@ def policies(
         "h2o": presets.h2o,
         "snapkv": presets.snapkv,
         "tova": presets.tova,
+        "attended_distinct": presets.attended_distinct,
     }
 
 

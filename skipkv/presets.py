@@ -17,6 +17,7 @@ from skipkv.policy import Budget, LinearShares, Policy
 from skipkv.schedulers import BatchScheduler, Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
+    AttentionRate,
     ExpectedAttention,
     GateScore,
     KeyDiff,
@@ -46,6 +47,7 @@ __all__ = [
     "BUDGETED",
     "NAMES",
     "adakv",
+    "attended_distinct",
     "caote",
     "expected_attention",
     "full",
@@ -857,6 +859,47 @@ def skipkv(
         evictor=SentencePrimary(threshold=threshold, whole=False, prompt=prompt_sentences),
         steerer=NoSteering() if steering is None else steering,
         scheduler=_scheduler(grouped),
+    )
+
+
+def attended_distinct(
+    budget: AnyBudget,
+    *,
+    redundancy: float = 1.5,
+    window: int | None = None,
+    sinks: int | None = None,
+    prompt: bool | None = None,
+    interval: int | None = None,
+) -> Policy:
+    """Attended and distinct: entries with much attention per query, less what other keys repeat.
+
+    What recent queries read says little of what later ones will; the sum of all attention favours
+    old entries. The mean per query does neither. Of keys that say the same before RoPE the newest
+    stays. Both terms go from 0 to 1 in each head.
+
+    Source: this library; docs/own.md tells how it was found, and what each term is worth.
+
+    Args:
+        budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
+        redundancy: weight of what is repeated; attention has 1.
+        window: most recent tokens, always kept. By default 32, at most a quarter of a budget in
+            tokens, or those of a `Budget`.
+        sinks: first tokens, always kept; none by default, for attention keeps them.
+        prompt: keep the whole prompt as well.
+        interval: decode steps between two compression events; 128 by default.
+    """
+    return Policy(
+        budget=_budget(
+            budget,
+            recent=_quarter(budget, 32),
+            window=window,
+            sinks=sinks,
+            prompt=prompt,
+            interval=interval,
+        ),
+        scorer=AttentionRate().normalized()
+        - redundancy * KeyRedundancy(unrotated=True).normalized(),
+        evictor=TopK(),
     )
 
 

@@ -7,6 +7,7 @@ tensors.
 
 from skipkv.scorers.accumulated_attention import AccumulatedAttention
 from skipkv.scorers.algebra import Combined, Normalized, ScorerAlgebra, Weighted
+from skipkv.scorers.attention_rate import AttentionRate
 from skipkv.scorers.expected_attention import ExpectedAttention
 from skipkv.scorers.gate_score import GateScore
 from skipkv.scorers.key_diff import KeyDiff
@@ -36,6 +37,7 @@ from skipkv.scorers.write_gate import WriteGate
 
 __all__ = [
     "AccumulatedAttention",
+    "AttentionRate",
     "Combined",
     "ExpectedAttention",
     "GateScore",

@@ -11,6 +11,7 @@ from skipkv._types import CacheView, Needs
 from skipkv.errors import ConfigError
 from skipkv.scorers import (
     AccumulatedAttention,
+    AttentionRate,
     KeyDiff,
     KeyNorm,
     Normalized,
@@ -48,6 +49,19 @@ def test_keys_that_point_away_from_the_mean_direction_are_worth_more(
 @given(view=cache_views(attention=True))
 def test_accumulated_attention_is_the_view_s(view: CacheView) -> None:
     assert torch.equal(AccumulatedAttention().score(view), view.attention)
+
+
+@settings(max_examples=30, deadline=None)
+@given(view=cache_views(attention=True))
+def test_the_rate_of_attention_is_a_mean_over_the_queries_that_could_read_the_entry(
+    view: CacheView,
+) -> None:
+    scores = AttentionRate().score(view)
+    assert torch.isfinite(scores).all()
+    for r, h, slot in view.occupied.nonzero().tolist():
+        queries = int(view.seen[r]) - int(view.positions[r, h, slot])  # its own and all later ones
+        rate = float(view.attention[r, h, slot].double()) / queries
+        assert float(scores[r, h, slot].exp()) == pytest.approx(max(rate, 1e-9), rel=1e-4)
 
 
 @settings(max_examples=80, deadline=None)

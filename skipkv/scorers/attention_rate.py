@@ -1,0 +1,47 @@
+"""Entries that each query attends to much, on average, are worth more."""
+
+import attrs
+from jaxtyping import Float
+from torch import Tensor
+
+from skipkv._types import CacheView, Needs
+from skipkv.errors import InputError
+from skipkv.scorers.algebra import ScorerAlgebra
+
+# A share of attention below it is as good as none, and its logarithm would hide all others.
+_LEAST = 1e-9
+
+
+@attrs.frozen
+class AttentionRate(ScorerAlgebra):
+    """The logarithm of the mean attention per query that could read the entry.
+
+    Accumulated attention grows with age, so that an old entry which nothing reads any more outweighs
+    a new one which every query reads. Divided by the number of queries since the entry was written,
+    old and new ones compare. Shares of attention differ by orders of magnitude within a head; their
+    logarithms can be weighed against other scores.
+
+    Source: this library; the sum is H2O's (arXiv 2306.14048).
+
+    Raises:
+        InputError: the view carries no attention.
+
+    Example:
+        >>> AttentionRate().needs
+        Needs(attention=True)
+    """
+
+    @property
+    def needs(self) -> Needs:
+        """Accumulated attention."""
+        return Needs(attention=True)
+
+    def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
+        """log(attention / queries), a share of at least 1e-9 each."""
+        if view.attention is None:
+            raise InputError(
+                "AttentionRate reads CacheView.attention, which is None. Build the view with it; "
+                "the runtime does where a part declares needs = Needs(attention=True)."
+            )
+        queries = (view.seen[:, None, None] - view.positions).clamp_min(1)
+        return (view.attention.float() / queries).clamp_min(_LEAST).log()
