@@ -24,7 +24,7 @@ from skipkv.models import load
 
 POLICIES = (
     "random,random:sinks=4,streaming_llm,h2o,tova,snapkv,keydiff,keydiff:unrotated=true,sinks=4,"
-    "morphkv,caote,expected_attention,lagkv,vase,vase_dkv,raas,gkv,rkv,rkv:unrotated=true,"
+    "morphkv,caote,expected_attention,lagkv,vase,vase_dkv,gkv,rkv,rkv:unrotated=true,"
     "skipkv,attended_distinct"
 )
 BUDGETS = (64, 96, 160)

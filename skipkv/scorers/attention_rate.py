@@ -16,9 +16,9 @@ _LEAST = 1e-9
 class AttentionRate(ScorerAlgebra):
     """The logarithm of the mean attention per query that could read the entry.
 
-    Accumulated attention grows with age, so that an old entry which nothing reads any more outweighs
-    a new one which every query reads. Divided by the number of queries since the entry was written,
-    old and new ones compare. Shares of attention differ by orders of magnitude within a head; their
+    Accumulated attention grows with age: an old entry which nothing reads any more outweighs a new
+    one which every query reads. Divided by the number of queries since the entry was written, old
+    and new ones compare. Shares of attention differ by orders of magnitude within a head; their
     logarithms can be weighed against other scores.
 
     Source: this library; the sum is H2O's (arXiv 2306.14048).
