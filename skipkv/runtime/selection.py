@@ -10,7 +10,7 @@ from torch import Tensor
 from skipkv._types import CacheView, Memory, Needs, Record, Rotation, SentenceTable
 from skipkv._validators import kind_of
 from skipkv.errors import InputError
-from skipkv.policy import Policy
+from skipkv.policy import Budget, Policy
 from skipkv.runtime.checked import decide, law_faults
 from skipkv.runtime.support import check_policy, check_prompt
 
@@ -54,8 +54,8 @@ def select(
             all rows or one per row. By default one more than the row's highest position.
         prompt: length of each row's prompt, in tokens, for budgets that protect it.
         layers: layer of the model that each row belongs to, from 0.
-        depth: layers of the model; by default as many as the highest of `layers` tells of. They
-            divide a budget with shares (`Budget(layers=...)`), which needs it.
+        depth: layers of the model; by default as many as the highest of `layers` tells of. A budget
+            with shares (`Budget(layers=...)`) needs it: these layers divide the budget.
         attention: attention that each entry has received so far, summed over queries.
         rotation: how positions turn keys.
         sentences: a table per sequence.
@@ -69,9 +69,9 @@ def select(
         is the budget wherever some head held more.
 
     Raises:
-        InputError: shapes do not fit each other, positions do not increase, something that the
-            policy needs is missing, its scorer remembers from event to event, or a prompt that its
-            budget protects fills it.
+        InputError: shapes do not fit each other, positions do not increase, `layers` are not those
+            of a model of `depth` layers, something that the policy needs is missing, its scorer
+            remembers from event to event, or a prompt that its budget protects fills it.
         PartError: scorer or evictor broke its protocol.
         ModelError: keys, values or queries are NaN or infinite.
 
@@ -109,6 +109,7 @@ def select(
             f"{len(sentences)} came. Pass a table per row, or say with `sequences` whose is whose."
         )
     numbers = _per_row("layers", layers, rows, device)
+    depth = _depth(policy.budget, numbers, depth)
     view = CacheView(
         keys=keys,
         values=values,
@@ -117,7 +118,7 @@ def select(
         seen=tokens,
         sequences=which,
         layers=numbers,
-        depth=1 + int(numbers.max()) if depth is None else depth,
+        depth=depth,
         queries=queries,
         softcap=softcap,
         sinks=sinks,
@@ -126,7 +127,7 @@ def select(
         sentences=sentences,
         rotation=rotation,
     )
-    budgets = policy.budget.of_layers(view.depth)
+    budgets = policy.budget.of_layers(depth)
     for row, (layer, length) in enumerate(zip(numbers.tolist(), prompts.tolist(), strict=True)):
         check_prompt(budgets[layer], length, f"select(prompt=...) of row {row}")
     allowed = [
@@ -138,6 +139,23 @@ def select(
         some = torch.tensor([a == budget for a in allowed], device=device).nonzero()[:, 0]
         keep[some] = _kept(policy, _rows(view, some), budget)
     return _compacted(positions, keep)
+
+
+def _depth(budget: Budget, layers: Int[Tensor, "R"], depth: int | None) -> int:
+    """The layers of the model, which are known where rows are all that there is."""
+    if depth is None and budget.layers is not None:
+        raise InputError(
+            f"select(depth=...) is missing: the model's layers divide Budget(layers="
+            f"{budget.layers}), and the rows need not be of all of them. Pass their number."
+        )
+    most = int(layers.max())
+    depth = most + 1 if depth is None else depth
+    if int(layers.min()) < 0 or most >= depth:
+        raise InputError(
+            f"select(layers={layers.tolist()}) must lie from 0 to depth - 1, with depth={depth} "
+            "the layers of the model. Number them from 0, or pass depth=."
+        )
+    return depth
 
 
 def _kept(policy: Policy, view: CacheView, budget: int) -> Bool[Tensor, "R H L"]:

@@ -135,6 +135,7 @@ def test_a_part_that_breaks_its_protocol_is_named() -> None:
         select(**tensors(policy=policy))
 
 
+SHARES = Policy(budget=Budget(tokens=9, window=1, layers=(3.0, 1.0)))
 WINDOW = Policy(budget=Budget(tokens=9), scorer=WindowAttention(window=8))
 
 
@@ -163,6 +164,13 @@ WINDOW = Policy(budget=Budget(tokens=9), scorer=WindowAttention(window=8))
             {"sentences": [SentenceTable.empty(2, device="cpu")]},
             r"sequences=\[0, 1\]\) must name tables",
         ),
+        ({"policy": SHARES, "layers": 1}, r"depth=...\) is missing.*Pass their number"),
+        (
+            {"policy": SHARES, "layers": [1, 2], "depth": 2},
+            r"\[1, 2\]\) must lie from 0 to depth - 1, with depth=2",
+        ),
+        ({"layers": -1}, r"layers=\[-1, -1\]\) must lie from 0"),
+        ({"depth": 0}, r"layers=\[0, 0\]\) must lie from 0"),
     ],
 )
 def test_what_it_cannot_read_is_refused(
