@@ -231,7 +231,7 @@ def snapkv(
 def pyramidkv(
     budget: int | Budget,
     *,
-    beta: float = 20.0,
+    beta: float | None = None,
     window: int | None = None,
     pool: int = 7,
     sinks: int | None = None,
@@ -244,17 +244,31 @@ def pyramidkv(
 
     Args:
         budget: entries per KV head, on average over layers: a number of tokens, or a `Budget`.
-        beta: the mean budget over that of the last layer, above 1/2.
+        beta: the mean budget over that of the last layer, above 1/2. By default 20, or the layers
+            of a `Budget`.
         window: most recent tokens, whose queries score the others; always kept. By default 8, or
             those of a `Budget`.
         pool: neighbouring entries that attention is max-pooled over; odd.
         sinks: first tokens, always kept; none by default.
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
+
+    Raises:
+        ConfigError: the budget is a ratio, which layers do not divide.
     """
     policy = snapkv(budget, window=window, pool=pool, sinks=sinks, prompt=prompt, interval=interval)
-    assert policy.budget is not None
-    return policy.with_(budget=attrs.evolve(policy.budget, layers=LinearShares(beta)))
+    own = policy.budget
+    assert own is not None
+    if own.ratio is not None:
+        raise ConfigError(
+            f"pyramidkv({budget!r}) divides a number of tokens among layers, and a ratio is none. "
+            "Give tokens: pyramidkv(1024)."
+        )
+    if beta is None and own.layers is not None:
+        return policy
+    return policy.with_(
+        budget=attrs.evolve(own, layers=LinearShares(20.0 if beta is None else beta))
+    )
 
 
 def adakv(

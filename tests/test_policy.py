@@ -12,6 +12,7 @@ import skipkv
 from skipkv import Budget, Needs, Policy, SkipKVError, evictors, presets, scorers
 from skipkv.errors import ConfigError, ProtocolError
 from skipkv.evictors import KeepAll, SentencePrimary, TopK
+from skipkv.policy import LinearShares
 from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import AccumulatedAttention, KeyNorm, Recency, WindowAttention
 
@@ -184,12 +185,20 @@ def test_a_preset_takes_tokens_a_ratio_or_a_budget(name: str) -> None:
         with pytest.raises(ConfigError, match=r"h2o\(Budget\(ratio=0.25, window=128\)\)"):
             preset(0.25)
     elif layers is not None:
-        with pytest.raises(ConfigError, match="give tokens instead of ratio"):
+        with pytest.raises(ConfigError, match=r"pyramidkv\(0.25\) divides.*Give tokens"):
             preset(0.25)
     else:
         share = preset(0.25).budget
         assert share is not None
         assert (share.ratio, share.tokens) == (0.25, None)
+
+
+def test_layers_that_a_budget_shares_out_stay_unless_a_beta_replaces_them() -> None:
+    given = Budget(tokens=64, layers=(1.0, 3.0))
+    assert presets.pyramidkv(given).budget == given
+    shared = presets.pyramidkv(given, beta=2.0).budget
+    assert shared is not None
+    assert shared.layers == LinearShares(2.0)
 
 
 def test_a_window_given_replaces_that_of_a_budget_and_is_observed() -> None:
