@@ -49,8 +49,9 @@ class Policy:
 
     Raises:
         ProtocolError: a part lacks a method of its protocol or takes other arguments.
-        ConfigError: a part observes more recent tokens than the budget's window protects, or the
-            evictor joins layers that differ in their budgets.
+        ConfigError: a part observes more recent tokens than the budget's window protects, the
+            evictor joins layers that differ in their budgets, or a record that a part reads is
+            written by none or by two.
 
     Example:
         >>> from skipkv.scorers import KeyRedundancy, WindowAttention
@@ -96,9 +97,16 @@ class Policy:
                     f"A part of the policy reads {record!r}, which Policy.scorer does not write: "
                     "it needs a method remember(view), and must declare the memory in `needs`."
                 )
-        said = [r for part in writers_of(self.scorer, self.evictor) for r in needs_of(part).written]
+        writers = writers_of(self.scorer, self.evictor)
         for entry in self.needs.written:
-            if entry not in said:
+            said_by = [part for part in writers if entry in needs_of(part).written]
+            if len(said_by) > 1:
+                raise ConfigError(
+                    f"{said_by[0]!r} and {said_by[1]!r} both write {entry!r}, so both would read "
+                    "what the second one wrote. Take one scorer in both places, or derive a class "
+                    "whose record has another name."
+                )
+            if not said_by:
                 raise ConfigError(
                     f"A part of the policy reads {entry!r}, which no part writes: one needs a "
                     "method on_write(keys, values, hidden, layer), and must declare the record in "

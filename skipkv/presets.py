@@ -5,6 +5,7 @@ Each is a function of a budget: a number of tokens (1024), a share of the tokens
 `get` finds one by name. To add one, write its function and put its name into `__all__`.
 """
 
+import os
 from collections.abc import Callable
 from inspect import signature
 from typing import Any, TypeAlias
@@ -599,7 +600,7 @@ def lazy_eviction(
 def triattention(
     budget: AnyBudget,
     *,
-    queries: QueryStatistics | str,
+    queries: QueryStatistics | str | os.PathLike[str],
     horizon: int = 65536,
     window: int | None = None,
     sinks: int | None = None,
@@ -622,7 +623,7 @@ def triattention(
         prompt: keep the whole prompt as well; by default yes, or as a `Budget` says.
         interval: decode steps between two compression events; 128 by default.
     """
-    known = QueryStatistics.load(queries) if isinstance(queries, str) else queries
+    known = QueryStatistics.load(queries) if isinstance(queries, str | os.PathLike) else queries
     if prompt is None and not isinstance(budget, Budget):
         prompt = True
     return Policy(
@@ -642,7 +643,7 @@ def triattention(
 def trimkv(
     budget: AnyBudget,
     *,
-    gate: WriteGate | str,
+    gate: WriteGate | str | os.PathLike[str],
     window: int | None = None,
     sinks: int | None = None,
     prompt: bool | None = None,
@@ -661,7 +662,7 @@ def trimkv(
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
     """
-    learned = WriteGate.load(gate) if isinstance(gate, str) else gate
+    learned = WriteGate.load(gate) if isinstance(gate, str | os.PathLike) else gate
     return Policy(
         budget=_budget(
             budget,
@@ -678,7 +679,7 @@ def trimkv(
 def kvzap(
     budget: AnyBudget,
     *,
-    gate: WriteGate | str,
+    gate: WriteGate | str | os.PathLike[str],
     window: int | None = None,
     sinks: int | None = None,
     prompt: bool | None = None,
@@ -698,7 +699,7 @@ def kvzap(
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
     """
-    learned = WriteGate.load(gate) if isinstance(gate, str) else gate
+    learned = WriteGate.load(gate) if isinstance(gate, str | os.PathLike) else gate
     return Policy(
         budget=_budget(
             budget,

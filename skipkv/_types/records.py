@@ -90,7 +90,7 @@ class Memory:
 
     Args:
         name: tells it from others. Two scorers with the same name and start share it, so put
-            the name of the method into it.
+            the name of the method into it. In a sum they must remember the same.
         start: what an entry has that no event has seen.
 
     Example:
@@ -107,8 +107,8 @@ class Written:
     """A record that a scorer writes together with an entry, in `on_write`.
 
     Args:
-        name: tells it from others. Two scorers with the same name share it, so put the name of the
-            method into it.
+        name: tells it from others, so put the name of the method into it. A policy in which two
+            different parts write one name is refused.
 
     Example:
         >>> Written("kvzap")

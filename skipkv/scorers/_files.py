@@ -56,6 +56,6 @@ def load(
     except (OSError, SafetensorError) as cause:
         raise InputError(f"{name!r} is not a safetensors file: {cause}.") from cause
     raise InputError(
-        f"{name!r} is a safetensors file, but not a {what} of skipkv: its metadata must say "
+        f"{name!r} is a safetensors file, but holds no {what} of skipkv: its metadata must say "
         f"format='skipkv {what}', and it must hold the tensors {', '.join(sorted(needed))}."
     )

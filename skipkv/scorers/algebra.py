@@ -9,7 +9,7 @@ from attrs.validators import deep_iterable, instance_of
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._calls import culprit, remembered_of, scores_of
+from skipkv._calls import broken, culprit, remembered_of, scores_of
 from skipkv._types import CacheView, Memory, Needs, needs_of
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
@@ -176,10 +176,22 @@ class Combined(ScorerAlgebra):
         return total
 
     def remember(self, view: CacheView) -> Remembered:
-        """What the terms remember."""
-        return {
-            memory: values for term in self.terms for memory, values in term.remember(view).items()
-        }
+        """What the terms remember.
+
+        Raises:
+            PartError: two terms remember something else under one name.
+        """
+        found: dict[Memory, Tensor] = {}
+        for term in self.terms:
+            for memory, values in term.remember(view).items():
+                first = found.setdefault(memory, values)
+                if first is not values and not (first == values)[view.occupied].all():
+                    raise broken(
+                        term.scorer,
+                        f" and another term both write {memory!r}, and not the same, so one would "
+                        "read what the other remembers. Give their memories different names.",
+                    )
+        return found
 
     def culprit(self, view: CacheView) -> object:
         """The first term whose values are not finite; the sum itself where only it overflows.

@@ -169,8 +169,21 @@ def test_a_record_that_no_part_writes_is_refused() -> None:
         Policy(budget=Budget(tokens=12), scorer=Reading())
 
 
-def gate(*, layers: int = 2, width: int = 64, heads: int = 2) -> WriteGate:
-    random = torch.Generator().manual_seed(3)
+def test_two_parts_do_not_write_one_record() -> None:
+    """Both would read what the second one wrote: the difference of two gates was 0."""
+    one, other = GateScore(gate=gate()), GateScore(gate=gate(seed=4))
+    with pytest.raises(ConfigError, match="both write Written.*Take one scorer in both places"):
+        Policy(budget=Budget(tokens=12), scorer=one - 1.0 * other)
+
+    class Other(GateScore):
+        RECORD = Written("other gate")
+
+    for scorer in (one - 1.0 * GateScore(gate=gate()), one - 1.0 * Other(gate=gate(seed=4))):
+        Policy(budget=Budget(tokens=12), scorer=scorer)
+
+
+def gate(*, layers: int = 2, width: int = 64, heads: int = 2, seed: int = 3) -> WriteGate:
+    random = torch.Generator().manual_seed(seed)
     return WriteGate(
         inner=torch.randn(layers, width, 5, generator=random) / 8,
         inner_bias=torch.randn(layers, 5, generator=random),

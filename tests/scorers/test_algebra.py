@@ -7,14 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipkv import scorers
-from skipkv._types import CacheView, Needs
-from skipkv.errors import ConfigError
+from skipkv._types import CacheView, Memory, Needs
+from skipkv.errors import ConfigError, PartError
 from skipkv.scorers import (
     AccumulatedAttention,
     Combined,
     KeyNorm,
     KeyRedundancy,
     Recency,
+    ScorerAlgebra,
     SentenceRedundancy,
     Weighted,
     WindowAttention,
@@ -153,3 +154,26 @@ def test_a_weight_that_is_not_finite_is_refused(weight: float) -> None:
 def test_an_empty_sum_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one term"):
         Combined(terms=())
+
+
+@attrs.frozen(kw_only=True)
+class Remembering(ScorerAlgebra):
+    """Remembers its own number, in a place that all of its kind share."""
+
+    number: float
+    needs = Needs(records=(Memory("shared"),))
+
+    def score(self, view: CacheView) -> torch.Tensor:
+        return view.record(Memory("shared"))
+
+    def remember(self, view: CacheView) -> dict[Memory, torch.Tensor]:
+        return {Memory("shared"): torch.full(view.positions.shape, self.number)}
+
+
+@given(view=cache_views().filter(lambda view: bool(view.occupied.any())))
+@settings(max_examples=10, deadline=None)
+def test_terms_of_a_sum_do_not_remember_two_things_in_one_place(view: CacheView) -> None:
+    one, other = Remembering(number=1.0), Remembering(number=2.0)
+    assert (one - one.normalized()).remember(view).keys() == {Memory("shared")}
+    with pytest.raises(PartError, match=r"both write Memory\(name='shared'.*different names"):
+        (one + 0.5 * other).remember(view)

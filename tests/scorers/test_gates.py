@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipkv import CacheView
+from skipkv import CacheView, presets
 from skipkv.errors import ConfigError, InputError
 from skipkv.scorers import GateScore, Retention, WriteGate
 from skipkv.testing.strategies import new_entries, views_for
@@ -101,10 +101,12 @@ def test_what_is_no_gate_is_refused(tmp_path: Path) -> None:
     other = {"outer": torch.ones(2, 3, 4), "outer_bias": torch.ones(2, 3)}  # not written by us
     for tensors in ({"vector": torch.ones(3)}, other):
         save_file(tensors, path)
-        with pytest.raises(InputError, match="not a write gate"):
+        with pytest.raises(InputError, match="holds no write gate"):
             WriteGate.load(path)
     with pytest.raises(InputError, match="The write gate cannot be written to"):
         made().save(tmp_path / "none" / "gate.safetensors")
+    made().save(path)
+    assert presets.kvzap(64, gate=path) == presets.kvzap(64, gate=str(path))
     with pytest.raises(ConfigError, match=r"GateScore\(gate=...\) must be a WriteGate, got a str"):
         GateScore(gate="gate.safetensors")  # type: ignore[arg-type]
 

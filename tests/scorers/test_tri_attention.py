@@ -76,7 +76,7 @@ def test_statistics_are_the_same_after_a_file(tmp_path: Path) -> None:
     assert again == statistics
     assert again.tokens == 77
     assert repr(again) == f"QueryStatistics.load({str(path)!r})"
-    with pytest.raises(InputError, match="not a write gate of skipkv"):
+    with pytest.raises(InputError, match="holds no write gate of skipkv"):
         skipkv.scorers.WriteGate.load(path)
 
 
