@@ -193,9 +193,14 @@ def calibrate(
                 raise
             typer.echo(f"skipkv: no plot. {missing}", err=True)
             picture = None
-        _check_folder(output)
+        _check_folder("--output", output)
         if queries is not None:
-            _check_folder(queries)
+            _check_folder("--queries", queries)
+            if Path(queries).resolve() == Path(output).resolve():
+                raise InputError(
+                    f"--queries {queries} is the file of --output too, and one would replace the "
+                    "other. Name another file."
+                )
         check_placement(dtype, device)
         own = next((DEFAULTS[name] for name in (model, data) if name in EMBEDDED), None)
         if temperature is None:
@@ -328,10 +333,10 @@ def _layer(value: str) -> int | None:
     return int(value)
 
 
-def _check_folder(output: str) -> None:
-    """Raise `InputError` if the folder of the vector does not exist, before hours of work."""
-    if not Path(output).absolute().parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {Path(output).parent}. Make it.")
+def _check_folder(option: str, file: str) -> None:
+    """Raise `InputError` if the folder of a file does not exist, before hours of work."""
+    if not Path(file).absolute().parent.is_dir():
+        raise InputError(f"{option} {file}: there is no folder {Path(file).parent}. Make it.")
     from skipkv._runs import check_writable
 
-    check_writable(Path(output).parent, (Path(output).name,))
+    check_writable(Path(file).parent, (Path(file).name,))

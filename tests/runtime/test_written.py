@@ -172,7 +172,7 @@ def test_a_record_that_no_part_writes_is_refused() -> None:
 def test_two_parts_do_not_write_one_record() -> None:
     """Both would read what the second one wrote: the difference of two gates was 0."""
     one, other = GateScore(gate=gate()), GateScore(gate=gate(seed=4))
-    with pytest.raises(ConfigError, match="both write Written.*Take one scorer in both places"):
+    with pytest.raises(ConfigError, match=r"both write Written.*Take one scorer in both places"):
         Policy(budget=Budget(tokens=12), scorer=one - 1.0 * other)
 
     class Other(GateScore):
