@@ -6,15 +6,17 @@ than a local file of the problems.
 
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from skipkv._runs import writing
+from skipkv._runs.jsonl import objects
 from skipkv.errors import InputError, MissingExtraError
 from skipkv.evaluation import Cell, DataSet, Defaults, Problem, Record, Summary
 from skipkv.evaluation.records import read_records
 from skipkv.evaluation.summary import UNGRADED, folder_at
-from skipkv.runtime.thinking import TAGS
+from skipkv.runtime.thinking import TAGS, ThinkingMarks
 
 __all__ = ["code_of", "data_set", "export", "grade"]
 
@@ -47,16 +49,25 @@ def data_set(path: str | Path, *, name: str = "livecodebench") -> DataSet:
     return DataSet(name=name, problems=problems, defaults=defaults)
 
 
-def export(folder: str | Path, output: str | Path, *, data: str = "livecodebench") -> list[Path]:
+def export(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    data: str = "livecodebench",
+    marks: ThinkingMarks = TAGS,
+) -> list[Path]:
     """Write the programs of a sweep in the format of LiveCodeBench's custom evaluator.
 
     A file for each policy and budget: `[{"question_id": ..., "code_list": [...]}, ...]`, sorted by
-    the question, with a program per sample. A sample without a program has an empty one.
+    the question, with a program per sample. A sample without a program has an empty one. So has
+    one that was cut off inside the thinking. Where thinking ends in some text in which it did not
+    begin, the prompts have begun it.
 
     Args:
         folder: of a sweep that is done.
         output: folder for the files.
         data: name of the data set in the sweep.
+        marks: how the model marks its thinking: `engine.thinking`.
 
     Returns:
         The files. `lcb_runner.runner.custom_evaluator --custom_output_file` takes one.
@@ -66,7 +77,7 @@ def export(folder: str | Path, output: str | Path, *, data: str = "livecodebench
     """
     output = Path(output)
     files = []
-    for cell, programs in _programs(Path(folder), data).items():
+    for cell, programs in _programs(Path(folder), data, marks).items():
         named = [cell.policy, *([cell.asked] if cell.asked else [])]
         stem = "-at-".join("".join(c if c.isalnum() else "-" for c in part) for part in named)
         path = output / f"{stem}.json"
@@ -85,6 +96,7 @@ def grade(
     problems: str | Path,
     *,
     data: str = "livecodebench",
+    marks: ThinkingMarks = TAGS,
     processes: int = 4,
     timeout: int = 6,
 ) -> dict[Cell, dict[str, float]]:
@@ -97,6 +109,7 @@ def grade(
         folder: of the sweep.
         problems: the file that `data_set` read, with its tests.
         data: name of the data set in the sweep.
+        marks: how the model marks its thinking: `engine.thinking`.
         processes: programs that run at a time.
         timeout: seconds per test.
 
@@ -121,7 +134,7 @@ def grade(
         for row in _rows(problems)
     }
     found = {}
-    for cell, programs in _programs(Path(folder), data).items():
+    for cell, programs in _programs(Path(folder), data, marks).items():
         if lacking := sorted(set(programs) - set(tests)):
             raise InputError(f"{problems} lacks the problem {lacking[0]}, which {cell} answers.")
         asked = sorted(programs)
@@ -135,53 +148,54 @@ def grade(
     return found
 
 
-def code_of(text: str) -> str:
+def code_of(text: str, *, marks: ThinkingMarks = TAGS, opened: bool = False) -> str:
     """The last block of code after the thinking, as LiveCodeBench's runner takes it; or "".
 
     Args:
         text: a model's text.
+        marks: how the model marks its thinking.
+        opened: whether the prompt has begun the thinking.
 
     Example:
         >>> code_of("<think>```no```</think>So:\\n```python\\nprint(1)\\n```\\nDone.")
         'print(1)'
     """
-    _, answer = TAGS.split(text)
+    _, answer = marks.split(text, begun="thinking" if opened else None)
     lines = (answer or "").split("\n")
     fences = [number for number, line in enumerate(lines) if _FENCE in line]
     return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
 
 
-def _question(row: dict[str, Any]) -> str:
+def _question(row: Mapping[str, Any]) -> str:
     code = row.get("starter_code")
     form = _STARTER.format(code=code) if code else _STDIN
     return _ASKS.format(question=row["question_content"], form=form)
 
 
-def _rows(path: str | Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def _rows(path: str | Path) -> list[Mapping[str, Any]]:
+    rows: dict[str, Mapping[str, Any]] = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        with Path(path).open("rb") as file:
+            for place, row in objects(file, str(path)):
+                if not {"question_id", "question_content"} <= row.keys():
+                    raise InputError(
+                        f"{place} is not a problem of LiveCodeBench's code generation: it has no "
+                        "question_id or no question_content."
+                    )
+                if (name := str(row["question_id"])) in rows:
+                    raise InputError(
+                        f"{place}: a line before has question_id {name!r} too. Keep one of them: "
+                        "samples are told apart by it."
+                    )
+                rows[name] = row
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line) if line.strip() else None
-        except ValueError as error:
-            raise InputError(f"{path}:{number} is not JSON ({error}).") from error
-        if row is None:
-            continue
-        if not isinstance(row, dict) or not {"question_id", "question_content"} <= row.keys():
-            raise InputError(
-                f"{path}:{number} is not a problem of LiveCodeBench's code generation: it has no "
-                "question_id or no question_content."
-            )
-        rows.append(row)
     if not rows:
         raise InputError(f"{path} holds no problem.")
-    return rows
+    return list(rows.values())
 
 
-def _programs(folder: Path, data: str) -> dict[Cell, dict[str, list[str]]]:
+def _programs(folder: Path, data: str, marks: ThinkingMarks) -> dict[Cell, dict[str, list[str]]]:
     """The programs of each cell: question -> one per sample, in their order."""
     summary = Summary.of_folder(folder)
     rows = [row for row in summary.rows if row.cell.data == data]
@@ -192,13 +206,21 @@ def _programs(folder: Path, data: str) -> dict[Cell, dict[str, list[str]]]:
             raise InputError(f"{row.cell} lacks {row.missing} samples. Let the sweep end first.")
     records, _ = read_records(folder / folder_at(folder).records)
     found: dict[Cell, dict[str, list[str]]] = {row.cell: {} for row in rows}
-    for record in sorted(records, key=lambda record: record.sample):
-        if record.cell in found:
-            found[record.cell].setdefault(record.problem, []).append(_program(record))
+    of_data = [record for record in records if record.cell in found]
+    opened = any(_ends_thinking_alone(record.text or "", marks) for record in of_data)
+    for record in sorted(of_data, key=lambda record: record.sample):
+        program = _program(record, marks, opened=opened)
+        found[record.cell].setdefault(record.problem, []).append(program)
     return found
 
 
-def _program(record: Record) -> str:
+def _ends_thinking_alone(text: str, marks: ThinkingMarks) -> bool:
+    """Whether thinking ends in a text in which it did not begin: prompts have begun it."""
+    before, mark, _ = text.partition(marks.closes)
+    return bool(mark) and not any(m in before for m in (marks.opens, marks.answers or marks.opens))
+
+
+def _program(record: Record, marks: ThinkingMarks, *, opened: bool) -> str:
     if record.failed:
         return ""
     if record.text is None:
@@ -206,4 +228,4 @@ def _program(record: Record) -> str:
             f"{record.cell}: the text of problem {record.problem} was not kept. Decode without "
             "--no-texts."
         )
-    return code_of(record.text)
+    return code_of(record.text, marks=marks, opened=opened)

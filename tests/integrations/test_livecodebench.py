@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from skipkv import Sampling
+from skipkv import Sampling, ThinkingMarks
 from skipkv.errors import InputError, MissingExtraError
 from skipkv.evaluation import Record, Sweep
 from skipkv.integrations.livecodebench import code_of, data_set, export, grade
@@ -85,6 +85,33 @@ def test_the_last_block_after_the_thinking_is_the_program(text, code):
     assert code_of(text) == code
 
 
+def test_other_marks_and_thinking_that_the_prompt_began_hold_no_program():
+    marks = ThinkingMarks(opens="[THINK]", closes="[/THINK]")
+    assert code_of("[THINK]```\nx\n```", marks=marks) == ""
+    assert code_of("```\nx\n```", opened=True) == ""
+    assert code_of("```\nx\n```</think>```\ny\n```", opened=True) == "y"
+
+
+def test_a_sample_cut_off_in_thinking_that_the_prompt_began_has_an_empty_program(swept, tmp_path):
+    def without_opening(line: dict[str, Any]) -> dict[str, Any]:
+        text = line["text"].removeprefix("<think>")
+        cut = (line["policy"], line["problem"], line["sample"]) == ("full", "a1", 1)
+        return {**line, "text": text.partition("</think>")[0] if cut else text}
+
+    rewrite(swept, without_opening)
+    [first, second] = json.loads(export(swept, tmp_path / "out")[0].read_text())
+    assert first["code_list"] == ["print('full', 'a1', 0)", ""]
+    assert "" not in second["code_list"]
+
+
+def test_a_line_of_problems_may_hold_every_character(tmp_path):
+    path = tmp_path / "test6.jsonl"
+    row = {**ROWS[1], "question_content": "one\u2028line\x85 of text"}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    [problem] = data_set(path).problems
+    assert "one\u2028line\x85 of text" in problem.question
+
+
 def test_programs_are_written_as_the_custom_evaluator_reads_them(swept, tmp_path):
     files = export(swept, tmp_path / "out")
     assert [f.name for f in files] == ["full.json", "streaming-llm-at-20.json"]
@@ -125,7 +152,8 @@ def test_what_is_not_whole_is_refused(swept, tmp_path):
     ("content", "message"),
     [
         ("", "holds no problem"),
-        ("{", "test.jsonl:1 is not JSON"),
+        ("{", "test.jsonl:1: not JSON"),
+        ('{"question_id": "a1", "question_content": ""}\n' * 2, "jsonl:2.*'a1' too"),
         ('{"question": "x"}', "is not a problem of LiveCodeBench"),
     ],
 )
