@@ -17,6 +17,7 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.evictors import Shared, SinkAndRecent, TopK
 from skipkv.policy import Policy
 from skipkv.runtime import select
+from skipkv.runtime.support import check_policy
 
 __all__ = ["TokenDropAlgorithm", "dropped_spans"]
 
@@ -49,8 +50,9 @@ class TokenDropAlgorithm:
     """
 
     def __init__(self, policy: Policy, *, over: str = "mean") -> None:
-        self._policy = policy.with_(evictor=Shared(over=over, layers=True))
+        check_policy(policy, user="TokenDropAlgorithm")
         _check(policy)
+        self._policy = policy.with_(evictor=Shared(over=over, layers=True))
         assert policy.budget is not None  # checked
         self._budget = policy.budget
         self._window = needs_of(policy.scorer).queries
@@ -142,8 +144,9 @@ class TokenDropAlgorithm:
                 stayed at the last event, or queries are missing.
             PartError: the scorer broke its protocol.
         """
-        if not layer_keys or len({tuple(keys.shape) for keys in layer_keys.values()}) > 1:
-            shapes = {name: list(keys.shape) for name, keys in layer_keys.items()}
+        shapes = {name: list(keys.shape) for name, keys in layer_keys.items()}
+        first = next(iter(shapes.values()), [])
+        if len(first) != 4 or first[0] != 1 or any(shape != first for shape in shapes.values()):
             raise InputError(
                 "select_kept_positions needs keys [1, H, L, D] of one shape from every layer, got "
                 f"{shapes}. Layers with windows or states of their own are not among them."
@@ -184,6 +187,12 @@ class TokenDropAlgorithm:
                 "Call observe_query where should_observe_query says so."
             )
         rows = [torch.stack(self._queries[name], dim=1) for name in names]  # [Q W D]
+        if len({row.shape for row in rows}) > 1 or len(rows[0]) % heads:
+            came = {name: len(row) for name, row in zip(names, rows, strict=True)}
+            raise InputError(
+                f"observe_query was given {came} query heads, and the keys have {heads} heads. "
+                "Each KV head needs equally many query heads: show all of them, of all layers."
+            )
         grouped: Tensor = torch.stack(rows).unflatten(1, (heads, -1))
         return grouped
 
@@ -206,10 +215,16 @@ def dropped_spans(kept: Int[Tensor, "K"], tokens: int) -> list[tuple[int, int]]:
 def _check(policy: Policy) -> None:
     """Raise `ConfigError` unless an engine can serve a policy."""
     budget, needs = policy.budget, policy.needs
-    if budget is None or budget.tokens is None or budget.prompt:
+    if budget is None or budget.tokens is None or budget.prompt or budget.layers:
         raise ConfigError(
-            f"TokenDropAlgorithm: the policy has {budget}. An engine with pages needs a budget in "
-            "tokens, and does not say where the prompt ends: Budget(tokens=..., prompt=False)."
+            f"TokenDropAlgorithm: the policy has {budget or 'no budget'}. An engine with pages "
+            "needs a budget in tokens, the same in all layers, and does not say where the prompt "
+            "ends: Budget(tokens=..., prompt=False)."
+        )
+    if policy.steerer.layer is not None:
+        raise ConfigError(
+            f"TokenDropAlgorithm: the policy steers with {policy.steerer!r}, and the engine does "
+            "not ask for that. Leave it out: policy.with_(steerer=NoSteering())."
         )
     if not isinstance(policy.evictor, TopK | SinkAndRecent):
         raise ConfigError(

@@ -11,7 +11,9 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.evictors import Shared
 from skipkv.integrations.paged import TokenDropAlgorithm, dropped_spans
 from skipkv.scorers import KeyNorm, Recency, WindowAttention
+from skipkv.steerers import AdditiveSteerer, SteeringVector
 
+VECTOR = SteeringVector(vector=torch.ones(4), layer=1)
 LAYERS, HEADS, GROUPS, SIZE, PAGE = 3, 2, 2, 8, 4
 
 
@@ -147,7 +149,9 @@ def test_nothing_is_dropped_within_the_budget_nor_while_a_prompt_is_read():
         (presets.full(), "needs a budget in tokens"),
         (presets.rkv(0.5), "needs a budget in tokens"),
         (presets.rkv(64, prompt=True), "where the prompt ends"),
-        (Policy(budget=Budget(tokens=64, layers=(1, 2, 3))), "gives layers different budgets"),
+        (Policy(budget=Budget(tokens=64, layers=(1, 2, 3))), "the same in all layers"),
+        (presets.rkv(64).with_(steerer=AdditiveSteerer(VECTOR)), "steers with AdditiveSteerer"),
+        (presets.rkv, r"Write presets.rkv\(budget=1024\)"),
         (presets.h2o(64), "needs attention"),
         (presets.rkv(64, unrotated=True), "needs rotary"),
         (presets.gkv(64), "needs records"),
@@ -156,7 +160,7 @@ def test_nothing_is_dropped_within_the_budget_nor_while_a_prompt_is_read():
         (presets.rkv(64, interval=4), r"Budget\(interval=\) must be at least as large"),
     ],
 )
-def test_a_policy_that_an_engine_cannot_serve_is_refused(policy, message):
+def test_a_policy_that_an_engine_cannot_serve_is_refused(policy, message, as_users_call):
     with pytest.raises(ConfigError, match=message):
         TokenDropAlgorithm(policy)
 
@@ -166,6 +170,9 @@ def test_what_does_not_fit_together_is_said(as_users_call):
     keys = torch.randn(1, 2, 20, SIZE)
     with pytest.raises(InputError, match="of one shape from every layer"):
         algorithm.select_kept_positions({"a": keys, "b": keys[:, :, :9]})
+    for other in (keys[0], keys.repeat(2, 1, 1, 1)):  # two requests are not two layers
+        with pytest.raises(InputError, match="of one shape from every layer"):
+            algorithm.select_kept_positions({"a": other})
     algorithm.select_kept_positions({"a": keys})
     with pytest.raises(InputError, match="make another TokenDropAlgorithm"):
         algorithm.select_kept_positions({"a": keys[:, :, :9]})
@@ -176,6 +183,9 @@ def test_what_does_not_fit_together_is_said(as_users_call):
         watching.select_kept_positions({"a": keys})
     with pytest.raises(InputError, match="observe_query needs queries"):
         watching.observe_query("a", keys)
+    watching.observe_query("a", torch.randn(8, 3, SIZE))
+    with pytest.raises(InputError, match="'a': 3} query heads, and the keys have 2 heads"):
+        watching.select_kept_positions({"a": keys})
 
 
 def test_dropped_spans_and_kept_places_make_the_whole():
