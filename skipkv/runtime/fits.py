@@ -29,7 +29,18 @@ def check_fits(policy: Policy, model: PreTrainedModel) -> None:
         width=found.hidden_size,
         frequencies=None if rotation is None else tuple(rotation.frequencies.tolist()),
     )
-    if differences := wanted.differences(there):
+    check_made_for(policy, there)
+
+
+def check_made_for(policy: Policy, there: ModelShape) -> None:
+    """Raise `ConfigError` if a part of the policy was made for a model of another shape.
+
+    Args:
+        policy: any policy.
+        there: what is known of the model that decodes.
+    """
+    wanted = policy.needs.model
+    if wanted is not None and (differences := wanted.differences(there)):
         raise ConfigError(
             f"A part of the policy was made for {wanted.name or 'another model'}: "
             f"{', '.join(differences)}. Take a file that was made with this model."

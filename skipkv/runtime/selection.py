@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skipkv._types import CacheView, Memory, Needs, Record, Rotation, SentenceTable
+from skipkv._types import CacheView, Memory, ModelShape, Needs, Record, Rotation, SentenceTable
 from skipkv._validators import kind_of
 from skipkv.errors import InputError
 from skipkv.policy import Budget, Policy
 from skipkv.runtime.checked import decide, law_faults
+from skipkv.runtime.fits import check_made_for
 from skipkv.runtime.support import check_policy, check_prompt
 
 
@@ -72,6 +73,7 @@ def select(
         InputError: shapes do not fit each other, positions do not increase, `layers` are not those
             of a model of `depth` layers, something that the policy needs is missing, its scorer
             remembers from event to event, or a prompt that its budget protects fills it.
+        ConfigError: it is not a policy, or a part of it was made for a model of another shape.
         PartError: scorer or evictor broke its protocol.
         ModelError: keys, values or queries are NaN or infinite.
 
@@ -109,6 +111,12 @@ def select(
             f"{len(sentences)} came. Pass a table per row, or say with `sequences` whose is whose."
         )
     numbers = _per_row("layers", layers, rows, device)
+    there = ModelShape(  # the rows may have some of the model's heads
+        groups=None if queries is None else queries.shape[2],
+        dim=keys.shape[3],
+        frequencies=None if rotation is None else tuple(rotation.frequencies.tolist()),
+    )
+    check_made_for(policy, there)
     depth = _depth(policy.budget, numbers, depth)
     view = CacheView(
         keys=keys,

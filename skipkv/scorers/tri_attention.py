@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs
-from skipkv._validators import is_a
+from skipkv._validators import is_a, kind_of
 from skipkv.errors import ConfigError, InputError
 from skipkv.scorers.algebra import ScorerAlgebra
 from skipkv.scorers.query_statistics import QueryStatistics
@@ -17,8 +17,8 @@ from skipkv.scorers.query_statistics import QueryStatistics
 def _are_statistics(self: object, field: "attrs.Attribute[Any]", value: Any) -> None:
     if not isinstance(value, QueryStatistics):
         raise ConfigError(
-            f"TriAttention({field.name}=...) must be QueryStatistics, got a "
-            f"{type(value).__name__}. Read a file with QueryStatistics.load(path)."
+            f"TriAttention({field.name}=...) must be QueryStatistics, got {kind_of(value)}. Read a "
+            "file with QueryStatistics.load(path)."
         )
 
 
@@ -70,6 +70,13 @@ class TriAttention(ScorerAlgebra):
                 "it; the runtime does where a part declares needs = Needs(rotary=True)."
             )
         frequencies = view.rotation.frequencies
+        ours, heads, dim = self.queries.shape.sizes, view.keys.shape[1], view.keys.shape[3]
+        if (heads, dim) != (ours["heads"], ours["dim"]):
+            raise InputError(
+                f"TriAttention(queries={self.queries!r}) has statistics of {ours['heads']} KV heads "
+                f"of {ours['dim']} numbers, and the view has {heads} of {dim}. Take those of the "
+                "model that decodes."
+            )
         mean, length = (part[view.layers] for part in self.queries.on(view.keys.device))
         pairs = len(frequencies)
         keys = view.keys.float().masked_fill(~view.occupied[..., None], 0.0)

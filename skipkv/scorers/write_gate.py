@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import ModelShape
-from skipkv._validators import is_a
+from skipkv._validators import is_a, kind_of
 from skipkv.errors import ConfigError
 from skipkv.scorers import _files
 
@@ -175,6 +175,6 @@ def is_gate(self: object, field: "attrs.Attribute[Any]", value: Any) -> None:
     """Validate a scorer's gate."""
     if not isinstance(value, WriteGate):
         raise ConfigError(
-            f"{type(self).__name__}({field.name}=...) must be a WriteGate, got a "
-            f"{type(value).__name__}. Read one with WriteGate.load(path)."
+            f"{type(self).__name__}({field.name}=...) must be a WriteGate, got {kind_of(value)}. "
+            "Read one with WriteGate.load(path)."
         )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import skipkv
 from skipkv import CacheView, Engine, presets
-from skipkv.errors import ConfigError, InputError
+from skipkv.errors import ConfigError, InputError, PartError
 from skipkv.scorers import QueryStatistics, TriAttention
 from skipkv.testing import cache_views, toy_model, toy_tokenizer, views_for
 
@@ -67,6 +67,25 @@ def test_the_score_is_that_of_the_formula(view: CacheView) -> None:
                 best[j] = max(best[j], 0.0 if alike else (x - mean) / spread)
         for j in slots:
             assert float(found[r, h, j]) == pytest.approx(best[j], abs=2e-3)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_statistics_of_other_heads_are_not_spread_over_the_views(heads: int) -> None:
+    known = made()
+    keys = torch.ones(1, heads, 9, 5)
+    rotation = skipkv.Rotation(frequencies=known.frequencies)
+    policy = presets.triattention(6, queries=known, window=1, prompt=False)
+    with pytest.raises(PartError, match=f"statistics of 2 KV heads of 5 numbers.*{heads} of 5"):
+        skipkv.select(keys, keys, policy=policy, rotation=rotation)
+
+
+def test_select_refuses_statistics_of_another_rotation() -> None:
+    keys = torch.ones(1, 2, 9, 5)
+    policy = presets.triattention(6, queries=made(), window=1, prompt=False)
+    for frequencies, other in (((1.0, 0.2), keys), ((1.0, 0.1), torch.ones(1, 2, 9, 7))):
+        rotation = skipkv.Rotation(frequencies=torch.tensor(frequencies))
+        with pytest.raises(ConfigError, match="was made for toy: (another rotation|dim 5 and not 7)"):
+            skipkv.select(other, other, policy=policy, rotation=rotation)
 
 
 def test_statistics_are_the_same_after_a_file(tmp_path: Path) -> None:
