@@ -22,7 +22,8 @@ class Pooled:
     row's `H * budget` goes to the highest scores of all heads, up to `cap * budget` in one head.
     So heads' scores must have a common scale, as shares of attention do.
 
-    The cache has room for `cap * budget` entries in every head, so memory grows with the cap.
+    The cache has room for `cap * budget` entries in every head, so memory grows with the cap, up to
+    the number of KV heads.
 
     Of equal scores the earlier slot stays. Where entries of several heads tie and there is not room
     for all of them, none of them stays: heads have no order.

@@ -120,7 +120,7 @@ class Session:
         self._device = model.device
         shape = cache_shape(config, ranks=ranks_of(model))
         self.heads = shape.layers * shape.heads  # KV heads of all layers together
-        groups = layer_groups(policy, shape.layers)
+        groups = layer_groups(policy, shape.layers, shape.heads)
         self._least = least_budget(policy, config)
         self.store = SlotStore(
             shape,

@@ -30,12 +30,13 @@ def cache_shape(config: PretrainedConfig, *, ranks: int = 1) -> CacheShape:
     )
 
 
-def layer_groups(policy: Policy, layers: int) -> dict[tuple[int, ...], int | None]:
+def layer_groups(policy: Policy, layers: int, heads: int) -> dict[tuple[int, ...], int | None]:
     """Which layers have the same budget, and the slots of their heads.
 
     Args:
         policy: its budget may give layers different shares.
         layers: how many layers are cached under the budget.
+        heads: KV heads of each; one that has the budgets of all needs no more slots than these.
 
     Returns:
         For each group, by the indices of its layers, the most entries that a head can come to
@@ -50,7 +51,7 @@ def layer_groups(policy: Policy, layers: int) -> dict[tuple[int, ...], int | Non
     return {
         tuple(i for i, own in enumerate(budgets) if own == budget): None
         if budget.tokens is None
-        else most_of(policy.evictor, budget.tokens) + budget.interval
+        else min(most_of(policy.evictor, budget.tokens), heads * budget.tokens) + budget.interval
         for budget in dict.fromkeys(budgets)
     } or {(): None}
 

@@ -130,6 +130,16 @@ def test_a_protected_prompt_must_leave_room_in_the_smallest_layer() -> None:
         next(iter(engine.generate([counted(30)])))
 
 
+def test_a_cap_above_the_number_of_heads_takes_no_more_memory() -> None:
+    taken = []
+    for cap in (2.0, 9.0):  # the toy has two KV heads
+        policy = presets.adakv(16, cap=cap, interval=4)
+        [done] = Engine(toy_model(), TOKENIZER, policy).generate([counted(90)], max_new_tokens=9)
+        assert done.error is None
+        taken.append(done.stats.peak_kv_bytes)
+    assert taken[0] == taken[1]
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 99), tokens=st.integers(4, 12), depth=st.integers(1, 3))
 def test_select_gives_each_row_the_budget_of_its_layer(seed: int, tokens: int, depth: int) -> None:
