@@ -273,7 +273,9 @@ class Steering:
 def warn_if_idle(
     steerer: Steerer, text: TokenText, thinking: ThinkingMarks | None, *, vocabulary: int
 ) -> None:
-    """Warn if a steerer can never act, because the vocabulary has no token that ends a paragraph.
+    """Warn if a steerer never acts, or acts outside of thinking, because of the vocabulary.
+
+    It waits for a token that ends a paragraph, and for marks of thinking that the model can write.
 
     Args:
         steerer: the policy's steerer.
@@ -281,7 +283,18 @@ def warn_if_idle(
         thinking: how the model marks its thinking.
         vocabulary: size of the model's vocabulary.
     """
-    if steerer.layer is None or Marks.of(text, vocabulary, thinking).has_paragraphs:
+    if steerer.layer is None:
+        return
+    marks = Marks.of(text, vocabulary, thinking)
+    if thinking is not None and not marks.thinks:
+        warnings.warn(
+            f"{steerer!r} acts wherever this model decodes: its vocabulary cannot write "
+            f"{thinking!r}, so nothing says where thinking begins and ends. Give the marks that "
+            "the model writes (thinking=), or thinking=None.",
+            SkipKVWarning,
+            stacklevel=3,
+        )
+    if marks.has_paragraphs:
         return
     warnings.warn(
         f"{steerer!r} never acts on this model: steering waits for a token whose text holds an "

@@ -1,7 +1,7 @@
 """How a model marks its thinking, and which part of a text is thinking."""
 
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import permutations, takewhile
 from typing import Any, Literal
 
 import attrs
@@ -37,7 +37,7 @@ class ThinkingMarks:
             calls of tools, is neither. By default all that follows the thinking is the answer.
 
     Raises:
-        ConfigError: a mark is not a text, or two are the same.
+        ConfigError: a mark is not a text, two are the same, or one is a part of another.
 
     Example:
         >>> ThinkingMarks(opens="[THINK]", closes="[/THINK]").split("[THINK]So 3.[/THINK]It is 3.")
@@ -54,6 +54,12 @@ class ThinkingMarks:
                 f"{self!r} has the same mark twice. Marks must differ: the text would not say "
                 "where thinking ends."
             )
+        for mark, other in permutations(self.given, 2):
+            if mark in other:
+                raise ConfigError(
+                    f"{self!r} has {mark!r} within {other!r}. No mark may be a part of another: "
+                    "the text would not say which of them it holds."
+                )
 
     @classmethod
     def of(cls, tokenizer: Any) -> "ThinkingMarks | None":

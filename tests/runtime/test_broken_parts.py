@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import skipkv
-from skipkv import Budget, Completion, Engine, Policy, Sampling, presets
+from skipkv import Budget, Completion, Engine, Policy, Sampling, ThinkingMarks, presets
 from skipkv._types import CacheView, Needs, SteeringContext
 from skipkv.errors import ModelError, PartError
 from skipkv.evictors import TopK
@@ -440,6 +440,21 @@ def test_a_vocabulary_without_an_empty_line_is_warned_of_where_it_means_no_steer
     with (
         pytest.warns(UserWarning, match=says),
         skipkv.attach(model, steered, tokenizer=without_paragraphs()),
+    ):
+        model.generate(torch.tensor([[X, X]]), max_new_tokens=3)
+
+
+def test_marks_that_the_vocabulary_cannot_write_are_warned_of_where_a_steerer_needs_them() -> None:
+    """Without marks it would act in the answer too."""
+    vector = SteeringVector(vector=torch.ones(64), layer=1, model="toy")
+    steered, model = Policy(steerer=AdditiveSteerer(vector)), toy_model()
+    marks = ThinkingMarks(opens="[THINK]", closes="[/THINK]")
+    says = r"acts wherever this model decodes[\s\S]*cannot write ThinkingMarks\(opens='\[THINK\]'"
+    with pytest.warns(UserWarning, match=says):
+        Engine(model, toy_tokenizer(), steered, thinking=marks)
+    with (
+        pytest.warns(UserWarning, match=says),
+        skipkv.attach(model, steered, tokenizer=toy_tokenizer(), thinking=marks),
     ):
         model.generate(torch.tensor([[X, X]]), max_new_tokens=3)
 

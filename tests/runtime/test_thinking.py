@@ -161,6 +161,7 @@ def test_marks_that_are_no_tokens_are_those_that_the_chat_template_names(
         ({"opens": "a", "closes": None}, "closes=None"),
         ({"opens": "a", "closes": "b", "answers": 3}, "answers=3"),
         ({"opens": "a", "closes": "a"}, "same mark twice"),
+        ({"opens": "think:", "closes": "/think:"}, "'think:' within '/think:'"),
     ],
 )
 def test_marks_that_mark_nothing_are_refused(marks: dict[str, Any], message: str) -> None:
