@@ -73,9 +73,9 @@ class TriAttention(ScorerAlgebra):
         ours, heads, dim = self.queries.shape.sizes, view.keys.shape[1], view.keys.shape[3]
         if (heads, dim) != (ours["heads"], ours["dim"]):
             raise InputError(
-                f"TriAttention(queries={self.queries!r}) has statistics of {ours['heads']} KV heads "
-                f"of {ours['dim']} numbers, and the view has {heads} of {dim}. Take those of the "
-                "model that decodes."
+                f"TriAttention(queries={self.queries!r}) has statistics of {ours['heads']} KV "
+                f"heads of {ours['dim']} numbers, and the view has {heads} of {dim}. Take those of "
+                "the model that decodes."
             )
         mean, length = (part[view.layers] for part in self.queries.on(view.keys.device))
         pairs = len(frequencies)

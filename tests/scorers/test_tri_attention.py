@@ -85,7 +85,7 @@ def test_select_refuses_statistics_of_another_rotation() -> None:
     for frequencies, other in (((1.0, 0.2), keys), ((1.0, 0.1), torch.ones(1, 2, 9, 7))):
         rotation = skipkv.Rotation(frequencies=torch.tensor(frequencies))
         with pytest.raises(
-            ConfigError, match="was made for toy: (another rotation|dim 5 and not 7)"
+            ConfigError, match=r"was made for toy: (another rotation|dim 5 and not 7)"
         ):
             skipkv.select(other, other, policy=policy, rotation=rotation)
 
