@@ -314,8 +314,9 @@ class ScoreLog:
     def __init__(self, scorer: Any, *, terms: bool) -> None:
         parts = getattr(scorer, "terms", None) or (scorer,)
         self._terms = {repr(part): part for part in parts} if terms else {}
-        # Per lane, the chunks of layers: positions, scores and the scores of each term.
-        self._chunks: dict[int, list[list[Tensor]]] = {}
+        # Per lane, the chunks of layers: numbers of the layers, positions, scores and the scores of
+        # each term. Layers of one budget come together, so chunks differ in their slots.
+        self._chunks: dict[int, list[tuple[Tensor, list[Tensor]]]] = {}
 
     def add(self, lanes: Sequence[int], view: CacheView, scores: Float[Tensor, "R H L"]) -> None:
         """Keep the scores of some layers.
@@ -331,18 +332,28 @@ class ScoreLog:
             tensor.clone().unflatten(0, (-1, len(lanes)))
             for tensor in (view.positions, scores, *terms)
         ]
+        layers = view.layers.unflatten(0, (-1, len(lanes)))
         for number, lane in enumerate(lanes):
-            self._chunks.setdefault(lane, []).append([tensor[:, number] for tensor in chunk])
+            own = layers[:, number], [tensor[:, number] for tensor in chunk]
+            self._chunks.setdefault(lane, []).append(own)
 
     def of(self, lane: int) -> Once[Scores] | None:
         """The scores of a lane's entries; None where there are none."""
         chunks = self._chunks.get(lane)
         return None if chunks is None else Once("SequenceEvent.scores", lambda: self._read(chunks))
 
-    def _read(self, chunks: list[list[Tensor]]) -> Scores:
-        positions, values, *terms = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
+    def _read(self, chunks: list[tuple[Tensor, list[Tensor]]]) -> Scores:
+        order = torch.cat([layers for layers, _ in chunks]).argsort()
+        width = max(positions.shape[2] for _, (positions, *_) in chunks)
+
+        def joined(parts: Sequence[Tensor], fill: int) -> Tensor:
+            wide = [torch.nn.functional.pad(p, (0, width - p.shape[2]), value=fill) for p in parts]
+            return torch.cat(wide)[order].cpu()
+
+        positions, *scores = zip(*(tensors for _, tensors in chunks), strict=True)
+        values, *terms = (joined(parts, 0) for parts in scores)
         return Scores(
-            positions=positions,
+            positions=joined(positions, -1),
             values=values,
             terms=dict(zip(self._terms, terms, strict=True)),
         )

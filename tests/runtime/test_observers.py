@@ -28,7 +28,7 @@ from skipkv.runtime import (
     loop,
     observers,
 )
-from skipkv.scorers import KeyNorm, Recency
+from skipkv.scorers import KeyNorm, Recency, ScorerAlgebra
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -156,6 +156,40 @@ def test_entries_and_scores_of_an_event_explain_what_it_kept(name: str, batch_si
                 assert event.sentences is not None
                 assert (event.sentences.ends <= event.seen).all()
             held = after
+
+
+class Layer(ScorerAlgebra):
+    """Scores every entry by the number of its layer."""
+
+    def score(self, view: CacheView) -> Tensor:
+        return view.layers.float()[:, None, None].expand(view.positions.shape).contiguous()
+
+
+@pytest.mark.parametrize("shares", [(1.0, 4.0, 1.0), (3.0, 2.0, 1.0)], ids=repr)
+def test_scores_of_layers_that_divide_the_budget_come_in_the_order_of_layers(shares: Any) -> None:
+    seen = Everything()
+    budget = Budget(tokens=12, interval=4, window=2, layers=shares)
+    policy = Policy(budget=budget, scorer=2 * Layer() - Layer())
+    engine = Engine(toy_model(layers=3), toy_tokenizer(), policy, batch_size=2)
+    list(engine.generate(PROMPTS[:2], max_new_tokens=30, observers=[seen]))
+    for index in range(2):
+        held = None
+        for event in seen.events(index):
+            found = event.scores
+            if found is None:
+                continue
+            for layer in range(3):
+                there = found.positions[layer] >= 0
+                assert (found.values[layer][there] == layer).all()
+                for before, left in zip(found.positions[layer], event.kept[layer], strict=True):
+                    assert set(left.tolist()) - {-1} <= set(before.tolist())
+                if held is not None:
+                    since = set(range(int(held.max()) + 1, event.seen))
+                    for before, left in zip(found.positions[layer], held[layer], strict=True):
+                        assert set(before.tolist()) - {-1} == (set(left.tolist()) - {-1}) | since
+            assert {tuple(t.shape) for t in found.terms.values()} == {tuple(found.values.shape)}
+            held = event.kept
+        assert held is not None
 
 
 def test_the_samples_of_a_prompt_are_each_told_of_its_events() -> None:
