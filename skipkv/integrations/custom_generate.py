@@ -6,6 +6,7 @@ user trusts its code. `export` writes one that attaches the policy.
 
 import base64
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import skipkv
+from skipkv import presets
 from skipkv._runs import writing
 from skipkv.compositions import build, find, model_settings, own_settings, read_name
 from skipkv.errors import InputError
@@ -29,13 +31,17 @@ transformers runs this file where trust_remote_code=True. It needs skipkv, and n
 
 from skipkv.integrations.custom_generate import generate_under, policy_of
 
-POLICY = policy_of({name!r}, {options!r}, vector={vector!r})
+POLICY = policy_of({name!r}, {options!r}, vector={vector!r}, files={files!r})
 
 
 def generate(*args, model, **kwargs):
     """model.generate() under the policy."""
     return generate_under(model, POLICY, *args, **kwargs)
 '''
+_LEARNED = ("gate", "queries")
+"""Options of presets that name files."""
+_LARGEST = 2**25
+"""The most bytes of such a file in a folder's code."""
 _tokenizers: weakref.WeakKeyDictionary[Any, PreTrainedTokenizerBase] = weakref.WeakKeyDictionary()
 _stats: weakref.WeakKeyDictionary[Any, list[Stats]] = weakref.WeakKeyDictionary()
 
@@ -68,7 +74,8 @@ def export(
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        InputError: the model cannot be loaded, or the folder has files or cannot be written.
+        InputError: the model cannot be loaded, the folder has files or cannot be written, or a
+            file of learned numbers is too large to be a part of its code.
         ConfigError: a policy that cannot be.
     """
     _, written = read_name(policy)
@@ -85,7 +92,11 @@ def export(
             SteeringVector.load(file).save(Path(place) / "vector.safetensors")
             raw = (Path(place) / "vector.safetensors").read_bytes()
         vector = base64.b64encode(raw).decode()
+    preset = getattr(find(name), "__module__", None) == presets.__name__
+    paths = {key: options[key] for key in _LEARNED if preset and isinstance(options.get(key), str)}
     policy_of(name, options, vector=vector)  # raises what loading the folder would
+    files = {key: _in_text(Path(file)) for key, file in paths.items()}
+    options = {key: value for key, value in options.items() if key not in files}
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already. Choose another folder.")
@@ -99,18 +110,35 @@ def export(
             # a tokenizer may name code of its folder, and is saved without it
             for code in () if source is None else source.glob("*.py"):
                 (folder / code.name).write_bytes(code.read_bytes())
-        text = _FILE.format(name=name, options=options, vector=vector)
+        text = _FILE.format(name=name, options=options, vector=vector, files=files)
         (folder / "custom_generate" / "generate.py").write_text(text, encoding="utf-8")
         (folder / "custom_generate" / "requirements.txt").write_text("skipkv\n")
 
 
-def policy_of(name: str, options: dict[str, Any], *, vector: str | None = None) -> Policy:
+def _in_text(file: Path) -> str:
+    """The bytes of a file of learned numbers, in base64: transformers moves the code alone."""
+    if (size := file.stat().st_size) > _LARGEST:
+        raise InputError(
+            f"{file} has {size / 2**20:.0f} MB. It would be a part of the folder's code, and must "
+            f"have {_LARGEST // 2**20} MB at most. Decode with skipkv's Engine or attach."
+        )
+    return base64.b64encode(file.read_bytes()).decode()
+
+
+def policy_of(
+    name: str,
+    options: dict[str, Any],
+    *,
+    vector: str | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Policy:
     """The policy that an exported folder names.
 
     Args:
         name: a preset's, or `package.module:object`.
         options: of it.
         vector: the bytes of a steering vector's file, in base64.
+        files: likewise of other files of learned numbers, by the options that name them.
 
     Raises:
         ConfigError: there is no such policy, or it does not take these options.
@@ -128,7 +156,12 @@ def policy_of(name: str, options: dict[str, Any], *, vector: str | None = None) 
             file = Path(place) / "vector.safetensors"
             file.write_bytes(base64.b64decode(vector))
             options = {**options, "vector": SteeringVector.load(file)}
-    return build(found, name, dict(options))
+    with TemporaryDirectory() as place:
+        for option, text in (files or {}).items():
+            path = Path(place) / f"{option}.safetensors"
+            path.write_bytes(base64.b64decode(text))
+            options = {**options, option: str(path)}
+        return build(found, name, dict(options))
 
 
 def generate_under(model: PreTrainedModel, policy: Policy, *args: Any, **kwargs: Any) -> Any:

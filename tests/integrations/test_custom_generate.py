@@ -11,6 +11,7 @@ import skipkv
 from skipkv import Engine, presets, tiny
 from skipkv.errors import ConfigError, InputError
 from skipkv.integrations.custom_generate import export, last_stats
+from skipkv.scorers import WriteGate
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
 
@@ -132,6 +133,37 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path)
         with pytest.raises(ConfigError, match=part):
             export("tiny", policy, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["trimkv", "triattention"])
+def test_a_folder_holds_the_learned_numbers_of_its_policy(name, tmp_path, monkeypatch):
+    """It named files of the machine on which it was written."""
+    weights = Path(tiny.__file__).parent / "weights"
+    option, file = {
+        "trimkv": ("gate", "trimkv.safetensors"),
+        "triattention": ("queries", "queries.safetensors"),
+    }[name]
+    (tmp_path / "own.safetensors").write_bytes((weights / file).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    policy = presets.get(name)(90, **{option: weights / file})
+    place = tmp_path / "model"
+    export("tiny", f"{name}:{option}=own.safetensors", place, budget=90, published=True)
+    (tmp_path / "own.safetensors").unlink()
+    monkeypatch.chdir(place)
+    code = (place / "custom_generate" / "generate.py").read_text()
+    assert str(tmp_path) not in code
+    made: dict[str, Any] = {}
+    exec(code, made)  # as transformers does
+    assert made["POLICY"] == policy
+
+
+def test_a_file_that_is_too_large_for_the_code_is_refused(tmp_path):
+    gate = WriteGate(outer=torch.zeros(3, 2**20, 3), outer_bias=torch.zeros(3, 3))
+    gate.save(tmp_path / "gate.safetensors")
+    policy = f"trimkv:gate={tmp_path / 'gate.safetensors'}"
+    with pytest.raises(InputError, match=r"gate.safetensors has 36 MB.*32 MB at most"):
+        export("tiny", policy, tmp_path / "model", budget=90)
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_code_alone_is_small(tmp_path, run):
