@@ -108,8 +108,8 @@ def _fields(value: Any) -> dict[str, Any]:
     import torch
 
     if attrs.has(type(value)):
-        names = [field.name for field in attrs.fields(type(value))]
-    elif dataclasses.is_dataclass(value):
+        return {field.name: _field(value, field) for field in attrs.fields(type(value))}
+    if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
     elif isinstance(value, torch.nn.Module):
         return value.state_dict()
@@ -120,6 +120,13 @@ def _fields(value: Any) -> dict[str, Any]:
     else:
         names = [name for name in getattr(value, "__dict__", {}) if not name.startswith("_")]
     return {name: getattr(value, name, None) for name in names}
+
+
+def _field(value: Any, field: "attrs.Attribute[Any]") -> Any:
+    default: Any = field.default
+    if not field.init and isinstance(default, attrs.Factory) and _is_known(type(value)):
+        return default.factory()  # what comes with use, such as copies on devices, is none yet
+    return getattr(value, field.name, None)
 
 
 def _is_known(thing: Any) -> bool:

@@ -15,6 +15,7 @@ from skipkv._runs import RunFolder
 from skipkv.errors import ConfigError, InputError, MissingExtraError
 from skipkv.evaluation import DataSet, Problem, Sweep, summarize
 from skipkv.evaluation.records import read_records
+from skipkv.scorers import WriteGate
 from skipkv.testing import toy_model, toy_tokenizer
 
 
@@ -284,6 +285,19 @@ def test_a_part_that_was_edited_meanwhile_is_refused(fakes, tmp_path):
     with pytest.raises(InputError, match=r"mine at 20 .* the code or a value of a part changed"):
         run(edited, fakes, tmp_path)
     run(Sweep(data=sums(), policies={"mine": policy("+")}, budgets=[20]), fakes, tmp_path)
+
+
+def test_a_policy_that_has_decoded_goes_on_with_its_run(fakes, tmp_path):
+    """Its gate had copies on the device, which counted as a value that changed."""
+    gate = WriteGate(outer=torch.ones(2, 4, 1), outer_bias=torch.zeros(2, 1))
+    sweep = Sweep(
+        data=sums(),
+        policies={"mine": lambda budget: presets.kvzap(budget, gate=gate)},
+        budgets=[20],
+    )
+    run(sweep, fakes, tmp_path)
+    gate(torch.ones(1, 1, 4), layer=0)
+    run(sweep, fakes, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\\b", "", " ", "a\nb", "a\x00", "\udcff", "x" * 300])
