@@ -53,7 +53,8 @@ class LinearShares:
 
 
 def _shares(given: object) -> object:
-    """A list as a tuple, so that the budget can be hashed."""
+    """A list, an array or a tensor as a tuple, so that the budget can be hashed."""
+    given = given.tolist() if hasattr(given, "tolist") else given
     return tuple(given) if isinstance(given, list) else given
 
 
@@ -127,7 +128,9 @@ class Budget:
             )
         if isinstance(given, LinearShares):
             return
-        numbers = isinstance(given, tuple) and all(isinstance(n, int | float) for n in given)
+        numbers = isinstance(given, tuple) and all(
+            isinstance(n, int | float) and not isinstance(n, bool) for n in given
+        )
         if not numbers or not all(0 <= n < math.inf for n in given) or not sum(given):
             raise ConfigError(
                 f"Budget(layers={given!r}) must be LinearShares or a number for each layer, none "

@@ -3,7 +3,9 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,11 +74,19 @@ def test_without_shares_every_layer_has_the_budget_itself() -> None:
         ([1.0, math.nan], "must be LinearShares or a number"),
         (["1"], "must be LinearShares or a number"),
         ("pyramid", "must be LinearShares or a number"),
+        ([True, False], "must be LinearShares or a number"),
+        (torch.ones(2, 2), "must be LinearShares or a number"),
     ],
 )
 def test_shares_that_cannot_be_are_refused(layers: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Budget(tokens=64, layers=layers)  # type: ignore[arg-type]
+
+
+def test_shares_may_be_an_array_or_a_tensor() -> None:
+    shares = [1.0, 0.5]
+    for shared in (np.array(shares, dtype=np.float32), torch.tensor(shares)):
+        assert Budget(tokens=64, layers=shared) == Budget(tokens=64, layers=shares)  # type: ignore[arg-type]
 
 
 def test_a_ratio_has_no_shares() -> None:

@@ -123,9 +123,9 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _field(value: Any, field: "attrs.Attribute[Any]") -> Any:
-    default: Any = field.default
-    if not field.init and isinstance(default, attrs.Factory) and _is_known(type(value)):
-        return default.factory()  # what comes with use, such as copies on devices, is none yet
+    factory = getattr(field.default, "factory", None)
+    if not field.init and factory is not None and _is_known(type(value)):
+        return factory()  # what comes with use, such as copies on devices, is none yet
     return getattr(value, field.name, None)
 
 

@@ -497,7 +497,8 @@ class Attachment:
     def _start(self, prompts: Sequence[int]) -> None:
         """A new generation begins: a session of its own."""
         for index, prompt_tokens in enumerate(prompts):
-            check_prompt(self._least, prompt_tokens, f"Prompt {index}")
+            name, shared = f"Prompt {index}", self._policy.budget
+            check_prompt(self._least, prompt_tokens, name, shared=shared)
         self._check_logits()
         self._close()
         self._decoded.clear()

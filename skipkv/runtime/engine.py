@@ -148,7 +148,7 @@ class Engine:
         self._eos = _eos(model, tokenizer) if given is None else frozenset(given)
         self.thinking = thinking_marks(thinking, tokenizer, user="Engine")
         self._text = TokenText(tokenizer)
-        self._desk = OrderDesk(model, tokenizer, least)
+        self._desk = OrderDesk(model, tokenizer, policy.budget, least)
         vocabulary = text_config(model).vocab_size
         warn_if_idle(policy.steerer, self._text, self.thinking, vocabulary=vocabulary)
 

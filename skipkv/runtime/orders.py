@@ -56,14 +56,20 @@ class OrderDesk:
         model: the engine's model.
         tokenizer: its tokenizer.
         budget: that of its policy.
+        least: that of the layer with the smallest.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: Budget | None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        budget: Budget | None,
+        least: Budget | None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._budget = budget
+        self._least = least
         self._encoding = threading.Lock()  # a tokenizer may be changed while it encodes
 
     def settings(
@@ -237,7 +243,7 @@ class OrderDesk:
                 f"exceeds the model's {limit} positions. Evicted entries still count: positions "
                 "never change. Shorten the prompt or decode fewer tokens."
             )
-        check_prompt(self._budget, len(ids), f"Prompt {number}")
+        check_prompt(self._least, len(ids), f"Prompt {number}", shared=self._budget)
         return max_new_tokens
 
 

@@ -137,7 +137,8 @@ def select(
     )
     budgets = policy.budget.of_layers(depth)
     for row, (layer, length) in enumerate(zip(numbers.tolist(), prompts.tolist(), strict=True)):
-        check_prompt(budgets[layer], length, f"select(prompt=...) of row {row}")
+        name = f"select(prompt=...) of row {row}"
+        check_prompt(budgets[layer], length, name, shared=policy.budget)
     allowed = [
         budgets[layer].allowed(t, p)
         for layer, t, p in zip(numbers.tolist(), tokens.tolist(), prompts.tolist(), strict=True)

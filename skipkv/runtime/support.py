@@ -150,19 +150,25 @@ def check_layers(policy: Policy, config: PretrainedConfig) -> None:
         )
 
 
-def check_prompt(budget: Budget | None, tokens: int, name: str) -> None:
+def check_prompt(
+    budget: Budget | None, tokens: int, name: str, *, shared: Budget | None = None
+) -> None:
     """Raise `InputError` if a protected prompt fills a budget, as a rule the `least_budget`.
 
     Args:
         budget: of a layer.
         tokens: of the prompt.
         name: of the prompt, for the error.
+        shared: what layers divide, for the error.
     """
     if budget is None or not budget.prompt or budget.tokens is None:
         return
     if max(tokens, budget.sinks) + budget.window >= budget.tokens:
+        whose = ""
+        if shared is not None and shared.layers is not None:
+            whose = f", the smallest of the layers, which hold {shared.tokens} on average"
         raise InputError(
             f"{name} has {tokens} tokens. Budget(prompt=True) protects them and a window "
-            f"of {budget.window}, which leaves no room in a budget of {budget.tokens}. Raise the "
-            "budget or do not protect the prompt."
+            f"of {budget.window}, which leaves no room in a budget of {budget.tokens}{whose}. "
+            "Raise the budget or do not protect the prompt."
         )

@@ -126,7 +126,8 @@ def test_one_set_for_all_layers_needs_layers_that_all_evict_alike() -> None:
 def test_a_protected_prompt_must_leave_room_in_the_smallest_layer() -> None:
     policy = Policy(budget=Budget(tokens=100, window=2, prompt=True, layers=(9.0, 1.0)))
     engine = Engine(toy_model(), TOKENIZER, policy)
-    with pytest.raises(InputError, match="leaves no room in a budget of 22"):
+    message = "in a budget of 22, the smallest of the layers, which hold 100 on average"
+    with pytest.raises(InputError, match=message):
         next(iter(engine.generate([counted(30)])))
 
 
