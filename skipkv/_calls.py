@@ -18,6 +18,7 @@ from skipkv._types import (
     Written,
     needs_of,
 )
+from skipkv._validators import kind_of
 from skipkv.errors import PartError, SkipKVError
 
 _Error = TypeVar("_Error", bound=SkipKVError)
@@ -92,7 +93,8 @@ def remembered_of(scorer: object, view: CacheView) -> dict[Memory, Float[Tensor,
     answer = call(scorer, "remember", {"view": view})
     if not isinstance(answer, Mapping):
         raise broken(
-            scorer, f".remember must return a mapping from memories to tensors, got {answer!r}."
+            scorer,
+            f".remember must return a mapping from memories to tensors, got {kind_of(answer)}.",
         )
     declared = [r for r in needs_of(scorer).records if isinstance(r, Memory)]
     if unknown := [memory for memory in answer if memory not in declared]:
@@ -161,7 +163,7 @@ def written_of(
     answer = call(part, "on_write", shown)
     declared = needs_of(part).written
     if not isinstance(answer, Mapping) or set(answer) != set(declared):
-        came = repr(list(answer)) if isinstance(answer, Mapping) else repr(answer)
+        came = repr(list(answer)) if isinstance(answer, Mapping) else kind_of(answer)
         raise broken(
             part,
             f".on_write must return a mapping from each Written of its `needs`, {list(declared)}, "

@@ -132,6 +132,7 @@ def test_nothing_is_asked_where_no_part_reads_it() -> None:
     ("answer", "message"),
     [
         (lambda keys: None, r"must return a mapping from each Written.*got None"),
+        (lambda keys: [keys[..., 0]], r"must return a mapping[^\n]*, got a list.$"),
         (lambda keys: {}, r"must return a mapping from each Written.*got \[\]"),
         (lambda keys: {Written("other"): keys[..., 0]}, r"got \[Written\(name='other'\)\]"),
         (lambda keys: {SAID: keys[0]}, r"must return \[B, H, T\]"),
