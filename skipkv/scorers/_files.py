@@ -1,14 +1,17 @@
 """Files of learned numbers: tensors, and a few texts that say what they are."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipkv.errors import InputError
+from skipkv.errors import ConfigError, InputError
+
+T = TypeVar("T")
 
 
 def save(
@@ -59,3 +62,19 @@ def load(
         f"{name!r} is a safetensors file, but holds no {what} of skipkv: its metadata must say "
         f"format='skipkv {what}', and it must hold the tensors {', '.join(sorted(needed))}."
     )
+
+
+def named(path: str | os.PathLike[str], make: Callable[[], T]) -> T:
+    """What a file's contents make; an error about them names the file.
+
+    Args:
+        path: the file.
+        make: makes it of the contents.
+
+    Raises:
+        InputError: they do not fit together.
+    """
+    try:
+        return make()
+    except ConfigError as cause:
+        raise InputError(f"{str(path)!r} cannot be used: {cause}") from cause

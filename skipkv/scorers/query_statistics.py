@@ -132,16 +132,17 @@ class QueryStatistics:
             path: the file.
 
         Raises:
-            InputError: no such file, or a file of another kind.
+            InputError: no such file, a file of another kind, or tensors that do not fit together.
         """
         tensors, about = _files.load(path, _WHAT, set(_PARTS))
         count = about.get("tokens", "")
-        return cls(
-            **{name: tensors[name] for name in _PARTS},
-            tokens=int(count) if count.isdecimal() else 0,
-            model=about.get("model", ""),
-            _source=f"load({str(path)!r})",
-        )
+        parts: dict[str, Any] = {name: tensors[name] for name in _PARTS}
+        parts |= {
+            "tokens": int(count) if count.isdecimal() else 0,
+            "model": about.get("model", ""),
+            "_source": f"load({str(path)!r})",
+        }
+        return _files.named(path, lambda: cls(**parts))
 
     def __repr__(self) -> str:
         # Statistics from a file can be pasted back; thousands of numbers would be unreadable.

@@ -153,12 +153,13 @@ class WriteGate:
             path: the file.
 
         Raises:
-            InputError: no such file, or a file of another kind.
+            InputError: no such file, a file of another kind, or tensors that do not fit together.
         """
         tensors, about = _files.load(path, _WHAT, {"outer", "outer_bias"})
         parts: dict[str, Any] = {name: t for name, t in tensors.items() if name in _PARTS}
         texts = {name: about.get(name, "") for name in ("model", "made")}
-        return cls(**parts, **texts, _source=f"load({str(path)!r})")
+        source = f"load({str(path)!r})"
+        return _files.named(path, lambda: cls(**parts, **texts, _source=source))
 
     def __repr__(self) -> str:
         # A gate from a file can be pasted back; thousands of numbers would be unreadable.

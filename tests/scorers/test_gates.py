@@ -103,6 +103,10 @@ def test_what_is_no_gate_is_refused(tmp_path: Path) -> None:
         save_file(tensors, path)
         with pytest.raises(InputError, match="holds no write gate"):
             WriteGate.load(path)
+    unfit = {"outer": torch.full((2, 3, 4), torch.nan), "outer_bias": torch.ones(2, 4)}
+    save_file(unfit, path, metadata={"format": "skipkv write gate"})
+    with pytest.raises(InputError, match=r"other.safetensors' cannot be used: .*hold finite"):
+        WriteGate.load(path)
     with pytest.raises(InputError, match="The write gate cannot be written to"):
         made().save(tmp_path / "none" / "gate.safetensors")
     made().save(path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import skipkv
 from skipkv import CacheView, Engine, presets
@@ -99,6 +100,10 @@ def test_statistics_are_the_same_after_a_file(tmp_path: Path) -> None:
     assert repr(again) == f"QueryStatistics.load({str(path)!r})"
     with pytest.raises(InputError, match="holds no write gate of skipkv"):
         skipkv.scorers.WriteGate.load(path)
+    parts = {n: getattr(statistics, n) for n in ("mean", "length", "frequencies")}
+    save_file(parts, path, metadata={"format": "skipkv query statistics"})
+    with pytest.raises(InputError, match=r"queries.safetensors' cannot be used: .*tokens=0\)"):
+        QueryStatistics.load(path)
 
 
 @pytest.mark.parametrize(
