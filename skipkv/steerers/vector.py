@@ -144,13 +144,16 @@ class SteeringVector:
             raise InputError(
                 f"{name!r} must name its layer in its metadata, a number from 0; got {layer!r}."
             )
-        return cls(
-            vector=vector,
-            layer=int(layer),
-            model=about.get("model", ""),
-            made=about.get("made", ""),
-            _source=f"load({name!r})",
-        )
+        try:
+            return cls(
+                vector=vector,
+                layer=int(layer),
+                model=about.get("model", ""),
+                made=about.get("made", ""),
+                _source=f"load({name!r})",
+            )
+        except ConfigError as cause:
+            raise InputError(f"{name!r} cannot be used: {cause}") from cause
 
     @classmethod
     def from_pt(

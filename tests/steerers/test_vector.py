@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from skipkv.errors import ConfigError, InputError
@@ -113,6 +114,12 @@ def test_files_that_are_no_steering_vector_are_refused(tmp_path: Any) -> None:
     save_file({"vector": torch.ones(2)}, tmp_path / "bare")
     with pytest.raises(InputError, match="not a steering vector of skipkv"):
         SteeringVector.load(tmp_path / "bare")
+    SteeringVector(vector=torch.ones(2), layer=0).save(tmp_path / "damaged")
+    with safe_open(tmp_path / "damaged", framework="pt") as file:
+        about = file.metadata()
+    save_file({"vector": torch.full((2,), torch.nan)}, tmp_path / "damaged", metadata=about)
+    with pytest.raises(InputError, match=r"damaged' cannot be used: .*finite numbers"):
+        SteeringVector.load(tmp_path / "damaged")
     with pytest.raises(InputError, match="Cannot write"):
         SteeringVector(vector=torch.ones(2), layer=0).save(tmp_path / "no" / "folder")
 
