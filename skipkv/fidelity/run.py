@@ -21,7 +21,7 @@ from skipkv.fidelity.forced import forced_logits
 from skipkv.fidelity.records import Record
 from skipkv.fidelity.summary import Report, report
 from skipkv.policy import Policy
-from skipkv.runtime.support import least_budget
+from skipkv.runtime.support import check_prompt, least_budget
 
 _DIGITS = 6  # of a number in a record
 
@@ -290,6 +290,8 @@ def _check_lengths(ids: list[list[int]], comparison: Comparison, model: Any) -> 
     longest = max(map(len, ids))
     for label, policy in comparison.policies:
         budget = least_budget(policy, model.config)
+        prompt = f"{_key(label, policy)}: the prompt of a text"
+        check_prompt(budget, comparison.prompt_tokens, prompt, shared=policy.budget)
         if first_changed(budget, comparison.prompt_tokens, longest) >= longest:
             raise InputError(
                 f"No text exceeds the budget of {_key(label, policy)}: the longest has {longest} "

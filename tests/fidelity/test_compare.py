@@ -9,7 +9,7 @@ import attrs
 import pytest
 import torch
 
-from skipkv import presets
+from skipkv import Policy, presets
 from skipkv.errors import ConfigError, InputError
 from skipkv.fidelity import Comparison, Record, compare, paired, report
 from skipkv.fidelity.plot import plot
@@ -130,6 +130,10 @@ def test_a_folder_of_another_comparison_is_refused(tmp_path: Path) -> None:
         run(("rkv", presets.rkv(16, interval=8, importance=0.2)), folder=tmp_path)
 
 
+def full_of_prompt() -> tuple[str, Policy]:
+    return "full", presets.rkv(16, interval=8, prompt=True)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -137,6 +141,10 @@ def test_a_folder_of_another_comparison_is_refused(tmp_path: Path) -> None:
         (lambda: run(RKV, texts=[]), "no text"),
         (lambda: run(("rkv", presets.rkv(100))), "No text exceeds the budget of rkv @ 100"),
         (lambda: run(RKV, RKV), "rkv @ 16 twice"),
+        (
+            lambda: run(RKV, full_of_prompt()),
+            "full @ 16: the prompt of a text has 8 tokens.*no room",
+        ),
         (lambda: run(), "at least one policy"),
         (lambda: run(RKV, batch_size=0), r"batch_size=0\) must be at least 1"),
         (lambda: run(RKV, max_tokens=9), r"max_tokens=9\) must exceed the prompt's 8"),
