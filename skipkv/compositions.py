@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skipkv.policy import Policy
     from skipkv.steerers import Steerer
 
-__all__ = ["PolicyFactory", "model_settings", "resolve_policy"]
+__all__ = ["PolicyFactory", "model_settings", "resolve_policy", "store_calibrated"]
 
 PolicyFactory: TypeAlias = "Callable[..., Policy]"
 """A preset, or a callable like one; it may take a budget, an interval and options by name."""
@@ -31,17 +31,24 @@ FILE = "skipkv.json"
 """The name of the file with a model's settings, in the model's folder."""
 OTHERS = "*"
 """The name, in such a file, of the presets that need only a budget and are not in it."""
+CALIBRATED = "calibrated"
+"""The name, in such a file, of what `skipkv calibrate` estimated; and an option's value for it."""
 STEERING = ("vector", "strength", "growth")
 """Options that every preset takes: a file with a steering vector, its strength and growth."""
 _OPTIONS = ("budget", "interval", *STEERING)  # each has an option of the command line
 _GROWTH = 0.02  # the paper's, under `skipkv`
 
 
-def model_settings(model: str) -> dict[str, dict[str, Any]]:
+def model_settings(model: str, *, published: bool = False) -> dict[str, dict[str, Any]]:
     """The settings in a model's folder; empty for a model on the hub or without such a file.
+
+    What calibration estimated stands under "calibrated", per preset. It is used only where an
+    option says `calibrated`, as in `skipkv:threshold=calibrated`.
 
     Args:
         model: the value of `--model`: tiny, a folder, a hub id or a .gguf file.
+        published: leave out the settings of presets, so that they have their published ones. What
+            calibration estimated stays.
 
     Raises:
         InputError: the file does not hold options of presets.
@@ -49,6 +56,8 @@ def model_settings(model: str) -> dict[str, dict[str, Any]]:
     Example:
         >>> model_settings("tiny")["rkv"]
         {'budget': 270, 'interval': 16}
+        >>> list(model_settings("tiny", published=True))
+        ['calibrated']
     """
     from skipkv.models.loading import folder_of
 
@@ -56,19 +65,109 @@ def model_settings(model: str) -> dict[str, dict[str, Any]]:
     if folder is None or not (folder / FILE).is_file():
         return {}
     path = folder / FILE
+    settings = _read(path)
+    from skipkv.presets import BUDGETED
+
+    calibrated = _estimates(path, settings.pop(CALIBRATED, {}))
+    found = {CALIBRATED: calibrated} if calibrated else {}
+    if published:
+        return found
+    shared = settings.pop(OTHERS, None)
+    if shared is not None:
+        others = [name for name in BUDGETED if name not in settings]
+        settings = {**dict.fromkeys(others, shared), **settings}
+    own = {name: _own_options(path, name, options) for name, options in settings.items()}
+    return found | {name: _looked_up(name, options, found) for name, options in own.items()}
+
+
+def store_calibrated(path: Path, preset: str, options: Mapping[str, Any], *, made: str) -> None:
+    """Write what calibration estimated into a file of settings; its other entries stay.
+
+    Args:
+        path: the file; made if it does not exist. Commands read skipkv.json in a model's folder.
+        preset: the preset that the options belong to.
+        options: their values.
+        made: how they were estimated.
+
+    Raises:
+        InputError: there is a file that holds no settings, or it cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as model:
+        ...     path = Path(model) / "skipkv.json"
+        ...     store_calibrated(path, "skipkv", {"threshold": 0.8}, made="by hand")
+        ...     settings = model_settings(model)
+        >>> resolve_policy("skipkv:threshold=calibrated", budget=64, settings=settings).evictor
+        SentencePrimary(threshold=0.8, whole=False, prompt=True)
+    """
+    from skipkv._runs import writing
+
+    settings = _read(path) if path.exists() else {}
+    known = _estimates(path, settings.get(CALIBRATED, {}))
+    settings[CALIBRATED] = {**known, preset: {**known.get(preset, {}), **options}, "made": made}
+    partial = path.with_name(f"{path.name}.partial")
+    with writing(path):
+        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+
+def check_settings(path: Path) -> None:
+    """Raise unless a file of settings can be read, or does not exist yet.
+
+    Raises:
+        InputError: it does not hold an object, or what it calls calibrated is not that.
+    """
+    if path.exists():
+        _estimates(path, _read(path).get(CALIBRATED, {}))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}).") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} must hold an object of options for each preset.")
-    from skipkv.presets import BUDGETED
+    return settings
 
-    shared = settings.pop(OTHERS, None)
-    if shared is not None:
-        others = [name for name in BUDGETED if name not in settings]
-        settings = {**dict.fromkeys(others, shared), **settings}
-    return {name: _own_options(path, name, options) for name, options in settings.items()}
+
+def _estimates(path: Path, options: object) -> dict[str, Any]:
+    """What calibration estimated, per preset, without the note on how it was made."""
+    if not isinstance(options, dict):
+        raise InputError(f"{path}: {CALIBRATED!r} must hold an object, got {options!r}.")
+    return {
+        name: _own_options(path, name, values) for name, values in options.items() if name != "made"
+    }
+
+
+def _looked_up(name: str, options: Mapping[str, Any], settings: Settings | None) -> dict[str, Any]:
+    """A preset's options, with the model's value where one says `calibrated`.
+
+    Raises:
+        ConfigError: the model has no such value.
+    """
+    from skipkv.presets import NAMES
+
+    preset = name.partition(":")[0]
+    if preset not in NAMES:  # a callable of the user may have its own meaning for the word
+        return dict(options)
+    known = (settings or {}).get(CALIBRATED, {}).get(preset, {})
+    for option, value in options.items():
+        if value == CALIBRATED and option not in known:
+            remedy = (
+                f"`skipkv calibrate --threshold FILE` estimates one, where FILE is {FILE} in the "
+                "model's folder; or give a number."
+                if (preset, option) == ("skipkv", "threshold")
+                else "Give a value."
+            )
+            raise ConfigError(
+                f"Policy {name} asks for a calibrated {option}, and none is known for this model. "
+                f"{remedy}"
+            )
+    return {
+        option: known[option] if value == CALIBRATED else value for option, value in options.items()
+    }
 
 
 def _own_options(path: Path, name: str, options: object) -> dict[str, Any]:
@@ -108,7 +207,7 @@ def resolve_policy(
 
     Args:
         name: a preset's name, or `package.module:object` (see `find`). Options follow a colon, as
-            in `skipkv:threshold=0.9,pool=5`.
+            in `skipkv:threshold=0.9,pool=5`. `skipkv:threshold=calibrated` takes the model's.
         budget: entries per head, in tokens; passed to a callable that takes a budget.
         interval: decode steps between events; passed to a callable that takes an interval.
         vector: path of a steering vector.
@@ -131,7 +230,7 @@ def resolve_policy(
     """
     from skipkv.policy import Policy
 
-    found, written = read_name(name)
+    found, written = read_name(name, settings=settings)
     explicit = {
         "budget": budget,
         "interval": interval,
@@ -162,7 +261,8 @@ def resolve_policy(
 def own_settings(name: str, settings: Settings | None) -> dict[str, Any]:
     """A model's settings for the preset in a name; empty for a user's own policy.
 
-    An option that the name gives is left out, since the name's value holds.
+    An option that the name gives is left out, since the name's value holds. One that the name says
+    to be `calibrated` is there with the model's value.
 
     Args:
         name: as for `resolve_policy`.
@@ -171,9 +271,12 @@ def own_settings(name: str, settings: Settings | None) -> dict[str, Any]:
     preset, *options = name.split(":")
     if options and "=" not in options[0]:
         return {}  # package.module:object
-    written = {pair.partition("=")[0] for part in options for pair in part.split(",")}
+    pairs = (pair.partition("=") for part in options for pair in part.split(","))
+    written = {key: value for key, _, value in pairs}
     own = (settings or {}).get(preset, {})
-    return {key: value for key, value in own.items() if key not in written}
+    asked = {key: value for key, value in written.items() if value == CALIBRATED}
+    kept = {key: value for key, value in own.items() if key not in written}
+    return {**kept, **_looked_up(name, asked, settings)}
 
 
 def described(name: str, own: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
@@ -184,7 +287,11 @@ def described(name: str, own: Mapping[str, Any], told: Mapping[str, Any]) -> str
         own: from `own_settings`.
         told: options that the user gave; they replace the model's.
     """
-    kept = {key: value for key, value in own.items() if key not in told}
+    kept = {
+        key: value
+        for key, value in own.items()
+        if key not in told or f"{key}={CALIBRATED}" in name  # told to take the model's
+    }
     if not kept:
         return None
     shown = ", ".join(
@@ -194,15 +301,19 @@ def described(name: str, own: Mapping[str, Any], told: Mapping[str, Any]) -> str
     return f"{name} has the model's settings: {shown}"
 
 
-def read_name(text: str) -> tuple["Policy | PolicyFactory", dict[str, Any]]:
+def read_name(
+    text: str, *, settings: Settings | None = None
+) -> tuple["Policy | PolicyFactory", dict[str, Any]]:
     """What a name stands for, and the options written after it.
 
     Args:
         text: a preset or `package.module:object`; options follow a colon, as in
-            `skipkv:threshold=0.9,pool=5`.
+            `skipkv:threshold=0.9,pool=5`. An option of a preset may be `calibrated`.
+        settings: from `model_settings`: it has the value of an option that says `calibrated`.
 
     Raises:
-        ConfigError: there is no such policy, or an option is not written `name=value`.
+        ConfigError: there is no such policy, an option is not written `name=value`, or the model
+            has no calibrated value.
     """
     name, *rest = text.split(":")
     if rest and not _is_option(rest[0].partition(",")[0]):
@@ -213,7 +324,7 @@ def read_name(text: str) -> tuple["Policy | PolicyFactory", dict[str, Any]]:
             raise ConfigError(f"Policy {text}: the option {part!r} must be name=value.")
         key, _, value = part.partition("=")
         options[key] = _value(value)
-    return find(name), options
+    return find(name), _looked_up(text, options, settings)
 
 
 def _is_option(text: str) -> bool:

@@ -8,7 +8,7 @@ Each is a function of a budget: a number of tokens (1024), a share of the tokens
 import os
 from collections.abc import Callable
 from inspect import signature
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -828,7 +828,7 @@ def seal(
 def skipkv(
     budget: AnyBudget,
     *,
-    threshold: float = 0.95,
+    threshold: float | Literal["calibrated"] = 0.95,
     steering: Steerer | None = None,
     grouped: int | None = None,
     prompt_sentences: bool = True,
@@ -852,7 +852,8 @@ def skipkv(
     Args:
         budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
         threshold: cosine similarity above which a later sentence repeats an earlier one, in (0, 1);
-            it belongs to the model (the paper: 0.95 to 0.99).
+            it belongs to the model (the paper: 0.95 to 0.99). "calibrated" is for names of
+            policies: `skipkv:threshold=calibrated` takes the model's from its skipkv.json.
         steering: steers the model towards execution; None does not steer.
         grouped: size of batches of prompts of like length; None starts prompts as they come.
         prompt_sentences: whether repeated sentences of the prompt go first too.
@@ -865,6 +866,13 @@ def skipkv(
         prompt: keep the whole prompt as well.
         interval: decode steps between two compression events; 128 by default.
     """
+    if isinstance(threshold, str):
+        raise ConfigError(
+            f"skipkv(threshold={threshold!r}): a preset knows no model, so it must be given a "
+            "number. A calibrated threshold is looked up for a model by its name: "
+            "resolve_policy('skipkv:threshold=calibrated', budget=..., "
+            "settings=model_settings(MODEL)) of skipkv.compositions, or the same name in a command."
+        )
     own = _budget(budget, window=window, sinks=sinks, prompt=prompt, interval=interval)
     return Policy(
         budget=own,

@@ -61,7 +61,7 @@ def collect(
     settings: Settings,
     completions: Sequence[tuple[str, bool]] | None = None,
     classify: ThoughtClassifier | None = None,
-    watch: Callable[[Trace], None] | None = None,
+    watch: Sequence[Callable[[Trace], None]] = (),
     progress: bool | None = None,
 ) -> StoredStates:
     """Generate a trace per prompt, and collect the hidden states where its thoughts open.
@@ -77,7 +77,7 @@ def collect(
         completions: existing traces: per prompt the text, and whether it ended by itself. Traces
             are then not generated.
         classify: names the kind of a thought; English marker words by default.
-        watch: called with every trace, for what else is learned from them.
+        watch: each is called with every trace, for what else is learned from them.
         progress: whether to show bars on stderr. By default bars on a terminal, and elsewhere a
             line every 30 seconds.
 
@@ -113,7 +113,7 @@ def _fill(
     settings: Settings,
     layers: list[int],
     classify: ThoughtClassifier,
-    watch: Callable[[Trace], None] | None,
+    watch: Sequence[Callable[[Trace], None]],
     progress: bool | None,
 ) -> None:
     """Make the missing traces and states."""
@@ -125,8 +125,8 @@ def _fill(
     marks = Marks(text, text_config(engine.model).vocab_size, engine.thinking)
     for index in progress_bar(progress, sorted(work.traces), desc="states", unit="trace"):
         trace = work.traces[index]
-        if watch is not None:
-            watch(trace)
+        for see in watch:
+            see(trace)
         if work.has_states(index):
             continue
         opened = openings(trace, marks=marks, text=text, classify=classify)

@@ -128,7 +128,7 @@ def bench(
             if baselines is None:
                 chosen.append("kvpress")
         cores = threads or torch.get_num_threads()
-        settings = {} if published else model_settings(model)
+        settings = model_settings(model, published=published)
 
         def asked(policies: "Sequence[Subject]", folder: Path) -> Bench:
             kvpress = None

@@ -1,4 +1,4 @@
-"""`skipkv calibrate`: make a steering vector for a model."""
+"""`skipkv calibrate`: make a steering vector for a model, and estimate what else it needs."""
 
 import sys
 from pathlib import Path
@@ -52,6 +52,15 @@ def calibrate(
             metavar="FILE",
             help="Also write what the model's queries are like on average in the traces, which "
             "the policy triattention needs.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also estimate the similarity above which a sentence counts as repeated, and "
+            "write it to this file of settings; its other entries stay. With skipkv.json in the "
+            "model's folder, skipkv:threshold=calibrated takes it.",
         ),
     ] = None,
     layer: Annotated[
@@ -169,9 +178,16 @@ def calibrate(
                 "questions: two to make and validate the vector, one to hold out."
             )
         with loading():
-            from skipkv.calibration import QuerySums, Settings, collect
+            from skipkv.calibration import (
+                QuerySums,
+                RepeatThreshold,
+                SentencePairs,
+                Settings,
+                collect,
+            )
             from skipkv.calibration.plot import plot_separation, require_matplotlib
             from skipkv.calibration.traces import read_completions
+            from skipkv.compositions import check_settings, store_calibrated
             from skipkv.evaluation.datasets import DEFAULTS
             from skipkv.models.loading import EMBEDDED
             from skipkv.policy import Policy
@@ -201,6 +217,9 @@ def calibrate(
                     f"--queries {queries} is the file of --output too, and one would replace the "
                     "other. Name another file."
                 )
+        if threshold is not None:
+            _check_folder("--threshold", threshold)
+            check_settings(Path(threshold))
         check_placement(dtype, device)
         own = next((DEFAULTS[name] for name in (model, data) if name in EMBEDDED), None)
         if temperature is None:
@@ -237,6 +256,8 @@ def calibrate(
         else:
             completions = completions[: len(prompts)]
         sums = None if queries is None else QuerySums(engine.model)
+        pairs = None if threshold is None else SentencePairs(engine)
+        watchers = [one.add for one in (sums, pairs) if one is not None]
         folder = Path(work or f"{output}.work")
         with resumable(folder):
             states = collect(
@@ -245,7 +266,7 @@ def calibrate(
                 folder=folder,
                 settings=settings,
                 completions=completions,
-                watch=None if sums is None else sums.add,
+                watch=watchers,
             )
         if sums is not None:
             assert queries is not None
@@ -273,6 +294,16 @@ def calibrate(
         if picture is not None:
             plot_separation(found, picture)
             typer.echo(f"plot written to {picture}")
+        if pairs is not None:
+            assert threshold is not None
+            repeats = RepeatThreshold.of(pairs.traces)
+            store_calibrated(
+                Path(threshold),
+                "skipkv",
+                {"threshold": repeats.threshold.value},
+                made=f"skipkv calibrate: {repeats.summary}, seed={seed}",
+            )
+            typer.echo(f"\n{repeats.report}\nthreshold written to {threshold}")
         sys.stdout.flush()
 
 

@@ -278,7 +278,7 @@ def evaluate(
             )
         candidates = parse_candidates(
             policies or [own.policies],
-            settings={} if published else model_settings(model),
+            settings=model_settings(model, published=published),
         )
         sweep = evaluation.Sweep(
             data=sets,

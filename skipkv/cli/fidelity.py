@@ -100,9 +100,7 @@ def fidelity(
             from skipkv.fidelity.plot import plot
             from skipkv.models import load
 
-        candidates = parse_candidates(
-            policies, settings=None if published else model_settings(model)
-        )
+        candidates = parse_candidates(policies, settings=model_settings(model, published=published))
         asked = [_budget(piece) for text in budgets for piece in text.split(",") if piece.strip()]
         read = read_prompts([], source=texts, field=field, limit=limit)
         for number, text in enumerate(read):

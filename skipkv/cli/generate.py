@@ -157,7 +157,7 @@ def generate(
             from skipkv.compositions import described, model_settings, own_settings, resolve_policy
             from skipkv.runtime import Engine, Sampling
 
-        settings = {} if published else model_settings(model)
+        settings = model_settings(model, published=published)
         told = {
             "budget": budget,
             "interval": interval,

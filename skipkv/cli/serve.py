@@ -94,7 +94,7 @@ def serve(
 
         # Everything that can be wrong without the model is found before the model is loaded.
         require_extra("serve", "starlette", "uvicorn")
-        settings = {} if published else model_settings(model)
+        settings = model_settings(model, published=published)
         if len(set(policy)) < len(policy):
             raise InputError("--policy names a policy twice. Name each once.")
         told = {"budget": budget, "interval": interval}

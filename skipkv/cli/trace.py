@@ -163,7 +163,7 @@ def _decoded(
         from skipkv.runtime import Engine, Sampling
         from skipkv.trace import Recorder
 
-    settings = {} if published else model_settings(model)
+    settings = model_settings(model, published=published)
     told = {"budget": budget, "interval": interval}
     policies = [
         resolve_policy(name, settings=settings, vector=None, strength=None, growth=None, **told)

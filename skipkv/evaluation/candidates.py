@@ -73,7 +73,7 @@ class Candidate:
         Raises:
             ConfigError: there is no such policy, or an option is not written `name=value`.
         """
-        source, options = read_name(text)
+        source, options = read_name(text, settings=settings)
         own = own_settings(text, settings)
         own = {key: value for key, value in own.items() if key not in ("budget", "interval")}
         return cls(label=text, source=source, options=options, own=own)

@@ -78,9 +78,9 @@ def export(
             file of learned numbers is too large to be a part of its code.
         ConfigError: a policy that cannot be.
     """
-    _, written = read_name(policy)
+    settings = model_settings(model, published=published)
+    _, written = read_name(policy, settings=settings)
     name = ":".join(piece for piece in policy.split(":") if "=" not in piece)
-    settings = {} if published else model_settings(model)
     told = {"budget": budget, "interval": interval}
     options = {**own_settings(policy, settings), **written}
     options |= {key: value for key, value in told.items() if value is not None}

@@ -147,7 +147,7 @@ class SkipKVLM(LM):  # type: ignore[misc]
         if isinstance(policy, str):
             policy = resolve_policy(
                 policy,
-                settings={} if name is None or published else model_settings(name),
+                settings={} if name is None else model_settings(name, published=published),
                 budget=budget,
                 interval=interval,
                 vector=steering,

@@ -12,6 +12,19 @@ TRANSITION = (
     "another solution", "another strategy", "another technique",
 )  # fmt: skip
 
+# Words that say how a sentence goes on, or hold it together: a sentence without them says the same.
+CONNECTIVES = frozenset(
+    {
+        "a", "actually", "ah", "also", "an", "and", "anew", "but", "finally", "first", "hence",
+        "hm", "hmm", "i", "is", "it", "just", "let", "let's", "me", "next", "now", "of", "oh",
+        "ok", "okay", "once", "more", "so", "that", "the", "then", "therefore", "this", "thus",
+        "to", "us", "was", "we", "well", "yes",
+    }
+)  # fmt: skip
+
+# They turn what a sentence says into its opposite.
+NEGATIONS = frozenset({"cannot", "never", "not"})
+
 # Written with a period that ends no sentence. Left out on purpose, because as words they often end
 # one: no., max., min., in., iff.
 ABBREVIATIONS = frozenset(

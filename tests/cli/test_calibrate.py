@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from skipkv.cli import exits
 from skipkv.scorers import QueryStatistics
@@ -67,6 +68,86 @@ def test_a_layer_can_be_asked_for(run: Any, toys: Path, tmp_path: Path) -> None:
     assert QueryStatistics.load(tmp_path / "again") == statistics
 
 
+def restating(folder: Path, *, often: int) -> Path:
+    """Traces that state six facts, and then restate some of them."""
+    said = ["one plus two", "then if", "sum minus", "check nine times", "me four", "ten way six"]
+    lines = []
+    for number in range(20):
+        facts = [
+            f"{words} {name}={(number * k + k) % 10}.\n\n"
+            for k, (name, words) in enumerate(zip("uvwxyz", said, strict=True))
+        ]
+        again = [f"wait {fact}" for fact in facts[:often]] or ["wait k=3.\n\n", "wait l=4.\n\n"]
+        lines.append({"text": "so.\n\n" + "".join([*facts, *again]) + "</think>x"})
+    path = folder / "restating.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def threshold_arguments(folder: Path, *, often: int, file: Path) -> tuple[object, ...]:
+    # with little attention, what a token's state says is mostly the token, as in a trained model
+    model = toy_model()
+    with torch.no_grad():
+        for layer in model.base_model.layers:
+            layer.self_attn.o_proj.weight *= 0.01
+    model.save_pretrained(folder / "model")
+    toy_tokenizer().save_pretrained(folder / "model")
+    questions = folder / "questions.txt"
+    questions.write_text("sum 1<think>\n" * 20)
+    return (
+        "calibrate", "--model", folder / "model", "--data", questions, "--output", folder / "v",
+        "--traces", restating(folder, often=often), "--threshold", file,
+    )  # fmt: skip
+
+
+def test_a_threshold_is_estimated_beside_the_vector(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "skipkv.json"
+    file.write_text(json.dumps({"rkv": {"budget": 50}, "calibrated": {"skipkv": {"pool": 5}}}))
+    arguments = threshold_arguments(tmp_path, often=4, file=file)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "sentences: 80 restated later, " in result.stdout
+    assert f"threshold written to {file}" in result.stdout
+    stored = json.loads(file.read_text())
+    threshold = stored["calibrated"]["skipkv"]["threshold"]
+    assert f"threshold of a repeated sentence: {threshold:.3f} [" in result.stdout
+    assert stored["rkv"] == {"budget": 50}
+    assert stored["calibrated"]["skipkv"]["pool"] == 5
+    assert stored["calibrated"]["made"].startswith("skipkv calibrate: 20 traces, 80 restated")
+    again = run(*arguments)  # from the traces and states that are there
+    assert again.stdout == result.stdout
+    assert json.loads(file.read_text()) == stored
+
+
+def test_a_threshold_that_cannot_be_estimated_costs_no_vector(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "skipkv.json"
+    result = run(*threshold_arguments(tmp_path, often=0, file=file))
+    assert result.exit_code == exits.BAD_INPUT
+    assert "The threshold cannot be estimated: in 20 traces 0 sentences are" in result.stderr
+    assert SteeringVector.load(tmp_path / "v").made.startswith("skipkv calibrate: 20 traces")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must hold an object"),
+        ('{"calibrated": 3}', "'calibrated' must hold an object, got 3"),
+    ],
+)
+def test_a_file_without_settings_is_refused_before_the_work(
+    run: Any, tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "skipkv.json"
+    file.write_text(text)
+    result = run(*threshold_arguments(tmp_path, often=4, file=file))
+    assert result.exit_code == exits.BAD_INPUT
+    assert message in result.stderr
+    assert file.read_text() == text
+    assert not (tmp_path / "v.work").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -75,6 +156,7 @@ def test_a_layer_can_be_asked_for(run: Any, toys: Path, tmp_path: Path) -> None:
         (("--output", "no/such/v"), "there is no folder no/such"),
         (("--queries", "no/such/q"), "--queries no/such/q: there is no folder no/such"),
         (("--queries", "./v", "--output", "v"), "--queries ./v is the file of --output too"),
+        (("--threshold", "no/such/t"), "--threshold no/such/t: there is no folder no/such"),
         (("--output", "/tmp"), "/tmp is a folder, but a file must be written"),
         (("--field", "q"), "no field 'q'"),
         (("--stable", "2"), "stable=2.0) must be a share"),
@@ -111,8 +193,6 @@ def test_no_folder_is_made_for_questions_that_cannot_be_decoded(
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
-    import torch
-
     SteeringVector(vector=torch.ones(4), layer=1).save(tmp_path / "v.safetensors")
     return str(tmp_path / "v.safetensors")
 

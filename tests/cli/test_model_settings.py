@@ -72,7 +72,7 @@ def test_tiny_has_settings_for_every_preset_that_needs_some():
     from skipkv.presets import NAMES
 
     own = model_settings("tiny")
-    assert set(own) == {*NAMES} - {"full"}
+    assert set(own) == {*NAMES, "calibrated"} - {"full"}
     for name in NAMES:
         resolve_policy(name, settings=own)
 
@@ -86,9 +86,69 @@ def test_a_star_stands_for_the_other_presets_that_need_only_a_budget(tmp_path):
     assert resolve_policy("skipkv", settings=own).budget.tokens == 60
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_a_name_may_ask_for_the_calibrated_threshold(tmp_path, published):
+    text = {
+        "skipkv": {"threshold": 0.9, "budget": 60},
+        "calibrated": {"skipkv": {"threshold": 0.8}},
+    }
+    (tmp_path / "skipkv.json").write_text(json.dumps(text))
+    own = model_settings(str(tmp_path), published=published)
+    name = "skipkv:threshold=calibrated"
+    assert resolve_policy(name, budget=64, settings=own) == presets.skipkv(64, threshold=0.8)
+    candidate = Candidate.parse(f"{name},pool=5", settings=own)
+    assert candidate.policy(budget=64, interval=16).evictor.threshold == 0.8
+    assert candidate.note == f"{name},pool=5 has the model's settings: threshold=0.8"
+    # and where a name does not, nothing changes
+    asked = resolve_policy("skipkv", budget=64, settings=own)
+    assert asked.evictor.threshold == (0.95 if published else 0.9)
+
+
+def test_a_model_s_settings_may_ask_for_it_too(tmp_path):
+    text = {
+        "skipkv": {"threshold": "calibrated", "budget": 60},
+        "calibrated": {"skipkv": {"threshold": 0.8}, "made": "by hand"},
+    }
+    (tmp_path / "skipkv.json").write_text(json.dumps(text))
+    policy = resolve_policy("skipkv", settings=model_settings(str(tmp_path)))
+    assert policy == presets.skipkv(60, threshold=0.8)
+
+
+@pytest.mark.parametrize("model", ["tiny", "rambler"])
+def test_the_embedded_models_have_one(model):
+    own = model_settings(model, published=True)
+    found = resolve_policy("skipkv:threshold=calibrated", budget=64, settings=own)
+    assert 0.8 < found.evictor.threshold < 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("skipkv:threshold=calibrated", "none is known.*`skipkv calibrate --threshold FILE`"),
+        ("skipkv:pool=calibrated", "asks for a calibrated pool, and none is known"),
+        ("lazy_eviction:threshold=calibrated", "asks for a calibrated threshold.* Give a value"),
+    ],
+)
+@pytest.mark.parametrize("settings", [None, {}, {"calibrated": {"rkv": {"pool": 5}}}])
+def test_without_a_calibrated_value_the_name_is_refused(name, message, settings):
+    with pytest.raises(ConfigError, match=message):
+        resolve_policy(name, budget=64, settings=settings)
+    with pytest.raises(ConfigError, match=message):
+        Candidate.parse(name, settings=settings)
+
+
+def test_a_preset_knows_no_model_to_take_the_calibrated_threshold_of():
+    with pytest.raises(ConfigError, match=r"a preset knows no model.*settings=model_settings"):
+        presets.skipkv(64, threshold="calibrated")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"calibrated": []}', "'calibrated' must hold an object"),
+        ('{"calibrated": {"rkw": {}}}', "has options for 'rkw'"),
+        ('{"calibrated": {"skipkv": {"treshold": 3}}}', "skipkv takes no 'treshold'"),
+        ('{"skipkv": {"threshold": "calibrated"}}', "asks for a calibrated threshold, and none"),
         ('{"*": 3}', "the options of random must be an object, got 3"),
         ('{"*": {"pool": 3}}', "random takes no 'pool'"),
         ("{", "is not JSON"),
