@@ -18,6 +18,8 @@ from skipkv.runtime.sentences import SentenceTracker
 from skipkv.runtime.text import TokenText
 from skipkv.segmenters import Newline, Segmenter
 
+_AT_ONCE = 1024  # tokens whose states are held in float64 together
+
 
 @attrs.frozen(kw_only=True)
 class TraceSimilarities:
@@ -103,7 +105,9 @@ class SentencePairs:
             self._segmenter, hidden.shape[1], hidden.device, prompt=len(trace.prompt)
         )
         pieces = self._text.pieces(ids)
-        tracker.feed(ids, pieces, hidden)
+        for start in range(0, len(ids), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            tracker.feed(ids[some], pieces[some], hidden[some])
         ends = tracker.table.ends.tolist()
         thinking = self._marks.thinking(trace.prompt, trace.tokens)
         spans = [

@@ -93,12 +93,12 @@ class RepeatThreshold:
                 drawn.append(_measured(some, rest))
         low, high = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
         threshold, found, auc = map(Estimate, values, low.tolist(), high.tolist())
-        if auc.low <= 0.5 or found.low <= ALLOWED or not 0 < threshold.value < 1:
+        if found.low <= ALLOWED or not 0 < threshold.value < 1:
             raise InputError(
                 "The threshold cannot be estimated: similarity does not tell restated sentences "
-                f"from others (area under ROC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]; "
-                f"above {threshold.value:.3f} lie {100 * found.value:.0f} % of the restated ones "
-                f"and {100 * ALLOWED:.0f} % of the others). {_KEEP}"
+                f"from others. Above {threshold.value:.3f} lie {100 * found.value:.0f} % "
+                f"[{100 * found.low:.0f}, {100 * found.high:.0f}] of the restated ones and "
+                f"{100 * ALLOWED:.0f} % of the others (area under ROC {auc.value:.2f}). {_KEEP}"
             )
         return cls(
             threshold=threshold,

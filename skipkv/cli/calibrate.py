@@ -178,6 +178,7 @@ def calibrate(
                 "questions: two to make and validate the vector, one to hold out."
             )
         with loading():
+            from skipkv._settings import check_settings, store_calibrated
             from skipkv.calibration import (
                 QuerySums,
                 RepeatThreshold,
@@ -187,7 +188,6 @@ def calibrate(
             )
             from skipkv.calibration.plot import plot_separation, require_matplotlib
             from skipkv.calibration.traces import read_completions
-            from skipkv.compositions import check_settings, store_calibrated
             from skipkv.evaluation.datasets import DEFAULTS
             from skipkv.models.loading import EMBEDDED
             from skipkv.policy import Policy

@@ -7,15 +7,8 @@ from typing import Any
 
 import attrs
 
-from skipkv.compositions import (
-    STEERING,
-    Settings,
-    build,
-    described,
-    own_settings,
-    read_name,
-    takes,
-)
+from skipkv._settings import STEERING, Settings, takes
+from skipkv.compositions import build, described, own_settings, read_name
 from skipkv.errors import ConfigError
 from skipkv.evaluation.cells import FULL
 from skipkv.policy import Policy

@@ -49,7 +49,7 @@ class Tables(Observer):
 
 def test_embeddings_are_those_of_the_policy_inside_the_thinking_part() -> None:
     model, tokenizer = toy_model(), toy_tokenizer()
-    prompt = "sum 1\n<think>\n"
+    prompt = "sum 1\n<think>w is 4.\n"
     written = (
         "x is one.\n\ny is 2.\n\nwait x is one.\n\nz is 3.\n\ny plus z</think>\n\nx is one.\n\n"
     )

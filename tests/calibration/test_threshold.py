@@ -88,3 +88,9 @@ def test_no_threshold_is_outside_what_a_policy_takes() -> None:
         RepeatThreshold.of(traces([0.9] * 40, [-0.5] * 200, 20))
     found = RepeatThreshold.of(traces([0.9] * 40, [0.0001] * 200, 20))
     assert math.isclose(found.threshold.value, 0.001)
+
+
+def test_what_a_policy_does_counts_and_not_the_order_of_all_sentences() -> None:
+    restated = [0.9] * 50 + [0.0] * 50  # area 0.5, but half of them lie above all others
+    found = RepeatThreshold.of(traces(restated, drawn(1, 400, 0.2, 0.8), 20))
+    assert found.found.value == 0.5

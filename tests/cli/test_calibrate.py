@@ -102,7 +102,14 @@ def threshold_arguments(folder: Path, *, often: int, file: Path) -> tuple[object
 
 def test_a_threshold_is_estimated_beside_the_vector(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "skipkv.json"
-    file.write_text(json.dumps({"rkv": {"budget": 50}, "calibrated": {"skipkv": {"pool": 5}}}))
+    file.write_text(
+        json.dumps(
+            {
+                "rkv": {"budget": 50},
+                "calibrated": {"skipkv": {"pool": 5}, "kvzap": {"gate": "g.safetensors"}},
+            }
+        )
+    )
     arguments = threshold_arguments(tmp_path, often=4, file=file)
     result = run(*arguments)
     assert result.exit_code == 0, result.output
@@ -113,6 +120,7 @@ def test_a_threshold_is_estimated_beside_the_vector(run: Any, tmp_path: Path) ->
     assert f"threshold of a repeated sentence: {threshold:.3f} [" in result.stdout
     assert stored["rkv"] == {"budget": 50}
     assert stored["calibrated"]["skipkv"]["pool"] == 5
+    assert stored["calibrated"]["kvzap"] == {"gate": "g.safetensors"}
     assert stored["calibrated"]["made"].startswith("skipkv calibrate: 20 traces, 80 restated")
     again = run(*arguments)  # from the traces and states that are there
     assert again.stdout == result.stdout
