@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from skipkv._types import CacheView
 from skipkv.scorers import (
     AccumulatedAttention,
+    AttentionRate,
     LastQueryAttention,
     SentenceRedundancy,
     WindowAttention,
@@ -21,6 +22,7 @@ from skipkv.testing.strategies import cache_views
         (WindowAttention(window=2), r"WindowAttention reads the last 2 queries.*queries holds 0"),
         (LastQueryAttention(), r"LastQueryAttention reads the last 1 queries"),
         (AccumulatedAttention(), r"CacheView.attention.*Needs\(attention=True\)"),
+        (AttentionRate(), r"CacheView.attention.*Needs\(attention=True\)"),
         (SentenceRedundancy(), r"Needs\(sentences=True\)"),
     ],
     ids=repr,

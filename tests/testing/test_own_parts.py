@@ -12,6 +12,7 @@ from skipkv.evictors import KeepAll, SentencePrimary, SinkAndRecent, TopK, Whole
 from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
+    AttentionRate,
     ExpectedAttention,
     GateScore,
     KeyDiff,
@@ -54,6 +55,7 @@ BY_HEAD = [TriAttention(queries=QUERIES, horizon=8)]
 GATED = [GateScore(gate=GATE), Retention(gate=GATE)]
 SCORERS = [
     AccumulatedAttention(),
+    AttentionRate(),
     KeyDiff(),
     KeyDiff(unrotated=True),
     KeyNorm(),

@@ -29,6 +29,7 @@ from skipkv.evictors import KeepAll, SentencePrimary, Shared, SinkAndRecent, Top
 from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import (
     AccumulatedAttention,
+    AttentionRate,
     GateScore,
     KeyNorm,
     KeyRedundancy,
@@ -47,6 +48,7 @@ from skipkv.testing import check_evictor, check_policy, check_scorer, conformanc
 
 scorers: list[type[Scorer]] = [
     AccumulatedAttention,
+    AttentionRate,
     GateScore,
     KeyNorm,
     KeyRedundancy,
