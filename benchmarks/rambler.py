@@ -128,6 +128,10 @@ def policies(
         "snapkv": presets.snapkv,
         "tova": presets.tova,
         "attended_distinct": presets.attended_distinct,
+        **{
+            f"attended_distinct + steering {s}": steered(presets.attended_distinct, v)
+            for s, v in steerers.items()
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""Shared by scorers that observe queries: scaled logits, and a softmax over some entries."""
+"""Shared by scorers that observe attention: its sum, scaled logits, a softmax over some entries."""
 
 import math
 from collections.abc import Iterator
@@ -9,6 +9,24 @@ from torch import Tensor
 
 from skipkv._types import CacheView
 from skipkv.errors import InputError
+
+
+def received(view: CacheView, reader: str) -> Float[Tensor, "R H L"]:
+    """The attention that entries received since they were written, in float32.
+
+    Args:
+        view: what to read.
+        reader: name of the scorer, for the error message.
+
+    Raises:
+        InputError: the view carries no attention.
+    """
+    if view.attention is None:
+        raise InputError(
+            f"{reader} reads CacheView.attention, which is None. Build the view with it; the "
+            "runtime does where a part declares needs = Needs(attention=True)."
+        )
+    return view.attention.float()
 
 
 def newest_queries(view: CacheView, count: int, reader: str) -> Float[Tensor, "R H G W D"]:

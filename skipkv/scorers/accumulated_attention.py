@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs
-from skipkv.errors import InputError
+from skipkv.scorers._attention import received
 from skipkv.scorers.algebra import ScorerAlgebra
 
 
@@ -36,9 +36,4 @@ class AccumulatedAttention(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """The accumulated attention as it is."""
-        if view.attention is None:
-            raise InputError(
-                "AccumulatedAttention reads CacheView.attention, which is None. Build the view "
-                "with it; the runtime does where a part declares needs = Needs(attention=True)."
-            )
-        return view.attention.float()
+        return received(view, "AccumulatedAttention")

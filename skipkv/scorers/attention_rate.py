@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from skipkv._types import CacheView, Needs
-from skipkv.errors import InputError
+from skipkv.scorers._attention import received
 from skipkv.scorers.algebra import ScorerAlgebra
 
 # A share of attention below it is as good as none, and its logarithm would hide all others.
@@ -38,10 +38,5 @@ class AttentionRate(ScorerAlgebra):
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """log(attention / queries), a share of at least 1e-9 each."""
-        if view.attention is None:
-            raise InputError(
-                "AttentionRate reads CacheView.attention, which is None. Build the view with it; "
-                "the runtime does where a part declares needs = Needs(attention=True)."
-            )
         queries = (view.seen[:, None, None] - view.positions).clamp_min(1)
-        return (view.attention.float() / queries).clamp_min(_LEAST).log()
+        return (received(view, "AttentionRate") / queries).clamp_min(_LEAST).log()
