@@ -17,6 +17,7 @@ FORMATS = ("png", "svg")
 # A preset has the same colour in all plots.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#777777")
 _MARKERS = "os^Dvp*X"
+_LINES = ("-", ":", "-.")  # the second for policies that find no colour of their own, and so on
 _PRESETS = ("skipkv", "rkv", "snapkv", "h2o", "tova", "streaming_llm", "random")
 
 
@@ -139,14 +140,22 @@ def _figure(
 
 
 def styles(policies: Sequence[str]) -> list[dict[str, Any]]:
-    """A colour and a marker for each policy; presets have their own."""
+    """A colour, a marker and a line for each policy, no two alike; presets have their own."""
     taken = {_PRESETS.index(p) for p in policies if p in _PRESETS}
     free = [i for i in range(len(_COLOURS)) if i not in taken] or [0]
     styles, others = [], 0
     for policy in policies:
+        again = 0
         if policy in _PRESETS:
             index = _PRESETS.index(policy)
         else:
-            index, others = free[others % len(free)], others + 1
-        styles.append({"color": _COLOURS[index], "marker": _MARKERS[index]})
+            again, place = divmod(others, len(free))
+            index, others = free[place], others + 1
+        styles.append(
+            {
+                "color": _COLOURS[index],
+                "marker": _MARKERS[(index + again) % len(_MARKERS)],
+                "linestyle": _LINES[again % len(_LINES)],
+            }
+        )
     return styles

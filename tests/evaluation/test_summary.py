@@ -11,7 +11,7 @@ from fake_runs import record, sums
 
 from skipkv.errors import InputError
 from skipkv.evaluation import Cell, Summary, Sweep, summarize
-from skipkv.evaluation.plots import plot
+from skipkv.evaluation.plots import plot, styles
 from skipkv.evaluation.summary import rows_of
 
 FULL = {"policy": "full", "asked": None, "budget": None}
@@ -117,6 +117,15 @@ def test_plots_are_drawn_for_accuracy_and_length(plot_format, tmp_path):
         first = paths[0].read_text()
         for label in ("budget (tokens per KV head)", "accuracy (pass@1, %)", "110 tokens on av"):
             assert label in first, label
+
+
+@pytest.mark.parametrize("presets", [(), ("rkv",), ("skipkv", "rkv", "snapkv", "h2o", "tova")])
+def test_no_two_policies_of_a_plot_look_alike(presets):
+    looks = [tuple(s.values()) for s in styles([*presets, *(f"own {n}" for n in range(20))])]
+    assert len(set(looks)) == len(looks)
+    assert [s["color"] for s in styles([*presets, "own"])][:-1] == [
+        s["color"] for s in styles([*presets])
+    ]
 
 
 @pytest.mark.parametrize(("model", "title"), [("toy", "toy on sums"), ("sums", "sums on its own")])
