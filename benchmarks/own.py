@@ -1,23 +1,27 @@
 """What each term of `presets.attended_distinct` is worth; the ablation of docs/own.md.
 
     python benchmarks/own.py --output runs/own --model MODEL --texts math500.jsonl
+    python benchmarks/own.py --output runs/own-tiny --rivals
 
 Accuracy on the embedded model, and fidelity on MODEL where one is given (a folder, a hub id or a
 .gguf file; the texts are those of benchmarks/fidelity.py). It resumes an earlier run in the same
-folder.
+folder. With `--rivals` it prints how much more the preset solves than each other policy of a folder
+that `skipkv eval` wrote, problem by problem.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import fidelity
 import torch
 import typer
+from ablation import gap
 from pages import DOCS, insert
 
 from skipkv import Policy, presets, tiny
-from skipkv.evaluation import Sweep, load_dataset
+from skipkv.evaluation import Record, Sweep, load_dataset
+from skipkv.evaluation.records import read_records
 from skipkv.fidelity import Comparison, compare
 from skipkv.models import load
 from skipkv.scorers import (
@@ -38,8 +42,13 @@ def main(
     texts: Annotated[Path | None, typer.Option(help="JSON lines with problems, for it.")] = None,
     limit: Annotated[int, typer.Option(help="How many problems.")] = 200,
     page: Annotated[bool, typer.Option(help="Write docs/own.md.")] = True,
+    rivals: Annotated[bool, typer.Option(help="Compare what the folder holds instead.")] = False,
+    of: Annotated[str, typer.Option(help="With --rivals: whose lead is printed.")] = OURS,
 ) -> None:
     """Measure the preset without each of its terms."""
+    if rivals:
+        print(leads(read_records(output / "records.jsonl")[0], of))
+        return
     torch.set_num_threads(1)
     sweep = Sweep(data=load_dataset("tiny", limit=limit), policies=variants(), budgets=SHARES)
     done = sweep.run(*tiny.load(device="cpu"), output / "tiny", model_name="tiny")
@@ -79,6 +88,23 @@ def main(
         insert(DOCS / "own.md", "ablation", table)
     else:
         print(table)
+
+
+def leads(records: Sequence[Record], policy: str) -> str:
+    """How many points more a policy solves than each other one, by budget, in Markdown."""
+    cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for record in records:
+        if record.asked is not None:
+            cell = cells.setdefault((record.policy, record.asked), {})
+            cell.setdefault(record.problem, []).append(record)
+    lines = ["| less than | budget | points |", "|---|--:|--:|"]
+    for (rival, asked), theirs in cells.items():
+        own = cells.get((policy, asked))
+        if own is not None and rival != policy:
+            lead = gap(own, theirs).scaled(100)
+            points = f"{lead.value:+.1f} [{lead.low:+.1f}, {lead.high:+.1f}]"
+            lines.append(f"| {rival} | {asked} | {points} |")
+    return "\n".join(lines)
 
 
 def variants() -> dict[str, Callable[[int, int], Policy]]:

@@ -209,16 +209,20 @@ def calibrate(
                 raise
             typer.echo(f"skipkv: no plot. {missing}", err=True)
             picture = None
-        _check_folder("--output", output)
-        if queries is not None:
-            _check_folder("--queries", queries)
-            if Path(queries).resolve() == Path(output).resolve():
+        written: dict[Path, str] = {}
+        for option, file in (
+            ("--output", output), ("--queries", queries), ("--threshold", threshold),
+        ):  # fmt: skip
+            if file is None:
+                continue
+            _check_folder(option, file)
+            other = written.setdefault(Path(file).resolve(), option)
+            if other != option:
                 raise InputError(
-                    f"--queries {queries} is the file of --output too, and one would replace the "
+                    f"{option} {file} is the file of {other} too, and one would replace the "
                     "other. Name another file."
                 )
         if threshold is not None:
-            _check_folder("--threshold", threshold)
             check_settings(Path(threshold))
         check_placement(dtype, device)
         own = next((DEFAULTS[name] for name in (model, data) if name in EMBEDDED), None)

@@ -164,6 +164,8 @@ def test_a_file_without_settings_is_refused_before_the_work(
         (("--output", "no/such/v"), "there is no folder no/such"),
         (("--queries", "no/such/q"), "--queries no/such/q: there is no folder no/such"),
         (("--queries", "./v", "--output", "v"), "--queries ./v is the file of --output too"),
+        (("--threshold", "./v", "--output", "v"), "--threshold ./v is the file of --output too"),
+        (("--threshold", "q", "--queries", "./q"), "--threshold q is the file of --queries too"),
         (("--threshold", "no/such/t"), "--threshold no/such/t: there is no folder no/such"),
         (("--output", "/tmp"), "/tmp is a folder, but a file must be written"),
         (("--field", "q"), "no field 'q'"),
