@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from skipkv import Engine, Policy, Sampling
-from skipkv.calibration import SentencePairs, Trace, restates
+from skipkv.calibration import SentencePairs, Trace, TraceSimilarities, restates
 from skipkv.calibration.restating import SHARE, Statement
 from skipkv.evaluation.datasets import DEFAULTS
 from skipkv.tiny import problems_of
 
 PROBLEMS = 200
-Sentences = tuple[list[str], list[list[float]]]
+Sentences = tuple[list[str], torch.Tensor]
 Label = Callable[[str, str], bool | None]
 
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def sentences(model: str) -> Iterator[Sentences]:
-    """Texts and similarities of each trace's sentences, traces as of `skipkv calibrate`."""
+    """Texts and unit vectors of each trace's sentences, traces as of `skipkv calibrate`."""
     engine, own = Engine.from_pretrained(model, policy=Policy(), batch_size=64), DEFAULTS[model]
     problems = problems_of(model, PROBLEMS, split="train")
     prompts = [engine.encode([{"role": "user", "content": p.question}]) for p in problems]
@@ -53,7 +53,7 @@ def sentences(model: str) -> Iterator[Sentences]:
         texts, vectors = pairs.sentences(
             Trace(index=index, prompt=prompts[index], tokens=tokens, finished=ended)
         )
-        yield texts, (vectors @ vectors.T).tolist()
+        yield texts, vectors
 
 
 def criteria(traces: Sequence[Sentences]) -> Iterator[tuple[str, float]]:
@@ -75,20 +75,18 @@ def criteria(traces: Sequence[Sentences]) -> Iterator[tuple[str, float]]:
 
 
 def kinds(traces: Sequence[Sentences], label: Label) -> tuple[np.ndarray, np.ndarray]:
-    """As `TraceSimilarities`: of restated sentences, and of others until they are restated."""
-    restated, others = [], []
-    for texts, similar in traces:
-        for place, text in enumerate(texts):
-            said, unsaid = [], []
-            for later in range(place + 1, len(texts)):
-                again = label(text, texts[later])
-                if again:
-                    said.append(similar[place][later])
-                elif again is False and not said:
-                    unsaid.append(similar[place][later])
-            restated += [max(said)] if said else []
-            others += [max(unsaid)] if unsaid else []
-    return np.array(restated), np.array(others)
+    """Similarities of all traces: of restated sentences, and of others."""
+    found = [TraceSimilarities.of(*trace, label=label) for trace in traces]
+    return (
+        np.array([value for one in found for value in one.restated]),
+        np.array([value for one in found for value in one.unrestated]),
+    )
+
+
+def similarities(vectors: torch.Tensor) -> list[list[float]]:
+    """The cosine similarity of every pair of sentences."""
+    found: list[list[float]] = (vectors @ vectors.T).tolist()
+    return found
 
 
 def by_words(earlier: str, later: str) -> bool | None:
@@ -103,7 +101,8 @@ def by_words(earlier: str, later: str) -> bool | None:
 def needed(traces: Sequence[Sentences]) -> np.ndarray:
     """Similarity of sentences to the later one at which they still hold a fact told again later."""
     found = []
-    for texts, similar in traces:
+    for texts, vectors in traces:
+        similar = similarities(vectors)
         facts = [Statement.of(text).facts for text in texts]
         for place, own in enumerate(facts):
             held, lost = set(own), []
@@ -132,7 +131,8 @@ def best(restated: np.ndarray, others: np.ndarray) -> float:
 
 def labelled(traces: Sequence[Sentences]) -> Iterator[tuple[bool | None, float, str, str]]:
     """Label, similarity and texts of every pair."""
-    for texts, similar in traces:
+    for texts, vectors in traces:
+        similar = similarities(vectors)
         for later, second in enumerate(texts):
             for earlier, first in enumerate(texts[:later]):
                 yield restates(first, second), similar[earlier][later], first, second

@@ -1,6 +1,6 @@
 """How similar sentences of traces are to later ones that restate them, and to those that do not."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -37,19 +37,26 @@ class TraceSimilarities:
     unrestated: tuple[float, ...]
 
     @classmethod
-    def of(cls, texts: Sequence[str], embeddings: Float[Tensor, "S E"]) -> "TraceSimilarities":
+    def of(
+        cls,
+        texts: Sequence[str],
+        embeddings: Float[Tensor, "S E"],
+        *,
+        label: Callable[[str, str], bool | None] = restates,
+    ) -> "TraceSimilarities":
         """The similarities of a trace's sentences, in their order.
 
         Args:
             texts: text of each sentence.
             embeddings: their unit vectors, as in a `SentenceTable`.
+            label: whether a later sentence restates an earlier one; None leaves the pair out.
         """
         similar = (embeddings.float() @ embeddings.float().T).tolist()
         restated, unrestated = [], []
         for place, text in enumerate(texts):
             said, unsaid = [], []
             for later in range(place + 1, len(texts)):
-                again = restates(text, texts[later])
+                again = label(text, texts[later])
                 if again:
                     said.append(similar[place][later])
                 elif again is False and not said:

@@ -33,7 +33,9 @@ def counted(length: int) -> list[int]:
 
 @settings(max_examples=6, deadline=None)
 @given(
-    shares=st.lists(st.floats(0, 5), min_size=3, max_size=3).filter(any),
+    shares=st.lists(st.sampled_from([1.0, 2.0]) | st.floats(0, 5), min_size=3, max_size=3).filter(
+        any
+    ),
     tokens=st.integers(14, 30),
     interval=st.integers(2, 12),
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=3),
