@@ -57,7 +57,8 @@ pytest: .venv/.dev
 
 # What meets transformers' own code. The rest of the tests sees tensors alone, or what these see.
 SEAMS := tests/models tests/test_frontends.py \
-	$(addprefix tests/runtime/test_, attach.py engine.py kinds_of_prompts.py seam.py steering_hook.py)
+	$(addprefix tests/runtime/, test_attach.py test_engine.py seam/test_seam.py \
+	parts/test_steering_hook.py requests/test_kinds_of_prompts.py)
 
 # The oldest and the newest transformers, each with its requirements, as a layer over the environment
 # of `make pytest`: torch and the rest stay. The newest version changes without a change of a file

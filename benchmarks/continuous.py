@@ -28,15 +28,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipkv import Engine, Policy, presets
 from skipkv.models import load
-from skipkv.runtime.forward import Forward
 from skipkv.runtime.loop import DecodeLoop
-from skipkv.runtime.observers import Observers
-from skipkv.runtime.prefill import PREFILL_CHUNK
-from skipkv.runtime.seam import under_way
-from skipkv.runtime.sequence import Order
+from skipkv.runtime.requests.prefill import PREFILL_CHUNK
+from skipkv.runtime.requests.sequence import Order
+from skipkv.runtime.results.observers import Observers
+from skipkv.runtime.results.timing import Timings
+from skipkv.runtime.seam.cache import under_way
 from skipkv.runtime.session import Session
-from skipkv.runtime.text import TokenText
-from skipkv.runtime.timing import Timings
+from skipkv.runtime.store.forward import Forward
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.schedulers import Continuous
 from skipkv.tiny import problems
 

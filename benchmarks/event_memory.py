@@ -16,10 +16,10 @@ from pages import DOCS, insert
 
 from skipkv import Policy, SentenceTable, presets
 from skipkv.benchmark.live_memory import peak_bytes
-from skipkv.runtime.event import compress
-from skipkv.runtime.forward import PromptForward
-from skipkv.runtime.slots import CacheShape
-from skipkv.runtime.store import SlotStore
+from skipkv.runtime.parts.event import compress
+from skipkv.runtime.store.forward import PromptForward
+from skipkv.runtime.store.slots import CacheShape
+from skipkv.runtime.store.store import SlotStore
 
 INTERVAL = 128
 SHAPES = {  # layers, KV heads, query heads per KV head, head size

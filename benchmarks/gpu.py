@@ -33,10 +33,11 @@ from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.schedule import widths
 from skipkv.benchmark.subjects import PolicySubject
 from skipkv.models import load
-from skipkv.runtime import Engine, Sampling, kernels
-from skipkv.runtime.seam import cache_name
-from skipkv.runtime.support import cache_shape
-from skipkv.runtime.timing import Timings
+from skipkv.runtime import Engine, Sampling
+from skipkv.runtime.results.timing import Timings
+from skipkv.runtime.seam.names import cache_name
+from skipkv.runtime.store import kernels
+from skipkv.runtime.support.checks import cache_shape
 
 CONFIGS = Path(__file__).parent / "configs"
 MODELS = {

@@ -9,7 +9,7 @@ import statistics
 import torch
 
 from skipkv import tiny
-from skipkv.runtime.seam import cache_name
+from skipkv.runtime.seam.names import cache_name
 from skipkv.tiny.traces import Trace, write_trace
 from skipkv.tiny.vocabulary import IDS
 

@@ -20,7 +20,7 @@ from pages import DOCS, insert
 
 from skipkv.benchmark.schedule import widths
 from skipkv.models import load
-from skipkv.runtime.support import cache_shape
+from skipkv.runtime.support.checks import cache_shape
 
 
 def main(

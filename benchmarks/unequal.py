@@ -20,7 +20,7 @@ from skipkv.benchmark import policies_of
 from skipkv.benchmark.prompts import prompts
 from skipkv.compositions import model_settings
 from skipkv.models import load
-from skipkv.runtime.timing import Timings
+from skipkv.runtime.results.timing import Timings
 
 
 @attrs.frozen

@@ -30,6 +30,9 @@ RANK = {
     "runtime": 7,
 }
 REST = 8
+# The folders of the runtime, from what knows least on: each imports what lies below it. Its own
+# files use them all.
+INSIDE = {"store": 0, "text": 0, "results": 1, "seam": 1, "support": 2, "parts": 2, "requests": 3}
 # `testing` builds its toy model from stock transformers classes; `benchmark` has a bare loop over
 # a model, the floor, with a cache of its own, and a worker that runs under kvpress' transformers.
 KNOW_TRANSFORMERS = {"models", "runtime", "tiny", "integrations", "testing", "benchmark"}
@@ -72,6 +75,19 @@ def test_a_file_in_a_folder_imports_only_what_lies_below_it(path):
         assert RANK[layer] <= rank, f"{imported} is above {_layer(path)}"
         if layer in PARTS and _layer(path) in PARTS:
             pytest.fail(f"{imported}: {_layer(path)} is to know no other kind of part")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.parent.parent == ROOT / "skipkv" / "runtime"], ids=_name
+)
+def test_a_folder_of_the_runtime_imports_only_what_lies_below_it(path):
+    own = path.parent.name
+    for layer, imported in _own_imports(path):
+        if layer != "runtime":
+            continue
+        folder = imported.split(".")[2]
+        assert folder in INSIDE, f"{imported} is above {own}"
+        assert folder == own or INSIDE[folder] < INSIDE[own], f"{imported} is not below {own}"
 
 
 @pytest.mark.parametrize(

@@ -180,9 +180,11 @@ def test_the_tests_named_for_parity_are_those_there_are():
 
 def test_the_page_on_the_runtime_names_each_of_its_files():
     page = (DOCS / "concepts" / "inside-the-runtime.md").read_text()
-    named = set(re.findall(r"`(\w+)\.py`", page))
-    there = {path.stem for path in (ROOT / "skipkv" / "runtime").glob("*.py")} - {"__init__"}
-    assert named == there
+    named = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]+)\.py`", page)}
+    runtime = ROOT / "skipkv" / "runtime"
+    assert named == {path.stem for path in runtime.rglob("*.py")} - {"__init__"}
+    for folder, name in re.findall(r"`(?:(\w+)/)?(\w+)\.py`", page):
+        assert not folder or (runtime / folder / f"{name}.py").exists(), f"{folder}/{name}.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from skipkv.evaluation import grade
 from skipkv.evaluation.answers import final_answer
 from skipkv.evaluation.intervals import proportion
 from skipkv.evictors import SentencePrimary
-from skipkv.runtime.text import TokenText
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.segmenters import Newline
 
 BUDGET = "50%"

@@ -8,8 +8,8 @@ from observed import groups
 from observed.setting import SIDE_BY_SIDE, THRESHOLD, Setting
 from skipkv import SentenceTable
 from skipkv.evaluation import Record
-from skipkv.runtime.sentences import SentenceTracker
-from skipkv.runtime.text import TokenText
+from skipkv.runtime.parts.sentences import SentenceTracker
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.segmenters import Newline
 
 COLUMNS = {

@@ -9,64 +9,57 @@ from style import BLUE, FAINT, GREEN, INK, ORANGE, PINK, SKY, SOFT, box, canvas,
 
 RUNTIME = Path(__file__).parents[2] / "skipkv" / "runtime"
 
-GROUPS = {
-    "ways in": ("engine", "server", "handle", "attach", "streaming", "selection"),
-    "what was asked": (
-        "orders",
-        "prompts",
-        "prefix",
-        "sampling",
-        "stopping",
-        "support",
-        "trial",
-        "rounding",
-        "fits",
-        "continuing",
-        "ranks",
-    ),
-    "the loop": ("loop", "sequence", "answer", "completion", "text", "marks", "thinking"),
-    "who watches": ("observers", "timing", "progress"),
-    "the session": ("session", "prefill", "graph", "compiled"),
-    "asking the policy": ("event", "checked", "sentences", "last_hidden", "steering", "hidden"),
-    "the store": ("store", "slots", "windows", "states", "forward", "decode", "kernels", "softmax"),
-    "the seam": ("seam", "attention", "rotary", "writing"),
+TOP = {
+    "ways in": ("engine", "attach", "server", "selection"),
+    "the loop": ("loop", "session", "graph", "trial"),
 }
-"""Every file of `skipkv/runtime`, once."""
+"""The files of `skipkv/runtime` itself; the others are in folders."""
 
 # left, top, width of each group's box
 _PLACES = {
     "ways in": (0.15, 0.2, 3.75),
-    "what was asked": (4.1, 0.2, 3.75),
-    "the loop": (0.15, 1.75, 4.4),
-    "who watches": (4.75, 1.75, 3.1),
-    "the session": (0.15, 3.3, 3.4),
-    "asking the policy": (3.75, 3.3, 4.1),
-    "the store": (0.15, 4.85, 3.75),
-    "the seam": (4.1, 4.85, 3.75),
+    "results": (4.1, 0.2, 3.75),
+    "requests": (0.15, 1.75, 4.4),
+    "text": (4.75, 1.75, 3.1),
+    "the loop": (0.15, 3.3, 1.9),
+    "parts": (2.25, 3.3, 2.8),
+    "support": (5.25, 3.3, 2.6),
+    "store": (0.15, 4.85, 3.9),
+    "seam": (4.25, 4.85, 3.6),
 }
-_COLOURS = dict(zip(GROUPS, (BLUE, SKY, ORANGE, FAINT, GREEN, PINK, SOFT, INK), strict=True))
+_COLOURS = dict(
+    zip(_PLACES, (BLUE, ORANGE, FAINT, SKY, FAINT, PINK, GREEN, SOFT, INK), strict=True)
+)
 _HEIGHT = 1.05
 
 
-def files() -> set[str]:
-    """The files of the runtime."""
-    return {path.stem for path in RUNTIME.glob("*.py")} - {"__init__"}
+def groups() -> dict[str, tuple[str, ...]]:
+    """Every file of the runtime, by its folder."""
+    found = dict(TOP)
+    for name in _PLACES:
+        if name not in TOP:
+            found[name] = tuple(sorted(p.stem for p in (RUNTIME / name).glob("[!_]*.py")))
+    there = {path.stem for path in RUNTIME.rglob("[!_]*.py")}
+    grouped = [name for names in found.values() for name in names]
+    if sorted(grouped) != sorted(there):
+        raise ValueError(f"not in exactly one group: {sorted(set(grouped) ^ there)}")
+    return found
 
 
 def imports() -> Counter[tuple[str, str]]:
     """How many files of one group import a file of another one."""
-    group_of = {name: group for group, names in GROUPS.items() for name in names}
+    group_of = {name: group for group, names in groups().items() for name in names}
     found: Counter[tuple[str, str]] = Counter()
-    for name in sorted(files()):
-        tree = ast.parse((RUNTIME / f"{name}.py").read_text())
+    for path in sorted(RUNTIME.rglob("[!_]*.py")):
+        tree = ast.parse(path.read_text())
         used = {
-            node.module.split(".")[-1]
+            name
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom)
-            and (node.module or "").startswith("skipkv.runtime.")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("skipkv.runtime")
+            for name in ((node.module or "").split(".")[-1], *(a.name for a in node.names))
         }
-        for other in used & files():
-            pair = group_of[name], group_of[other]
+        for other in used & set(group_of):
+            pair = group_of[path.stem], group_of[other]
             if pair[0] != pair[1]:
                 found[pair] += 1
     return found
@@ -74,16 +67,14 @@ def imports() -> Counter[tuple[str, str]]:
 
 def draw() -> Any:
     """A box for every group, with its files, and under them who imports whom."""
-    grouped = [name for names in GROUPS.values() for name in names]
-    if sorted(grouped) != sorted(files()):
-        raise ValueError(f"not in exactly one group: {sorted(set(grouped) ^ files())}")
+    grouped = groups()
     made = figure(8.5)
     axes = canvas(made, 8, 8.5)
     for group, (x, y, width) in _PLACES.items():
         box(axes, x, y, width, _HEIGHT, facecolor="#f6f7f9", edgecolor=_COLOURS[group], linewidth=2)
         axes.text(x + 0.12, y + 0.2, group, va="center", fontweight="bold", fontsize=9)
-        names = [f"{name}.py" for name in GROUPS[group]]
-        rows = 1 if len(names) <= 3 else 2 if len(names) <= 8 else 3
+        names = [f"{name}.py" for name in grouped[group]]
+        rows = 1 if len(names) <= 3 else 2 if len(names) <= 8 and width > 2.7 else 3
         columns = -(-len(names) // rows)
         for row in range(rows):
             some = names[row * columns : (row + 1) * columns]
@@ -93,7 +84,7 @@ def draw() -> Any:
             )  # fmt: skip
     _passes(axes)
     axes.text(0.15, 6.25, "imports", va="center", fontweight="bold", fontsize=9)
-    for row, group in enumerate(GROUPS):
+    for row, group in enumerate(grouped):
         used = ", ".join(f"{other} ({count})" for other, count in _used(group)) or "none of them"
         axes.text(0.15, 6.55 + 0.24 * row, group, va="center", fontsize=8)
         axes.text(1.95, 6.55 + 0.24 * row, used, va="center", fontsize=7.2, color=SOFT)
@@ -110,15 +101,15 @@ def _passes(axes: Any) -> None:
     arrow = {"arrowstyle": "-|>", "color": SOFT, "linewidth": 1.3, "mutation_scale": 11,
              "shrinkA": 0, "shrinkB": 0}  # fmt: skip
     for x, start, end, says in (
-        (1.2, 1.25, 1.75, "orders"),
-        (1.2, 2.8, 3.3, "a pass"),
-        (1.2, 4.35, 4.85, "where its entries go"),
-        (5.9, 4.85, 4.35, "hidden states"),
-        (3.35, 3.3, 2.8, "logits"),
-        (3.35, 1.75, 1.25, "completions"),
+        (0.9, 1.25, 1.75, "prompts, settings"),
+        (0.9, 2.8, 3.3, "orders"),
+        (0.9, 4.35, 4.85, "passes"),
+        (2.9, 4.35, 4.85, "what is kept"),
+        (4.6, 4.85, 4.35, "hidden states"),
+        (4.3, 1.75, 1.25, "answers"),
     ):
         axes.annotate("", xy=(x, end), xytext=(x, start), arrowprops=arrow)
         axes.text(x + 0.08, (start + end) / 2, says, va="center", fontsize=8, color=SOFT)
     both = {**arrow, "arrowstyle": "<|-|>"}
-    axes.annotate("", xy=(4.1, 5.4), xytext=(3.9, 5.4), arrowprops=both)
-    axes.annotate("", xy=(3.75, 3.85), xytext=(3.55, 3.85), arrowprops=both)
+    axes.annotate("", xy=(4.25, 5.4), xytext=(4.05, 5.4), arrowprops=both)
+    axes.annotate("", xy=(2.25, 3.85), xytext=(2.05, 3.85), arrowprops=both)

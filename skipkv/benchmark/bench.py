@@ -25,7 +25,7 @@ from skipkv.benchmark.summary import Summary, folder_at
 from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation import fingerprints
 from skipkv.models.architecture import text_config
-from skipkv.runtime.support import cache_shape
+from skipkv.runtime.support.checks import cache_shape
 
 # The number of points of a curve over the generated length, and the fewest tokens between two.
 _POINTS, _APART = 128, 16

@@ -24,9 +24,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from skipkv.benchmark.recorder import Recorder
 from skipkv.benchmark.schedule import widths
 from skipkv.errors import SkipKVWarning
-from skipkv.runtime.compiled import CompiledLayers
 from skipkv.runtime.graph import Record
-from skipkv.runtime.seam import cache_name
+from skipkv.runtime.seam.compiled import CompiledLayers
+from skipkv.runtime.seam.names import cache_name
 
 NAME = "skipkv_floor"
 # Steps done one by one before the recording, in which libraries set themselves up.

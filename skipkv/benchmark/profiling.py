@@ -18,7 +18,7 @@ from skipkv.benchmark.subjects import PolicySubject
 from skipkv.models.architecture import attention_modules
 from skipkv.policy import Policy
 from skipkv.runtime import Engine, Observer, Sampling
-from skipkv.runtime.timing import Kind, Timings
+from skipkv.runtime.results.timing import Kind, Timings
 
 REST = "the rest"
 PHASES: dict[Kind, tuple[str, ...]] = {

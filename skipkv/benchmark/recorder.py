@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from skipkv.benchmark.memory import Meter
-from skipkv.runtime.timing import Kind, Timings
+from skipkv.runtime.results.timing import Kind, Timings
 
 
 class Recorder(Timings):

@@ -17,7 +17,7 @@ from skipkv.errors import ConfigError
 from skipkv.evaluation.candidates import Candidate, parse_candidates
 from skipkv.policy import Policy
 from skipkv.runtime import Engine, Sampling, graph
-from skipkv.runtime.compiled import CompiledLayers
+from skipkv.runtime.seam.compiled import CompiledLayers
 from skipkv.steerers import SteeringVector
 
 FLOOR, DYNAMIC, STATIC, KVPRESS = "floor", "generate_dynamic", "generate_static", "kvpress"

@@ -4,8 +4,8 @@ import attrs
 
 from skipkv._types import Thought
 from skipkv.calibration.traces import Trace
-from skipkv.runtime.marks import Marks
-from skipkv.runtime.text import TokenText
+from skipkv.runtime.text.marks import Marks
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.segmenters import ThoughtClassifier
 
 

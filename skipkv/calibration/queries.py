@@ -9,8 +9,8 @@ from torch import Tensor
 from skipkv.calibration.traces import Trace
 from skipkv.errors import InputError
 from skipkv.models.architecture import Architecture
-from skipkv.runtime.rotary import rotation_of
-from skipkv.runtime.seam import queries_seen
+from skipkv.runtime.seam.lending import queries_seen
+from skipkv.runtime.support.rotary import rotation_of
 from skipkv.scorers import QueryStatistics
 
 

@@ -18,9 +18,9 @@ from skipkv.calibration.workspace import StoredStates, Workspace
 from skipkv.errors import ConfigError, InputError
 from skipkv.models.architecture import text_config
 from skipkv.runtime import Engine, Sampling
-from skipkv.runtime.hidden import layer_inputs
-from skipkv.runtime.marks import Marks
-from skipkv.runtime.text import TokenText
+from skipkv.runtime.seam.hidden import layer_inputs
+from skipkv.runtime.text.marks import Marks
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.segmenters import MarkerWords, ThoughtClassifier
 from skipkv.steerers import ThoughtStates
 

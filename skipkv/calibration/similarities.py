@@ -12,10 +12,10 @@ from skipkv.calibration.restating import restates
 from skipkv.calibration.traces import Trace
 from skipkv.models.architecture import text_config
 from skipkv.runtime import Engine
-from skipkv.runtime.marks import Marks
-from skipkv.runtime.seam import no_gradient
-from skipkv.runtime.sentences import SentenceTracker
-from skipkv.runtime.text import TokenText
+from skipkv.runtime.parts.sentences import SentenceTracker
+from skipkv.runtime.seam.lending import no_gradient
+from skipkv.runtime.text.marks import Marks
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.segmenters import Newline, Segmenter
 
 _AT_ONCE = 1024  # tokens whose states are held in float64 together

@@ -2,7 +2,7 @@
 
 import re
 
-from skipkv.runtime.thinking import TAGS, ThinkingMarks
+from skipkv.runtime.text.thinking import TAGS, ThinkingMarks
 
 _BOXED = re.compile(r"\\boxed(?![A-Za-z])\s*")
 # The content of `\boxed` without braces: a number, a command with its arguments, or a letter.

@@ -6,8 +6,8 @@ import attrs
 
 from skipkv.errors import InputError
 from skipkv.evaluation.datasets import DataSet
-from skipkv.runtime.prompts import token_ids
-from skipkv.runtime.thinking import TAGS, MarkedText, ThinkingMarks
+from skipkv.runtime.requests.prompts import token_ids
+from skipkv.runtime.text.thinking import TAGS, MarkedText, ThinkingMarks
 
 LOST = 0.1
 """The largest share of a prompt's characters that its tokens may lose. A byte-level vocabulary

@@ -4,7 +4,7 @@ import collections
 
 from skipkv._types import Thought
 from skipkv.evaluation.answers import thinking
-from skipkv.runtime.thinking import ThinkingMarks
+from skipkv.runtime.text.thinking import ThinkingMarks
 from skipkv.segmenters import MarkerWords
 
 

@@ -21,7 +21,7 @@ from skipkv.fidelity.forced import forced_logits
 from skipkv.fidelity.records import Record
 from skipkv.fidelity.summary import Report, report
 from skipkv.policy import Policy
-from skipkv.runtime.support import check_prompt, least_budget
+from skipkv.runtime.support.checks import check_prompt, least_budget
 
 _DIGITS = 6  # of a number in a record
 

@@ -19,7 +19,7 @@ from skipkv._calls import scores_of
 from skipkv._protocols import require
 from skipkv._types import CacheView, Needs, Rotation, needs_of
 from skipkv.errors import ConfigError, InputError, MissingExtraError
-from skipkv.runtime.rotary import rotation_of
+from skipkv.runtime.support.rotary import rotation_of
 from skipkv.scorers import Scorer, ScorerAlgebra
 
 try:

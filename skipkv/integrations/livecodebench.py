@@ -16,7 +16,7 @@ from skipkv.errors import InputError, MissingExtraError
 from skipkv.evaluation import Cell, DataSet, Defaults, Problem, Record, Summary
 from skipkv.evaluation.records import read_records
 from skipkv.evaluation.summary import UNGRADED, folder_at
-from skipkv.runtime.thinking import TAGS, ThinkingMarks
+from skipkv.runtime.text.thinking import TAGS, ThinkingMarks
 
 __all__ = ["code_of", "data_set", "export", "grade"]
 

@@ -21,7 +21,7 @@ from skipkv.errors import InputError
 from skipkv.models import load
 from skipkv.policy import Policy
 from skipkv.runtime import Completion, Engine, Prompt, Sampling
-from skipkv.runtime.thinking import TAGS, ThinkingMarks
+from skipkv.runtime.text.thinking import TAGS, ThinkingMarks
 
 _log = logging.getLogger(__name__)
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")

@@ -17,7 +17,7 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.evictors import Shared, SinkAndRecent, TopK
 from skipkv.policy import Policy
 from skipkv.runtime import select
-from skipkv.runtime.support import check_policy
+from skipkv.runtime.support.checks import check_policy
 
 __all__ = ["TokenDropAlgorithm", "dropped_spans"]
 

@@ -18,26 +18,18 @@ from skipkv.budget import Budget
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.models.architecture import text_config
 from skipkv.policy import Policy
-from skipkv.runtime.completion import EventRecord, Stats
-from skipkv.runtime.continuing import continues, warn_of_single_tokens
-from skipkv.runtime.fits import check_fits
-from skipkv.runtime.forward import PromptForward
-from skipkv.runtime.observers import EventLog, Observers
-from skipkv.runtime.ranks import check_devices
-from skipkv.runtime.rotary import check_rotary
-from skipkv.runtime.sampling import can_choose
-from skipkv.runtime.seam import (
-    ATTACH,
-    CACHE_NAMES,
-    SlotCache,
-    borrowed,
-    causal_lm,
-    check_version,
-)
-from skipkv.runtime.sequence import Sequence as Row
+from skipkv.runtime.parts.steering import check_steerer, warn_if_idle
+from skipkv.runtime.requests.sampling import can_choose
+from skipkv.runtime.requests.sequence import Sequence as Row
+from skipkv.runtime.results.completion import EventRecord, Stats
+from skipkv.runtime.results.observers import EventLog, Observers
+from skipkv.runtime.seam.cache import SlotCache
+from skipkv.runtime.seam.lending import ATTACH, borrowed
+from skipkv.runtime.seam.names import CACHE_NAMES, check_version
+from skipkv.runtime.seam.wrapped import causal_lm
 from skipkv.runtime.session import Pass, Session
-from skipkv.runtime.steering import check_steerer, warn_if_idle
-from skipkv.runtime.support import (
+from skipkv.runtime.store.forward import PromptForward
+from skipkv.runtime.support.checks import (
     check_architecture,
     check_layers,
     check_policy,
@@ -45,8 +37,12 @@ from skipkv.runtime.support import (
     check_tokenizer,
     least_budget,
 )
-from skipkv.runtime.text import TokenText
-from skipkv.runtime.thinking import ThinkingMarks, thinking_marks
+from skipkv.runtime.support.continuing import continues, warn_of_single_tokens
+from skipkv.runtime.support.fits import check_fits
+from skipkv.runtime.support.ranks import check_devices
+from skipkv.runtime.support.rotary import check_rotary
+from skipkv.runtime.text.thinking import ThinkingMarks, thinking_marks
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.runtime.trial import check_untested
 
 # What transformers' continuous batching is started by: it decodes with a cache of its own, in a

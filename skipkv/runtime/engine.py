@@ -16,38 +16,40 @@ from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.models import load
 from skipkv.models.architecture import text_config
 from skipkv.policy import Policy
-from skipkv.runtime.answer import Answers
-from skipkv.runtime.compiled import Compile, compiled_layers
-from skipkv.runtime.completion import Completion
-from skipkv.runtime.continuing import continues
-from skipkv.runtime.fits import check_fits
 from skipkv.runtime.loop import DecodeLoop
-from skipkv.runtime.observers import EventLog, Observer, Observers
-from skipkv.runtime.orders import OrderDesk, Prompts
-from skipkv.runtime.prefill import PREFILL_CHUNK
-from skipkv.runtime.prefix import Prefix
-from skipkv.runtime.progress import Progress
-from skipkv.runtime.prompts import Content, whole_numbers
-from skipkv.runtime.ranks import check_devices, ranks_of
-from skipkv.runtime.rotary import check_rotary
-from skipkv.runtime.sampling import Sampling
-from skipkv.runtime.seam import causal_lm, check_free, check_version, no_gradient
-from skipkv.runtime.sequence import Order
-from skipkv.runtime.sequence import Sequence as Decoded
+from skipkv.runtime.parts.steering import check_steerer, warn_if_idle
+from skipkv.runtime.requests.answer import Answers
+from skipkv.runtime.requests.orders import OrderDesk, Prompts
+from skipkv.runtime.requests.prefill import PREFILL_CHUNK
+from skipkv.runtime.requests.prefix import Prefix
+from skipkv.runtime.requests.prompts import Content, whole_numbers
+from skipkv.runtime.requests.sampling import Sampling
+from skipkv.runtime.requests.sequence import Order
+from skipkv.runtime.requests.sequence import Sequence as Decoded
+from skipkv.runtime.results.completion import Completion
+from skipkv.runtime.results.observers import EventLog, Observer, Observers
+from skipkv.runtime.results.progress import Progress
+from skipkv.runtime.results.streaming import Piece, TextStream
+from skipkv.runtime.results.timing import Timings
+from skipkv.runtime.seam.compiled import Compile, compiled_layers
+from skipkv.runtime.seam.lending import check_free, no_gradient
+from skipkv.runtime.seam.names import check_version
+from skipkv.runtime.seam.wrapped import causal_lm
 from skipkv.runtime.server import Server
 from skipkv.runtime.session import Session
-from skipkv.runtime.steering import check_steerer, warn_if_idle
-from skipkv.runtime.streaming import Piece, TextStream
-from skipkv.runtime.support import (
+from skipkv.runtime.support.checks import (
     check_architecture,
     check_given,
     check_layers,
     check_policy,
     least_budget,
 )
-from skipkv.runtime.text import TokenText
-from skipkv.runtime.thinking import ThinkingMarks, thinking_marks
-from skipkv.runtime.timing import Timings
+from skipkv.runtime.support.continuing import continues
+from skipkv.runtime.support.fits import check_fits
+from skipkv.runtime.support.ranks import check_devices, ranks_of
+from skipkv.runtime.support.rotary import check_rotary
+from skipkv.runtime.text.thinking import ThinkingMarks, thinking_marks
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.runtime.trial import check_untested
 
 Orders = list[Order | Completion] | Iterator[Order | Completion]

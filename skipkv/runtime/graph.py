@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from skipkv.errors import SkipKVWarning
-from skipkv.runtime import kernels
-from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.observers import Steered
-from skipkv.runtime.sampling import choose
+from skipkv.runtime.requests.sampling import choose
+from skipkv.runtime.results.observers import Steered
 from skipkv.runtime.session import Session
-from skipkv.runtime.store import SlotStore
+from skipkv.runtime.store import kernels
+from skipkv.runtime.store.decode import DecodeForward
+from skipkv.runtime.store.store import SlotStore
 
 Record = Callable[[Callable[[], None]], Callable[[], object]]
 """Records what a function does; returns a function that replays it. It may run it meanwhile."""

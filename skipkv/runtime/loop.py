@@ -13,19 +13,19 @@ from transformers import LogitsProcessorList
 
 from skipkv._calls import without_frames
 from skipkv.errors import PartError, SkipKVError
-from skipkv.runtime import checked
-from skipkv.runtime.completion import StopReason
-from skipkv.runtime.continuing import warn_of_single_tokens
 from skipkv.runtime.graph import RecordedSteps, recorder
-from skipkv.runtime.observers import ObservedPass, ObservedToken
-from skipkv.runtime.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
-from skipkv.runtime.sampling import NO_TOKEN, Sampling, choose, uniforms
-from skipkv.runtime.seam import borrowed, evaluating, no_gradient
-from skipkv.runtime.sequence import Order, Sequence
+from skipkv.runtime.parts import checked
+from skipkv.runtime.requests.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
+from skipkv.runtime.requests.sampling import NO_TOKEN, Sampling, choose, uniforms
+from skipkv.runtime.requests.sequence import Order, Sequence
+from skipkv.runtime.results.completion import StopReason
+from skipkv.runtime.results.observers import ObservedPass, ObservedToken
+from skipkv.runtime.seam.lending import borrowed, evaluating, no_gradient
 from skipkv.runtime.session import Session
-from skipkv.runtime.slots import on_device
-from skipkv.runtime.stopping import StopFinder
-from skipkv.runtime.text import TokenText
+from skipkv.runtime.store.slots import on_device
+from skipkv.runtime.support.continuing import warn_of_single_tokens
+from skipkv.runtime.text.stopping import StopFinder
+from skipkv.runtime.text.token_text import TokenText
 
 # Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
 # finished sequence decodes until then is thrown away.

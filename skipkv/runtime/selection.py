@@ -11,9 +11,9 @@ from skipkv._types import CacheView, Memory, ModelShape, Needs, Record, Rotation
 from skipkv._validators import kind_of
 from skipkv.errors import InputError
 from skipkv.policy import Budget, Policy
-from skipkv.runtime.checked import decide, law_faults
-from skipkv.runtime.fits import check_made_for
-from skipkv.runtime.support import check_policy, check_prompt
+from skipkv.runtime.parts.checked import decide, law_faults
+from skipkv.runtime.support.checks import check_policy, check_prompt
+from skipkv.runtime.support.fits import check_made_for
 
 
 def select(

@@ -17,16 +17,16 @@ from skipkv.errors import (
     ServerClosedError,
     SkipKVError,
 )
-from skipkv.runtime.answer import Answers, refused
-from skipkv.runtime.completion import Completion
-from skipkv.runtime.handle import Handle
 from skipkv.runtime.loop import DecodeLoop
-from skipkv.runtime.orders import OrderDesk
-from skipkv.runtime.prefix import Prefix
-from skipkv.runtime.prompts import Content, Prompt
-from skipkv.runtime.sampling import Sampling
-from skipkv.runtime.sequence import Order
-from skipkv.runtime.sequence import Sequence as Decoded
+from skipkv.runtime.requests.answer import Answers, refused
+from skipkv.runtime.requests.handle import Handle
+from skipkv.runtime.requests.orders import OrderDesk
+from skipkv.runtime.requests.prefix import Prefix
+from skipkv.runtime.requests.prompts import Content, Prompt
+from skipkv.runtime.requests.sampling import Sampling
+from skipkv.runtime.requests.sequence import Order
+from skipkv.runtime.requests.sequence import Sequence as Decoded
+from skipkv.runtime.results.completion import Completion
 
 
 class Server:

@@ -21,16 +21,16 @@ from skipkv._calls import writers_of
 from skipkv.errors import SkipKVError, UnsupportedModelError
 from skipkv.models.architecture import decoder_layers, text_config
 from skipkv.policy import Policy
-from skipkv.runtime import checked
-from skipkv.runtime.compiled import CompiledLayers
-from skipkv.runtime.completion import Stats
-from skipkv.runtime.continuing import continues
-from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.event import Outcome, budgets_of, compress
-from skipkv.runtime.forward import Forward, PromptForward
-from skipkv.runtime.kernels import Kernel
-from skipkv.runtime.last_hidden import LastHidden
-from skipkv.runtime.observers import (
+from skipkv.runtime.parts import checked
+from skipkv.runtime.parts.event import Outcome, budgets_of, compress
+from skipkv.runtime.parts.last_hidden import LastHidden
+from skipkv.runtime.parts.sentences import SentenceTracker, feed
+from skipkv.runtime.parts.steering import Steering, check_steerer
+from skipkv.runtime.requests.prefill import ends, plan
+from skipkv.runtime.requests.prefix import PrefixState
+from skipkv.runtime.requests.sequence import Sequence
+from skipkv.runtime.results.completion import Stats
+from skipkv.runtime.results.observers import (
     ObservedEvent,
     Observers,
     Once,
@@ -38,20 +38,21 @@ from skipkv.runtime.observers import (
     SequenceEvent,
     Steered,
 )
-from skipkv.runtime.prefill import ends, plan
-from skipkv.runtime.prefix import PrefixState
-from skipkv.runtime.ranks import ranks_of
-from skipkv.runtime.rotary import rotation_of
-from skipkv.runtime.seam import SlotCache, cache_name, under_way
-from skipkv.runtime.sentences import SentenceTracker, feed
-from skipkv.runtime.sequence import Sequence
-from skipkv.runtime.slots import put
-from skipkv.runtime.steering import Steering, check_steerer
-from skipkv.runtime.store import SlotStore
-from skipkv.runtime.support import cache_shape, layer_groups, least_budget
-from skipkv.runtime.text import TokenText
-from skipkv.runtime.thinking import ThinkingMarks
-from skipkv.runtime.writing import Writing
+from skipkv.runtime.seam.cache import SlotCache, under_way
+from skipkv.runtime.seam.compiled import CompiledLayers
+from skipkv.runtime.seam.names import cache_name
+from skipkv.runtime.store.decode import DecodeForward
+from skipkv.runtime.store.forward import Forward, PromptForward
+from skipkv.runtime.store.kernels import Kernel
+from skipkv.runtime.store.slots import put
+from skipkv.runtime.store.store import SlotStore
+from skipkv.runtime.store.writing import Writing
+from skipkv.runtime.support.checks import cache_shape, layer_groups, least_budget
+from skipkv.runtime.support.continuing import continues
+from skipkv.runtime.support.ranks import ranks_of
+from skipkv.runtime.support.rotary import rotation_of
+from skipkv.runtime.text.thinking import ThinkingMarks
+from skipkv.runtime.text.token_text import TokenText
 
 # Entries there is room for at first, and steps between two looks at the sentences, where no budget
 # in tokens says.

@@ -16,10 +16,10 @@ from skipkv.errors import SkipKVError, SkipKVWarning, UnsupportedModelError
 from skipkv.models.architecture import Architecture
 from skipkv.models.families import FAMILIES
 from skipkv.policy import Policy
-from skipkv.runtime.rounding import agree
-from skipkv.runtime.seam import borrowed, evaluating, no_gradient
-from skipkv.runtime.sequence import Sequence
+from skipkv.runtime.requests.sequence import Sequence
+from skipkv.runtime.seam.lending import borrowed, evaluating, no_gradient
 from skipkv.runtime.session import Session
+from skipkv.runtime.support.rounding import agree
 
 # Tokens of the trial's prompts, and decode steps after them.
 _PROMPTS, _STEPS = (12, 7), 3

@@ -16,10 +16,11 @@ from skipkv.models import synthetic_tokenizer
 from skipkv.models.architecture import Architecture
 from skipkv.policy import Policy
 from skipkv.runtime import Engine, Sampling, attach
-from skipkv.runtime.hidden import layer_inputs
-from skipkv.runtime.rounding import agree
-from skipkv.runtime.seam import ATTACH, causal_lm, evaluating, no_gradient
-from skipkv.runtime.support import check_architecture
+from skipkv.runtime.seam.hidden import layer_inputs
+from skipkv.runtime.seam.lending import ATTACH, evaluating, no_gradient
+from skipkv.runtime.seam.wrapped import causal_lm
+from skipkv.runtime.support.checks import check_architecture
+from skipkv.runtime.support.rounding import agree
 from skipkv.runtime.trial import difference
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 

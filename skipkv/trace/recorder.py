@@ -22,11 +22,11 @@ from skipkv.runtime import (
     SequenceEvent,
     Steered,
 )
-from skipkv.runtime.checked import cuts
-from skipkv.runtime.ranks import ranks_of
-from skipkv.runtime.sequence import Order
-from skipkv.runtime.support import cache_shape
-from skipkv.runtime.text import TokenText
+from skipkv.runtime.parts.checked import cuts
+from skipkv.runtime.requests.sequence import Order
+from skipkv.runtime.support.checks import cache_shape
+from skipkv.runtime.support.ranks import ranks_of
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.steerers import NoSteering
 from skipkv.trace.file import lengthened, shortened
 from skipkv.trace.sentences import Sentences

@@ -7,7 +7,7 @@ import torch
 from skipkv._types import TokenStream
 from skipkv.errors import InputError
 from skipkv.runtime import Completion, Engine
-from skipkv.runtime.prompts import Content
+from skipkv.runtime.requests.prompts import Content
 
 
 def survival(

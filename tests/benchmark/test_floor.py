@@ -12,8 +12,8 @@ from skipkv.benchmark.memory import ProcessMemory
 from skipkv.benchmark.recorder import Recorder
 from skipkv.benchmark.schedule import widths
 from skipkv.errors import SkipKVWarning
-from skipkv.runtime.compiled import CompiledLayers
-from skipkv.runtime.seam import cache_name
+from skipkv.runtime.seam.compiled import CompiledLayers
+from skipkv.runtime.seam.names import cache_name
 
 PROMPTS = torch.tensor([[5, 6, 7, 8, 9, 10], [20, 30, 40, 50, 60, 70]])
 

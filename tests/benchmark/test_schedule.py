@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from skipkv import Engine, presets
 from skipkv.benchmark.schedule import most, widths
-from skipkv.runtime.seam import under_way
+from skipkv.runtime.seam.cache import under_way
 
 
 @pytest.mark.parametrize(("prompt", "budget", "interval"), [(5, 16, 8), (16, 16, 8), (40, 16, 8)])

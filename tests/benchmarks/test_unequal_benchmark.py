@@ -3,7 +3,7 @@
 import pytest
 import unequal
 
-from skipkv.runtime.timing import Timings
+from skipkv.runtime.results.timing import Timings
 
 
 def test_it_prints_a_row_for_each_policy(capsys: pytest.CaptureFixture[str]) -> None:

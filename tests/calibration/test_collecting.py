@@ -14,10 +14,10 @@ from skipkv.calibration import Settings, Trace, collect, run
 from skipkv.calibration.openings import openings
 from skipkv.calibration.traces import read_completions
 from skipkv.errors import ConfigError, InputError
-from skipkv.runtime.hidden import layer_inputs
-from skipkv.runtime.marks import Marks
-from skipkv.runtime.text import TokenText
-from skipkv.runtime.thinking import TAGS
+from skipkv.runtime.seam.hidden import layer_inputs
+from skipkv.runtime.text.marks import Marks
+from skipkv.runtime.text.thinking import TAGS
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.segmenters import MarkerWords
 from skipkv.steerers import calibrate
 from skipkv.testing import toy_model, toy_tokenizer

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from skipkv._types import Needs
-from skipkv.runtime.decode import DecodeForward
-from skipkv.runtime.forward import Forward, PromptForward, SlotPrompts
-from skipkv.runtime.kernels import sdpa
-from skipkv.runtime.slots import CacheShape, LayerGroup
-from skipkv.runtime.softmax import PLAIN
-from skipkv.runtime.store import SlotStore
+from skipkv.runtime.store.decode import DecodeForward
+from skipkv.runtime.store.forward import Forward, PromptForward, SlotPrompts
+from skipkv.runtime.store.kernels import sdpa
+from skipkv.runtime.store.slots import CacheShape, LayerGroup
+from skipkv.runtime.store.softmax import PLAIN
+from skipkv.runtime.store.store import SlotStore
 
 SHAPE = CacheShape(layers=2, heads=2, groups=2, dim=3)
 LONGEST = 100

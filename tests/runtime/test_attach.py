@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 import skipkv
 from skipkv import Budget, Engine, Policy, presets
 from skipkv.errors import ConfigError, InputError, PartError, SkipKVWarning, UnsupportedModelError
-from skipkv.runtime.seam import cache_name
+from skipkv.runtime.seam.names import cache_name
 from skipkv.scorers import KeyNorm
 from skipkv.testing import toy_model, toy_tokenizer
 

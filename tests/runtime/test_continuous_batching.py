@@ -19,14 +19,14 @@ from transformers import PreTrainedModel
 from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
 from skipkv.evictors import Pooled
 from skipkv.runtime import loop
-from skipkv.runtime.forward import Forward, PromptForward
 from skipkv.runtime.loop import DecodeLoop
-from skipkv.runtime.observers import EventLog, Observers
-from skipkv.runtime.seam import under_way
-from skipkv.runtime.sequence import Order
-from skipkv.runtime.sequence import Sequence as Decoded
+from skipkv.runtime.requests.sequence import Order
+from skipkv.runtime.requests.sequence import Sequence as Decoded
+from skipkv.runtime.results.observers import EventLog, Observers
+from skipkv.runtime.seam.cache import under_way
 from skipkv.runtime.session import Session
-from skipkv.runtime.text import TokenText
+from skipkv.runtime.store.forward import Forward, PromptForward
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.schedulers import Continuous, LengthGrouped
 from skipkv.scorers import Recency, WindowAttention
 from skipkv.segmenters import Newline

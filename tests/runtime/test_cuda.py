@@ -17,11 +17,13 @@ from skipkv import Policy, Sampling, presets
 from skipkv._types import CacheView
 from skipkv.errors import PartError
 from skipkv.evictors import TopK
-from skipkv.runtime import event, graph, kernels
-from skipkv.runtime.compiled import CompiledLayers
+from skipkv.runtime import graph
 from skipkv.runtime.loop import DecodeLoop
-from skipkv.runtime.slots import CacheShape
-from skipkv.runtime.store import SlotStore
+from skipkv.runtime.parts import event
+from skipkv.runtime.seam.compiled import CompiledLayers
+from skipkv.runtime.store import kernels
+from skipkv.runtime.store.slots import CacheShape
+from skipkv.runtime.store.store import SlotStore
 from skipkv.scorers import KeyRedundancy
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer

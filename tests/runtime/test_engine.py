@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets
 from skipkv.errors import ConfigError, InputError, PartError
 from skipkv.runtime import loop
-from skipkv.runtime.seam import cache_name
+from skipkv.runtime.seam.names import cache_name
 from skipkv.schedulers import Continuous, LengthGrouped, padding_tokens
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
 from skipkv.segmenters import Newline

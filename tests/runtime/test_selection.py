@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skipkv import Budget, CacheView, Peak, Policy, Rotation, SentenceTable, presets, select
 from skipkv.errors import ConfigError, InputError, PartError
-from skipkv.runtime.event import compress
+from skipkv.runtime.parts.event import compress
 from skipkv.scorers import KeyNorm, WindowAttention
 from skipkv.testing import sentence_tables
 

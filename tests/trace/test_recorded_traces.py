@@ -245,7 +245,7 @@ def test_without_a_recorder_none_of_its_code_runs() -> None:
     finally:
         sys.setprofile(None)
     folder = str(Path(skipkv.trace.__file__).parent)
-    assert any("skipkv/runtime/event.py" in name for name in ran)
+    assert any("skipkv/runtime/parts/event.py" in name for name in ran)
     assert not [name for name in ran if name.startswith(folder)]
 
 
@@ -276,7 +276,7 @@ def test_a_folder_that_cannot_be_one_is_refused_before_decoding(tmp_path) -> Non
 
 
 def test_a_character_of_several_tokens_is_the_first_ones() -> None:
-    from skipkv.runtime.text import TokenText
+    from skipkv.runtime.text.token_text import TokenText
     from skipkv.trace.recorder import joined
 
     class Bytes:

@@ -25,9 +25,9 @@ from skipkv.integrations.serve.refusal import Refusal, stopping, too_slow
 from skipkv.integrations.serve.replies import Replies, encoded, event
 from skipkv.models.architecture import text_config
 from skipkv.runtime import Engine, Handle, Sampling, Server
-from skipkv.runtime.orders import MAX_NEW_TOKENS
-from skipkv.runtime.prompts import chat_text
-from skipkv.runtime.thinking import Part
+from skipkv.runtime.requests.orders import MAX_NEW_TOKENS
+from skipkv.runtime.requests.prompts import chat_text
+from skipkv.runtime.text.thinking import Part
 
 _DRAINED = 64
 """Of a body that is too large, this many times what is allowed is read before the answer."""

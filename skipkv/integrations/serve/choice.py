@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from skipkv.runtime import Completion, Handle, ThinkingMarks
-from skipkv.runtime.streaming import TextStream
-from skipkv.runtime.thinking import TAGS, MarkedText, Part, ThinkingSplit, shared_length
+from skipkv.runtime.results.streaming import TextStream
+from skipkv.runtime.text.thinking import TAGS, MarkedText, Part, ThinkingSplit, shared_length
 
 
 class Choice:

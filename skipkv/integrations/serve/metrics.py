@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
 from skipkv.runtime import Completion, Engine, Observer
-from skipkv.runtime.observers import ObservedEvent, ObservedPass, ObservedToken
+from skipkv.runtime.results.observers import ObservedEvent, ObservedPass, ObservedToken
 
 _SPAN = 10.0
 """Seconds over which the gauge of tokens per second looks back."""

@@ -10,7 +10,7 @@ import attrs
 
 from skipkv.integrations.serve.choice import Choice
 from skipkv.runtime import Completion
-from skipkv.runtime.thinking import Part
+from skipkv.runtime.text.thinking import Part
 
 _FINISHED = {"eos": "stop", "stop_string": "stop", "length": "length"}
 _FIELDS: dict[Part, str] = {"thinking": "reasoning_content", "answer": "content"}
