@@ -108,15 +108,19 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     print("| gate | variance of the target explained, by layer |\n|---|---|")
     held = [seen(model, ids) for ids in traces(50, seed=f"{seed}/held out")]
-    for kind, gate in gates.items():
+    for kind, trained in gates.items():
         told = torch.cat([targets[kind][:, places] for _, targets, places in held], dim=1)
         with torch.no_grad():
-            said = torch.cat([predicted(kind, gate(h[:, places])) for h, _, places in held], dim=1)
+            said = torch.cat(
+                [predicted(kind, trained(h[:, places])) for h, _, places in held], dim=1
+            )
         left = (said - told).square().mean(dim=(1, 2)) / told.var(dim=(1, 2))
         print(f"| {kind} | {', '.join(f'{1 - share:.0%}' for share in left.tolist())} |")
         made = f"benchmarks/write_gates.py, {steps} traces of seed {seed}"
-        parts = {name: weight.detach() for name, weight in gate.named_parameters()}
-        WriteGate(**parts, model="tiny", made=made).save(output / f"{kind}.safetensors")
+        parts = {name: weight.detach() for name, weight in trained.named_parameters()}
+        says = "worth" if kind == _WORTH else "retention"
+        gate = WriteGate(**parts, says=says, model="tiny", made=made)
+        gate.save(output / f"{kind}.safetensors")
 
 
 if __name__ == "__main__":

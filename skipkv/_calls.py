@@ -110,33 +110,57 @@ def remembered_of(scorer: object, view: CacheView) -> dict[Memory, Float[Tensor,
     return dict(answer)
 
 
+def parts_of(*parts: object, past_writers: bool = True) -> list[object]:
+    """These parts and all scorers and evictors that they are made of, each once.
+
+    A part is made of what is in its fields, alone or in tuples and lists.
+
+    Args:
+        parts: scorers and evictors.
+        past_writers: whether a part with a method `on_write` is looked into as well.
+    """
+    found: list[object] = []
+    waiting = [*parts]
+    while waiting:
+        part = waiting.pop(0)
+        if any(part is one for one in found):
+            continue
+        found.append(part)
+        if past_writers or not _writes(part):
+            waiting = [*_inside(part), *waiting]
+    return found
+
+
+def _inside(part: object) -> list[object]:
+    kind = type(part)
+    values = [getattr(part, f.name, None) for f in attrs.fields(kind)] if attrs.has(kind) else []
+    values += getattr(part, "__dict__", {}).values()
+    listed = [one for v in values for one in (v if isinstance(v, tuple | list) else (v,))]
+    return [one for one in listed if hasattr(one, "score") or hasattr(one, "keep")]
+
+
+def _writes(part: object) -> bool:
+    return callable(getattr(part, "on_write", None))
+
+
 def writers_of(*parts: object) -> list[object]:
     """The parts that say something of entries when they are written, each once.
 
     Args:
         parts: scorers and evictors. One that has no `on_write` itself is looked into.
     """
-    found: list[object] = []
-    for part in parts:
-        if callable(getattr(part, "on_write", None)):
-            found.append(part)
-        else:
-            for value in vars_of(part):
-                inner = value if isinstance(value, tuple) else (value,)
-                found += writers_of(
-                    *(p for p in inner if hasattr(p, "score") or hasattr(p, "keep"))
-                )
+    found = [part for part in parts_of(*parts, past_writers=False) if _writes(part)]
     return [part for number, part in enumerate(found) if part not in found[:number]]
 
 
-def vars_of(part: Any) -> list[Any]:
-    """The values of the fields of a part that is an attrs class; none of another one.
+def saying(part: object, trait: str) -> object | None:
+    """The part, or the first of those that it is made of, that says something of itself.
 
     Args:
-        part: any part.
+        part: a scorer or an evictor.
+        trait: an attribute, such as "mixes_heads".
     """
-    kind = type(part)
-    return [getattr(part, f.name, None) for f in attrs.fields(kind)] if attrs.has(kind) else []
+    return next((one for one in parts_of(part) if getattr(one, trait, False)), None)
 
 
 def written_of(

@@ -24,18 +24,40 @@ def require(part: object, protocol: type, field: str) -> None:
             raise ProtocolError(_message(part, protocol, field, name, expected, "has none"))
         if not inspect.isfunction(expected):
             continue  # a read-only attribute
-        method = getattr(part, name)
-        if not callable(method):
+        if fault := _fault(getattr(part, name), expected):
+            raise ProtocolError(_message(part, protocol, field, name, expected, fault))
+
+
+def require_optional(part: object, methods: type, field: str) -> None:
+    """Raise `ProtocolError` unless the optional methods that `part` has take their arguments.
+
+    Args:
+        part: any part.
+        methods: a class with the methods, as they are called.
+        field: where the part is, for the error.
+    """
+    for name, expected in vars(methods).items():
+        if name.startswith("_") or not inspect.isfunction(expected) or not hasattr(part, name):
+            continue
+        if fault := _fault(getattr(part, name), expected):
             raise ProtocolError(
-                _message(part, protocol, field, name, expected, f"has {method!r} there")
+                f"{field}: {type(part).__name__}.{name} is called as "
+                f"{name}({', '.join(_written(expected))}), and {type(part).__name__} {fault}. See "
+                f"{methods.__module__}.{methods.__name__}."
             )
-        try:
-            signature = inspect.signature(method)
-            signature.bind(*_arguments(expected)[0], **_arguments(expected)[1])
-        except TypeError:
-            raise ProtocolError(
-                _message(part, protocol, field, name, expected, f"has {name}{signature}")
-            ) from None
+
+
+def _fault(method: Any, expected: Any) -> str | None:
+    """Why a method cannot be called as expected; None if it can."""
+    if not callable(method):
+        return f"has {method!r} there"
+    signature = inspect.signature(method)
+    positional, keywords = _arguments(expected)
+    try:
+        signature.bind(*positional, **keywords)
+    except TypeError:
+        return f"has {expected.__name__}{signature}"
+    return None
 
 
 def _arguments(expected: Any) -> tuple[list[None], dict[str, None]]:

@@ -4,8 +4,8 @@ from typing import TypedDict, Unpack
 
 import attrs
 
-from skipkv._calls import writers_of
-from skipkv._protocols import require
+from skipkv._calls import parts_of, writers_of
+from skipkv._protocols import require, require_optional
 from skipkv._types import Memory, Needs, needs_of
 from skipkv._validators import is_a
 from skipkv.budget import Budget, LinearShares
@@ -14,6 +14,7 @@ from skipkv.evictors import Evictor, KeepAll, TopK
 from skipkv.evictors.protocol import mixes_layers
 from skipkv.schedulers import BatchScheduler, Continuous
 from skipkv.scorers import Recency, Scorer
+from skipkv.scorers.protocol import OptionalMethods
 from skipkv.segmenters import Newline, Segmenter
 from skipkv.steerers import NoSteering, Steerer
 
@@ -75,6 +76,9 @@ class Policy:
     def __attrs_post_init__(self) -> None:
         require(self.scorer, Scorer, "Policy.scorer")
         require(self.evictor, Evictor, "Policy.evictor")
+        for field, part in ("scorer", self.scorer), ("evictor", self.evictor):
+            for one in parts_of(part):
+                require_optional(one, OptionalMethods, f"Policy.{field}")
         require(self.segmenter, Segmenter, "Policy.segmenter")
         require(self.steerer, Steerer, "Policy.steerer")
         require(self.scheduler, BatchScheduler, "Policy.scheduler")

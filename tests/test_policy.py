@@ -124,6 +124,41 @@ def test_a_method_with_other_arguments_is_shown_beside_the_one_wanted(
         Policy(**{part: Odd()})
 
 
+def test_an_optional_method_with_other_arguments_is_refused_when_the_policy_is_built() -> None:
+    class Mine(scorers.ScorerAlgebra):
+        def score(self, view: Any) -> Any: ...
+
+    class Writes(Mine):
+        def on_write(self, keys: Any, values: Any) -> Any: ...
+
+    class Remembers(Mine):
+        def remember(self, view: Any, more: Any) -> Any: ...
+
+    class Pools(TopK):
+        def most_per_head(self) -> Any: ...
+
+    wanted = (
+        r"Writes\.on_write is called as on_write\(keys, values, hidden, layer\), and Writes has"
+    )
+    for scorer in (Writes(), KeyNorm() + 2 * Writes()):
+        with pytest.raises(ProtocolError, match=r"Policy\.scorer: " + wanted):
+            Policy(scorer=scorer)
+    with pytest.raises(ProtocolError, match=r"called as remember\(view\)"):
+        Policy(scorer=Remembers())
+    with pytest.raises(ProtocolError, match=r"Policy\.evictor: Pools\.most_per_head is called as"):
+        Policy(evictor=Pools())
+
+
+def test_a_part_that_holds_itself_is_a_part() -> None:
+    class Mine:
+        def __init__(self) -> None:
+            self.parents = [self, KeyNorm()]
+
+        def score(self, view: Any) -> Any: ...
+
+    assert Policy(scorer=Mine()).needs == Needs()
+
+
 def test_a_plain_class_of_the_right_shape_is_a_part() -> None:
     class Mine:
         def score(self, view: Any, extra: int = 0) -> Any:

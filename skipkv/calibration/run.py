@@ -16,6 +16,7 @@ from skipkv.calibration.stability import agreement
 from skipkv.calibration.traces import Trace
 from skipkv.calibration.workspace import StoredStates, Workspace
 from skipkv.errors import ConfigError, InputError
+from skipkv.evaluation import fingerprints
 from skipkv.models.architecture import text_config
 from skipkv.runtime import Engine, Sampling
 from skipkv.runtime.seam.hidden import layer_inputs
@@ -99,7 +100,7 @@ def collect(
             f"There must be a trace for each prompt: {len(prompts)} prompts, {len(completions)} "
             "traces."
         )
-    fingerprint = _fingerprint(settings, prompts, completions, classify)
+    fingerprint = _fingerprint(engine, settings, prompts, completions, classify)
     with Workspace.opened(folder, fingerprint) as work:
         _fill(engine, prompts, completions, work, settings, list(layers), classify, watch, progress)
         return work.states()
@@ -193,14 +194,16 @@ def _read(
 
 
 def _fingerprint(
+    engine: Engine,
     settings: Settings,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[tuple[str, bool]] | None,
     classify: ThoughtClassifier,
 ) -> dict[str, object]:
-    """The settings that must be the same for a stopped run to resume."""
+    """What must be the same for a stopped run to resume."""
     return {
         **attrs.asdict(settings),
+        "weights": fingerprints.of_model(engine.model)["weights"],
         "prompts": _digest([list(prompt) for prompt in prompts]),
         "traces": None if completions is None else _digest([list(c) for c in completions]),
         "thoughts": stamp(classify),

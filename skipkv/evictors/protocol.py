@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from skipkv._calls import saying
 from skipkv._types import CacheView
 
 
@@ -50,8 +51,8 @@ def pools_heads(evictor: Any) -> bool:
 
 
 def mixes_layers(evictor: Any) -> bool:
-    """Whether the layers of a sequence must be in one view."""
-    return bool(getattr(evictor, "mixes_layers", False))
+    """Whether the layers of a sequence must be in one view, for the evictor or one inside it."""
+    return saying(evictor, "mixes_layers") is not None
 
 
 def most_of(evictor: Any, budget: int) -> int:

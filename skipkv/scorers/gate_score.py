@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skipkv._types import CacheView, Written
 from skipkv.scorers._gated import Gated
-from skipkv.scorers.write_gate import WriteGate, is_gate
+from skipkv.scorers.write_gate import WORTH, WriteGate, gate_for
 
 
 @attrs.frozen(kw_only=True)
@@ -34,7 +34,7 @@ class GateScore(Gated):
         (Written(name='gate score'),)
     """
 
-    gate: WriteGate = attrs.field(validator=is_gate)
+    gate: WriteGate = attrs.field(validator=gate_for(WORTH))
     RECORD: ClassVar[Written] = Written("gate score")
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import CacheView
+from skipkv._types import CacheView, Memory, Written
 
 
 @runtime_checkable
@@ -38,5 +38,42 @@ class Scorer(Protocol):
 
         Args:
             view: the rows to score, with everything that `needs` declares.
+        """
+        ...
+
+
+class OptionalMethods(Protocol):
+    """Methods that a scorer or an evictor may have, with the arguments they are called with."""
+
+    def remember(self, view: CacheView) -> dict[Memory, Float[Tensor, "R H L"]]:
+        """What its memories hold for each entry at the next event; a scorer's alone is called.
+
+        Args:
+            view: the view that was scored.
+        """
+        ...
+
+    def on_write(
+        self,
+        keys: Float[Tensor, "B H T D"],
+        values: Float[Tensor, "B H T D"],
+        hidden: Float[Tensor, "B T E"],
+        layer: int,
+    ) -> dict[Written, Float[Tensor, "B H T"]]:
+        """What is written beside new entries.
+
+        Args:
+            keys: of the new entries, after RoPE.
+            values: of the new entries.
+            hidden: the states that enter the layer.
+            layer: its number in the model.
+        """
+        ...
+
+    def most_per_head(self, budget: int) -> int:
+        """The most entries that one head keeps, for an evictor whose heads share their budgets.
+
+        Args:
+            budget: entries per head, on average.
         """
         ...

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from skipkv._types import CacheView, Written
 from skipkv.scorers._gated import Gated
-from skipkv.scorers.write_gate import WriteGate, is_gate
+from skipkv.scorers.write_gate import RETENTION, WriteGate, gate_for
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +35,7 @@ class Retention(Gated):
         (Written(name='retention'),)
     """
 
-    gate: WriteGate = attrs.field(validator=is_gate)
+    gate: WriteGate = attrs.field(validator=gate_for(RETENTION))
     RECORD: ClassVar[Written] = Written("retention")
 
     def _said(self, number: Float[Tensor, "B H T"]) -> Float[Tensor, "B H T"]:

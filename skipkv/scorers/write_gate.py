@@ -1,6 +1,7 @@
 """A small network that says, when an entry is written, what it will be worth; and its files."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from skipkv.errors import ConfigError
 from skipkv.scorers import _files
 
 _WHAT = "write gate"
+WORTH, RETENTION = "worth", "retention"
 _PARTS = ("inner", "inner_bias", "outer", "outer_bias")
 
 
@@ -28,6 +30,13 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
     if first is None or second is None:
         return first is second
     return torch.equal(first, second)
+
+
+class _Copies(dict[torch.device, list[Tensor | None]]):
+    """Copies of a gate's tensors by device. A gate that is copied or pickled goes without them."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Copies, ()
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -46,11 +55,14 @@ class WriteGate:
         inner_bias: its bias, [N, M].
         outer: weights of the map to H KV heads, [N, M, H]; without a first map [N, E, H].
         outer_bias: its bias, [N, H].
+        says: what its number means: "worth", the logarithm of what an entry will be worth, as
+            `GateScore` reads it; "retention", the logit of how much of it is left after a token, as
+            `Retention` does; or "", unknown, which both take.
         model: name of the model it was made for.
         made: how it was made, as a text for people.
 
     Raises:
-        ConfigError: the shapes do not fit together, or a number is not finite.
+        ConfigError: the shapes do not fit together, a number is not finite, or `says` is unknown.
 
     Example:
         >>> gate = WriteGate(outer=torch.ones(2, 4, 1), outer_bias=torch.zeros(2, 1), model="toy")
@@ -72,15 +84,19 @@ class WriteGate:
     inner_bias: Float[Tensor, "N M"] | None = attrs.field(
         default=None, converter=_own, eq=attrs.cmp_using(eq=_same), hash=False
     )
+    says: str = attrs.field(default="", validator=is_a(str))
     model: str = attrs.field(default="", validator=is_a(str))
     made: str = attrs.field(default="", validator=is_a(str))
     _source: str = attrs.field(default="", alias="_source", eq=False)
     # Copies per device, so that a decode step waits for no transfer.
-    _copies: dict[torch.device, list[Tensor | None]] = attrs.field(
-        init=False, factory=dict, eq=False
-    )
+    _copies: _Copies = attrs.field(init=False, factory=_Copies, eq=False)
 
     def __attrs_post_init__(self) -> None:
+        if self.says not in ("", WORTH, RETENTION):
+            raise ConfigError(
+                f"WriteGate(says={self.says!r}) must be 'worth', 'retention' or '': what its "
+                "number means."
+            )
         for name in _PARTS:
             part = getattr(self, name)
             if part is None and name.startswith("inner"):
@@ -134,7 +150,7 @@ class WriteGate:
         return self._copies[device]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file with metadata that names the model.
+        """Write a safetensors file with metadata that names the model and what the number means.
 
         Args:
             path: where to write.
@@ -143,7 +159,8 @@ class WriteGate:
             InputError: the file cannot be written.
         """
         parts = {name: p for name in _PARTS if (p := getattr(self, name)) is not None}
-        _files.save(path, _WHAT, parts, {"model": self.model, "made": self.made})
+        about = {"says": self.says, "model": self.model, "made": self.made}
+        _files.save(path, _WHAT, parts, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "WriteGate":
@@ -157,7 +174,7 @@ class WriteGate:
         """
         tensors, about = _files.load(path, _WHAT, {"outer", "outer_bias"})
         parts: dict[str, Any] = {name: t for name, t in tensors.items() if name in _PARTS}
-        texts = {name: about.get(name, "") for name in ("model", "made")}
+        texts = {name: about.get(name, "") for name in ("says", "model", "made")}
         source = f"load({str(path)!r})"
         return _files.named(path, lambda: cls(**parts, **texts, _source=source))
 
@@ -172,10 +189,24 @@ class WriteGate:
         )
 
 
-def is_gate(self: object, field: "attrs.Attribute[Any]", value: Any) -> None:
-    """Validate a scorer's gate."""
-    if not isinstance(value, WriteGate):
-        raise ConfigError(
-            f"{type(self).__name__}({field.name}=...) must be a WriteGate, got {kind_of(value)}. "
-            "Read one with WriteGate.load(path)."
-        )
+def gate_for(meaning: str) -> Callable[[object, "attrs.Attribute[Any]", Any], None]:
+    """A validator for a scorer's gate.
+
+    Args:
+        meaning: what the scorer takes the gate's number for.
+    """
+
+    def validate(self: object, field: "attrs.Attribute[Any]", value: Any) -> None:
+        where = f"{type(self).__name__}({field.name}=...)"
+        if not isinstance(value, WriteGate):
+            raise ConfigError(
+                f"{where} must be a WriteGate, got {kind_of(value)}. "
+                "Read one with WriteGate.load(path)."
+            )
+        if value.says not in ("", meaning):
+            raise ConfigError(
+                f"{where} takes a gate that says {meaning!r}, and {value!r} says {value.says!r}. "
+                "GateScore (kvzap) reads 'worth', Retention (trimkv) reads 'retention'."
+            )
+
+    return validate

@@ -87,6 +87,28 @@ def test_all_layers_of_a_sequence_share_a_set_if_asked(over: str) -> None:
     assert (traces[0][0].kept != traces[1][0].kept).any()
 
 
+def test_an_evictor_inside_that_joins_layers_sees_all_of_them() -> None:
+    class Plain:
+        """A user's own, which does not say what the one inside it needs."""
+
+        def __init__(self) -> None:
+            self.inner = Shared(layers=True)
+
+        def keep(self, scores: Any, view: Any, budget: int) -> Any:
+            return self.inner.keep(scores, view, budget)
+
+    model, tokenizer = toy_model(heads=4, layers=3), toy_tokenizer()
+    for evictor in (Shared(evictor=Shared(layers=True)), Plain()):
+        policy = presets.rkv(24, interval=8).with_(evictor=evictor)
+        engine = Engine(model, tokenizer, policy, eos_token_ids=[])
+        [done] = engine.generate(
+            [[5 + 7 * i % 60 for i in range(40)]], max_new_tokens=20, trace=True
+        )
+        assert done.error is None
+        for record in done.trace or ():
+            assert (record.kept == record.kept[:1, :1]).all()
+
+
 @given(data=st.data())
 def test_layers_that_share_a_set_count_like_heads(data: Any) -> None:
     depth, heads, slots = 3, 2, 9

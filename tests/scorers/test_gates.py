@@ -1,9 +1,12 @@
 """Learned gates, and the scorers that ask them when an entry is written."""
 
+import copy
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -91,6 +94,27 @@ def test_a_gate_is_the_same_after_a_file(tmp_path: Path, inner: bool) -> None:
     assert again != made(inner=not inner)
 
 
+def test_a_gate_for_another_scorer_is_refused(tmp_path: Path) -> None:
+    worth = attrs.evolve(made(), says="worth")
+    worth.save(tmp_path / "gate.safetensors")
+    assert WriteGate.load(tmp_path / "gate.safetensors") == worth != made()
+    GateScore(gate=worth), GateScore(gate=made()), Retention(gate=made())  # said nothing: both
+    with pytest.raises(ConfigError, match=r"Retention\(gate=...\) takes a gate that says 'retenti"):
+        presets.trimkv(64, gate=tmp_path / "gate.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"takes a gate that says 'worth', and .* says 'retention'"
+    ):
+        GateScore(gate=attrs.evolve(made(), says="retention"))
+
+
+def test_a_gate_is_copied_and_pickled_without_what_is_on_a_device() -> None:
+    gate = made()
+    small = len(pickle.dumps(gate))
+    gate(torch.ones(1, 1, 4), layer=0)
+    assert len(pickle.dumps(gate)) == small
+    assert pickle.loads(pickle.dumps(gate)) == copy.deepcopy(gate) == gate
+
+
 def test_what_is_no_gate_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     with pytest.raises(InputError, match="No write gate at"):
@@ -124,6 +148,7 @@ def test_what_is_no_gate_is_refused(tmp_path: Path) -> None:
         ({"inner": None}, "takes outer"),
         ({"outer": torch.ones(2, 3, 2, dtype=torch.long)}, "outer=...) must be a tensor of floats"),
         ({"inner_bias": torch.full((2, 3), torch.nan)}, "inner_bias=...) must hold finite"),
+        ({"says": "log"}, r"WriteGate(says='log') must be 'worth', 'retention' or ''"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -1,10 +1,8 @@
 """Models on more than one device: tensor parallelism, and what is refused."""
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
-from skipkv._calls import vars_of
+from skipkv._calls import saying
 from skipkv.errors import ConfigError, UnsupportedModelError
 from skipkv.models.architecture import Architecture, decoder_layers
 from skipkv.policy import Policy
@@ -53,20 +51,8 @@ def check_devices(model: PreTrainedModel, policy: Policy) -> None:
             "only some of the heads. Take another policy, or one process."
         )
     for part in (policy.scorer, policy.evictor):
-        if (mixing := _mixing(part)) is not None:
+        if (mixing := saying(part, "mixes_heads")) is not None:
             raise ConfigError(
                 f"{mixing!r} joins the KV heads of a layer, and each of {ranks} ranks has only "
                 "some of them. Take a policy whose heads choose for themselves, or one process."
             )
-
-
-def _mixing(part: Any) -> object | None:
-    """The part, or one that it is made of, that says that it joins the heads of a layer."""
-    if getattr(part, "mixes_heads", False):
-        return part  # type: ignore[no-any-return]
-    for value in vars_of(part):
-        for inner in value if isinstance(value, tuple) else (value,):
-            is_part = hasattr(inner, "score") or hasattr(inner, "keep")
-            if is_part and (found := _mixing(inner)) is not None:
-                return found
-    return None

@@ -84,6 +84,18 @@ def as_one_of(ranks: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     return model
 
 
+class Plain:
+    """A user's own scorer around another one."""
+
+    needs = LastQueryAttention().needs
+
+    def __init__(self) -> None:
+        self.inner = [LastQueryAttention()]
+
+    def score(self, view: Any) -> Any:
+        return self.inner[0].score(view)
+
+
 @pytest.mark.parametrize(
     "policy",
     [
@@ -92,8 +104,9 @@ def as_one_of(ranks: int, monkeypatch: pytest.MonkeyPatch) -> Any:
         presets.snapkv(16).with_(
             scorer=2 * WindowAttention(window=8) + KeyNorm() + LastQueryAttention()
         ),
+        presets.snapkv(16).with_(scorer=Plain()),
     ],
-    ids=["tova", "an evictor", "a term"],
+    ids=["tova", "an evictor", "a term", "in a plain class"],
 )
 def test_parts_that_join_heads_are_refused_where_heads_are_divided(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
