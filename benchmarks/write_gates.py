@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, logsigmoid
 
 from skipkv import tiny
+from skipkv.models import imprint_of
 from skipkv.scorers import WriteGate
 from skipkv.tiny.problem import TRAIN, draw
 from skipkv.tiny.traces import write_trace
@@ -119,7 +120,7 @@ def main(
         made = f"benchmarks/write_gates.py, {steps} traces of seed {seed}"
         parts = {name: weight.detach() for name, weight in trained.named_parameters()}
         says = "worth" if kind == _WORTH else "retention"
-        gate = WriteGate(**parts, says=says, model="tiny", made=made)
+        gate = WriteGate(**parts, says=says, model="tiny", made=made, imprint=imprint_of(model))
         gate.save(output / f"{kind}.safetensors")
 
 

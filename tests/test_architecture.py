@@ -13,13 +13,14 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "skipkv").rglob("*.py"))
 PARTS = {"segmenters", "scorers", "evictors", "steerers", "schedulers"}
 
-# `errors <- _validators <- _types <- _protocols, _calls, parts, budget <- policy <- presets <-
-# models <- runtime <- the rest`: the runtime asks `models` which architectures it decodes, and
-# `Engine.from_pretrained` for a model; nothing in `models` knows how a model is decoded.
+# `errors <- _validators <- _types, _learned <- _protocols, _calls, parts, budget <- policy <-
+# presets <- models <- runtime <- the rest`: the runtime asks `models` which architectures it
+# decodes, and `Engine.from_pretrained` for a model; nothing in `models` knows how a model is decoded.
 RANK = {
     "errors": 0,
     "_validators": 1,
     "_types": 2,
+    "_learned": 2,
     "_protocols": 3,
     "_calls": 3,
     **dict.fromkeys(PARTS, 3),

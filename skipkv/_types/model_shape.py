@@ -6,6 +6,8 @@ from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 
 _SIZE = is_a(int, least=1, optional=True)
+# Weights rounded to bfloat16, on one side or both, differ by less than this share.
+_ROUNDING = 2**-7
 
 
 @attrs.frozen(kw_only=True)
@@ -22,6 +24,7 @@ class ModelShape:
         dim: head size.
         width: hidden size.
         frequencies: angle per position of each pair of the rotation, in radians.
+        imprint: weights of the model's last norm, by which models of one shape are told apart.
         name: of the model, for errors. It is not compared.
 
     Raises:
@@ -34,6 +37,7 @@ class ModelShape:
     dim: int | None = attrs.field(default=None, validator=_SIZE)
     width: int | None = attrs.field(default=None, validator=_SIZE)
     frequencies: tuple[float, ...] | None = None
+    imprint: tuple[float, ...] | None = attrs.field(default=None, repr=False)
     name: str = attrs.field(default="", validator=is_a(str), eq=False)
 
     @property
@@ -59,13 +63,28 @@ class ModelShape:
                 found.append("another rotation of positions")
         return found
 
+    def has_weights_of(self, other: "ModelShape") -> bool:
+        """Whether the weights may be the same, as far as both know their imprints.
+
+        Args:
+            other: the model that is about to decode, perhaps in another dtype.
+        """
+        if self.imprint is None or other.imprint is None:
+            return True
+        pairs = list(zip(self.imprint, other.imprint, strict=False))
+        near = all(abs(a - b) <= _ROUNDING * max(abs(a), abs(b)) for a, b in pairs)
+        return near and len(self.imprint) == len(other.imprint)
+
     def __or__(self, other: "ModelShape") -> "ModelShape":
         """What either knows.
 
         Raises:
             ConfigError: they differ.
         """
-        if differences := self.differences(other):
+        differences = self.differences(other)
+        if not self.has_weights_of(other):
+            differences.append("other weights")
+        if differences:
             raise ConfigError(
                 f"Two parts of a policy were made for different models, {self.name or 'one'} and "
                 f"{other.name or 'another'}: {', '.join(differences)}. Take parts made for the "

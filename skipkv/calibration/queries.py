@@ -9,6 +9,7 @@ from torch import Tensor
 from skipkv.calibration.traces import Trace
 from skipkv.errors import InputError
 from skipkv.models.architecture import Architecture
+from skipkv.models.imprint import imprint_of
 from skipkv.runtime.seam.lending import queries_seen
 from skipkv.runtime.support.rotary import rotation_of
 from skipkv.scorers import QueryStatistics
@@ -74,4 +75,5 @@ class QuerySums:
             frequencies=self._rotation.frequencies,
             tokens=self._tokens,
             model=model,
+            imprint=imprint_of(self._model),
         )

@@ -189,6 +189,7 @@ def calibrate(
             from skipkv.calibration.plot import plot_separation, require_matplotlib
             from skipkv.calibration.traces import read_completions
             from skipkv.evaluation.datasets import DEFAULTS
+            from skipkv.models import imprint_of
             from skipkv.models.loading import EMBEDDED
             from skipkv.policy import Policy
             from skipkv.runtime import Engine
@@ -292,7 +293,13 @@ def calibrate(
             f"skipkv calibrate: {len(states)} traces, thoughts {found.counts}, stable={stable}, "
             f"question_directions={question_directions}, seed={seed}"
         )
-        SteeringVector(vector=found.vector, layer=found.layer, model=model, made=made).save(output)
+        SteeringVector(
+            vector=found.vector,
+            layer=found.layer,
+            model=model,
+            made=made,
+            imprint=imprint_of(engine.model),
+        ).save(output)
         report(found)
         typer.echo(f"\nvector of layer {found.layer} written to {output}")
         if picture is not None:

@@ -5,7 +5,8 @@ follows transformers' conventions needs no code: add its name in `families.py` o
 """
 
 from skipkv.models.families import FAMILIES
+from skipkv.models.imprint import imprint_of
 from skipkv.models.loading import load
 from skipkv.models.random_weights import random_model, synthetic_tokenizer
 
-__all__ = ["FAMILIES", "load", "random_model", "synthetic_tokenizer"]
+__all__ = ["FAMILIES", "imprint_of", "load", "random_model", "synthetic_tokenizer"]

@@ -8,20 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skipkv._learned import Copies, naming, own, read_tensors, write_tensors
 from skipkv._types import ModelShape
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
-from skipkv.scorers import _files
 
 _WHAT = "query statistics"
 _PARTS = ("mean", "length", "frequencies")
-
-
-def _own(value: Any) -> Any:
-    """A float32 copy of our own on the host."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return value  # refused below
-    return value.detach().to("cpu", torch.float32, copy=True).contiguous()
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -39,6 +32,8 @@ class QueryStatistics:
         frequencies: angle per position of each pair, [F], in radians.
         tokens: tokens that they are means of.
         model: name of the model.
+        imprint: weights of that model's last norm, `skipkv.models.imprint_of(model)`. With them
+            another model of the same shape is noticed.
 
     Raises:
         ConfigError: the shapes do not fit together, or a number is not finite.
@@ -56,20 +51,19 @@ class QueryStatistics:
     """
 
     mean: Float[Tensor, "N H G D"] = attrs.field(
-        converter=_own, eq=attrs.cmp_using(eq=torch.equal), hash=False
+        converter=own, eq=attrs.cmp_using(eq=torch.equal), hash=False
     )
     length: Float[Tensor, "N H G F"] = attrs.field(
-        converter=_own, eq=attrs.cmp_using(eq=torch.equal), hash=False
+        converter=own, eq=attrs.cmp_using(eq=torch.equal), hash=False
     )
     frequencies: Float[Tensor, "F"] = attrs.field(
-        converter=_own, eq=attrs.cmp_using(eq=torch.equal), hash=False
+        converter=own, eq=attrs.cmp_using(eq=torch.equal), hash=False
     )
     tokens: int = attrs.field(validator=is_a(int, least=1))
     model: str = attrs.field(default="", validator=is_a(str))
+    imprint: tuple[float, ...] | None = None
     _source: str = attrs.field(default="", alias="_source", eq=False)
-    _copies: dict[torch.device, tuple[Tensor, Tensor]] = attrs.field(
-        init=False, factory=dict, eq=False
-    )
+    _copies: Copies[tuple[Tensor, Tensor]] = attrs.field(init=False, factory=Copies, eq=False)
 
     def __attrs_post_init__(self) -> None:
         shapes = []
@@ -98,6 +92,7 @@ class QueryStatistics:
             groups=groups,
             dim=dim,
             frequencies=tuple(self.frequencies.tolist()),
+            imprint=self.imprint,
             name=self.model or "a model",
         )
 
@@ -122,7 +117,8 @@ class QueryStatistics:
             InputError: the file cannot be written.
         """
         about = {"model": self.model, "tokens": str(self.tokens)}
-        _files.save(path, _WHAT, {name: getattr(self, name) for name in _PARTS}, about)
+        parts = {name: getattr(self, name) for name in _PARTS}
+        write_tensors(path, _WHAT, parts, about, self.imprint)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "QueryStatistics":
@@ -134,15 +130,16 @@ class QueryStatistics:
         Raises:
             InputError: no such file, a file of another kind, or tensors that do not fit together.
         """
-        tensors, about = _files.load(path, _WHAT, set(_PARTS))
+        tensors, about, imprint = read_tensors(path, _WHAT, set(_PARTS))
         count = about.get("tokens", "")
         parts: dict[str, Any] = {name: tensors[name] for name in _PARTS}
         parts |= {
             "tokens": int(count) if count.isdecimal() else 0,
             "model": about.get("model", ""),
+            "imprint": imprint,
             "_source": f"load({str(path)!r})",
         }
-        return _files.named(path, lambda: cls(**parts))
+        return naming(path, lambda: cls(**parts))
 
     def __repr__(self) -> str:
         # Statistics from a file can be pasted back; thousands of numbers would be unreadable.

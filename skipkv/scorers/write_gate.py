@@ -9,34 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from skipkv._learned import Copies, naming, own, read_tensors, same, write_tensors
 from skipkv._types import ModelShape
 from skipkv._validators import is_a, kind_of
 from skipkv.errors import ConfigError
-from skipkv.scorers import _files
 
 _WHAT = "write gate"
 WORTH, RETENTION = "worth", "retention"
 _PARTS = ("inner", "inner_bias", "outer", "outer_bias")
-
-
-def _own(value: Any) -> Any:
-    """A float32 copy of our own on the host."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return value  # refused below
-    return value.detach().to("cpu", torch.float32, copy=True).contiguous()
-
-
-def _same(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return torch.equal(first, second)
-
-
-class _Copies(dict[torch.device, list[Tensor | None]]):
-    """Copies of a gate's tensors by device. A gate that is copied or pickled goes without them."""
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Copies, ()
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -60,6 +40,8 @@ class WriteGate:
             `Retention` does; or "", unknown, which both take.
         model: name of the model it was made for.
         made: how it was made, as a text for people.
+        imprint: weights of that model's last norm, `skipkv.models.imprint_of(model)`. With them
+            another model of the same shape is noticed.
 
     Raises:
         ConfigError: the shapes do not fit together, a number is not finite, or `says` is unknown.
@@ -73,23 +55,23 @@ class WriteGate:
     """
 
     outer: Float[Tensor, "N M H"] = attrs.field(
-        converter=_own, eq=attrs.cmp_using(eq=_same), hash=False
+        converter=own, eq=attrs.cmp_using(eq=same), hash=False
     )
     outer_bias: Float[Tensor, "N H"] = attrs.field(
-        converter=_own, eq=attrs.cmp_using(eq=_same), hash=False
+        converter=own, eq=attrs.cmp_using(eq=same), hash=False
     )
     inner: Float[Tensor, "N E M"] | None = attrs.field(
-        default=None, converter=_own, eq=attrs.cmp_using(eq=_same), hash=False
+        default=None, converter=own, eq=attrs.cmp_using(eq=same), hash=False
     )
     inner_bias: Float[Tensor, "N M"] | None = attrs.field(
-        default=None, converter=_own, eq=attrs.cmp_using(eq=_same), hash=False
+        default=None, converter=own, eq=attrs.cmp_using(eq=same), hash=False
     )
     says: str = attrs.field(default="", validator=is_a(str))
     model: str = attrs.field(default="", validator=is_a(str))
     made: str = attrs.field(default="", validator=is_a(str))
+    imprint: tuple[float, ...] | None = None
     _source: str = attrs.field(default="", alias="_source", eq=False)
-    # Copies per device, so that a decode step waits for no transfer.
-    _copies: _Copies = attrs.field(init=False, factory=_Copies, eq=False)
+    _copies: Copies[list[Tensor | None]] = attrs.field(init=False, factory=Copies, eq=False)
 
     def __attrs_post_init__(self) -> None:
         if self.says not in ("", WORTH, RETENTION):
@@ -123,7 +105,11 @@ class WriteGate:
         first = self.outer if self.inner is None else self.inner
         layers, width, _ = first.shape
         return ModelShape(
-            layers=layers, heads=self.outer.shape[2], width=width, name=self.model or "a model"
+            layers=layers,
+            heads=self.outer.shape[2],
+            width=width,
+            imprint=self.imprint,
+            name=self.model or "a model",
         )
 
     def __call__(self, hidden: Float[Tensor, "B T E"], *, layer: int) -> Float[Tensor, "B H T"]:
@@ -160,7 +146,7 @@ class WriteGate:
         """
         parts = {name: p for name in _PARTS if (p := getattr(self, name)) is not None}
         about = {"says": self.says, "model": self.model, "made": self.made}
-        _files.save(path, _WHAT, parts, about)
+        write_tensors(path, _WHAT, parts, about, self.imprint)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "WriteGate":
@@ -172,11 +158,11 @@ class WriteGate:
         Raises:
             InputError: no such file, a file of another kind, or tensors that do not fit together.
         """
-        tensors, about = _files.load(path, _WHAT, {"outer", "outer_bias"})
+        tensors, about, imprint = read_tensors(path, _WHAT, {"outer", "outer_bias"})
         parts: dict[str, Any] = {name: t for name, t in tensors.items() if name in _PARTS}
         texts = {name: about.get(name, "") for name in ("says", "model", "made")}
         source = f"load({str(path)!r})"
-        return _files.named(path, lambda: cls(**parts, **texts, _source=source))
+        return naming(path, lambda: cls(**parts, **texts, imprint=imprint, _source=source))
 
     def __repr__(self) -> str:
         # A gate from a file can be pasted back; thousands of numbers would be unreadable.

@@ -49,8 +49,8 @@ class AdaptiveSteerer:
 
     @property
     def needs(self) -> Needs:
-        """Sentences, to count their thoughts; nothing where growth is 0."""
-        return Needs(sentences=self.growth != 0)
+        """The vector's model; and sentences, to count their thoughts, unless growth is 0."""
+        return Needs(sentences=self.growth != 0, model=self.vector.shape)
 
     @property
     def layer(self) -> int:

@@ -4,7 +4,7 @@ import attrs
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import SteeringContext
+from skipkv._types import Needs, SteeringContext
 from skipkv.steerers._push import is_finite, is_vector, push
 from skipkv.steerers.vector import SteeringVector
 
@@ -43,6 +43,11 @@ class AdditiveSteerer:
 
     vector: SteeringVector = attrs.field(validator=is_vector)
     strength: float | int = attrs.field(default=1.0, validator=is_finite)
+
+    @property
+    def needs(self) -> Needs:
+        """The vector's model."""
+        return Needs(model=self.vector.shape)
 
     @property
     def layer(self) -> int:

@@ -7,24 +7,17 @@ from typing import Any
 import attrs
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from skipkv._learned import Copies, naming, own, read_tensors, write_tensors
+from skipkv._types import ModelShape
 from skipkv._validators import is_a, kind_of
 from skipkv.errors import ConfigError, InputError
 
 SIGN = "execution - non-execution"
 """The sign convention of all vectors, as it is written in their files."""
 
-_FORMAT = "skipkv steering vector"
-
-
-def _own(value: Any) -> Any:
-    """A float32 copy of our own on the host."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return value  # refused below
-    return value.detach().to("cpu", torch.float32, copy=True)
+_WHAT = "steering vector"
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -43,6 +36,8 @@ class SteeringVector:
         layer: the layer, from 0, whose input it belongs to.
         model: name of the model it was made with.
         made: how it was made, as a text for people.
+        imprint: weights of that model's last norm, `skipkv.models.imprint_of(model)`. With them
+            another model of the same shape is noticed.
 
     Raises:
         ConfigError: `vector` is not one finite vector other than zero, or `layer` is negative.
@@ -59,14 +54,14 @@ class SteeringVector:
     """
 
     vector: Float[Tensor, "E"] = attrs.field(
-        converter=_own, eq=attrs.cmp_using(eq=torch.equal), hash=False
+        converter=own, eq=attrs.cmp_using(eq=torch.equal), hash=False
     )
     layer: int = attrs.field(validator=is_a(int, least=0))
     model: str = attrs.field(default="", validator=is_a(str))
     made: str = attrs.field(default="", validator=is_a(str))
+    imprint: tuple[float, ...] | None = None
     _source: str = attrs.field(default="", alias="_source", eq=False)
-    # A copy per device, so that a decode step waits for no transfer.
-    _copies: dict[torch.device, Tensor] = attrs.field(init=False, factory=dict, eq=False)
+    _copies: Copies[Tensor] = attrs.field(init=False, factory=Copies, eq=False)
 
     @vector.validator
     def _one_vector(self, _: object, vector: Any) -> None:
@@ -89,6 +84,11 @@ class SteeringVector:
         """The length of the vector: the hidden size of the models it fits."""
         return self.vector.shape[0]
 
+    @property
+    def shape(self) -> ModelShape:
+        """What is known of the model that it belongs to."""
+        return ModelShape(width=self.width, imprint=self.imprint, name=self.model or "a model")
+
     def on(self, device: torch.device) -> Float[Tensor, "E"]:
         """The vector on a device; the transfer is done once."""
         if device not in self._copies:
@@ -102,17 +102,8 @@ class SteeringVector:
         Raises:
             InputError: the file cannot be written.
         """
-        about = {
-            "format": _FORMAT,
-            "sign": SIGN,
-            "layer": str(self.layer),
-            "model": self.model,
-            "made": self.made,
-        }
-        try:
-            save_file({"vector": self.vector.contiguous()}, path, metadata=about)
-        except (OSError, SafetensorError) as cause:
-            raise InputError(f"Cannot write the steering vector {str(path)!r}: {cause}") from cause
+        about = {"sign": SIGN, "layer": str(self.layer), "model": self.model, "made": self.made}
+        write_tensors(path, _WHAT, {"vector": self.vector}, about, self.imprint)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SteeringVector":
@@ -121,39 +112,32 @@ class SteeringVector:
         Raises:
             InputError: no such file, or a file of another kind.
         """
-        name = str(path)
-        if not Path(name).is_file():
-            raise InputError(f"No steering vector at {name!r}: there is no such file.")
-        try:
-            with safe_open(name, framework="pt") as file:
-                about = file.metadata() or {}
-                vector = file.get_tensor("vector") if "vector" in file.keys() else None  # noqa: SIM118
-        except (OSError, SafetensorError) as cause:
+        hint = " For a .pt file use SteeringVector.from_pt(path, layer=..., sign=...)."
+        tensors, about, imprint = read_tensors(path, _WHAT, {"vector"}, hint=hint)
+        if about.get("sign") != SIGN:
             raise InputError(
-                f"{name!r} is not a safetensors file: {cause}. For a .pt file use "
-                "SteeringVector.from_pt(path, layer=..., sign=...)."
-            ) from cause
-        if about.get("format") != _FORMAT or about.get("sign") != SIGN or vector is None:
-            raise InputError(
-                f"{name!r} is a safetensors file, but not a steering vector of skipkv: its "
-                f"metadata must say format={_FORMAT!r} and sign={SIGN!r}, and it must hold a "
-                "tensor 'vector'. Build a SteeringVector from its tensor, and save that."
+                f"{str(path)!r} must say sign={SIGN!r} in its metadata, the convention of all "
+                f"vectors here; got {about.get('sign', '')!r}. Build a SteeringVector from its "
+                "tensor, perhaps times -1, and save that."
             )
         layer = about.get("layer", "")
         if not layer.isdecimal():
             raise InputError(
-                f"{name!r} must name its layer in its metadata, a number from 0; got {layer!r}."
+                f"{str(path)!r} must name its layer in its metadata, a number from 0; got "
+                f"{layer!r}."
             )
-        try:
-            return cls(
-                vector=vector,
+        texts = {name: about.get(name, "") for name in ("model", "made")}
+        source = f"load({str(path)!r})"
+        return naming(
+            path,
+            lambda: cls(
+                vector=tensors["vector"],
                 layer=int(layer),
-                model=about.get("model", ""),
-                made=about.get("made", ""),
-                _source=f"load({name!r})",
-            )
-        except ConfigError as cause:
-            raise InputError(f"{name!r} cannot be used: {cause}") from cause
+                **texts,
+                imprint=imprint,
+                _source=source,
+            ),
+        )
 
     @classmethod
     def from_pt(

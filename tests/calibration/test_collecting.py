@@ -178,6 +178,17 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
         collected(tmp_path, Settings(max_new_tokens=5), classify=MarkerWords())
 
 
+def test_a_folder_of_other_weights_is_refused(tmp_path: Path) -> None:
+    settings = Settings(max_new_tokens=5, model="a folder in which the model was exchanged")
+    options = {"folder": tmp_path, "settings": settings, "progress": False}
+    collect(engine(), PROMPTS, classify=by_length, **options)
+    tuned = engine()
+    with torch.no_grad():
+        tuned.model.lm_head.weight[0] += 1
+    with pytest.raises(InputError, match="the weights differ"):
+        collect(tuned, PROMPTS, classify=by_length, **options)
+
+
 def test_a_layer_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"names layer 2, but the model's layers are 0 to 1"):
         collected(tmp_path, Settings(layers=(1, 2)))

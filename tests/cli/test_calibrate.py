@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from skipkv.cli import exits
+from skipkv.models import imprint_of
 from skipkv.scorers import QueryStatistics
 from skipkv.steerers import AdaptiveSteerer, AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
@@ -43,6 +44,7 @@ def test_it_writes_a_vector_and_a_plot_and_reports(run: Any, toys: Path, tmp_pat
     result = run(*arguments(toys, tmp_path / "v.safetensors"))
     assert result.exit_code == 0, result.stderr
     vector = SteeringVector.load(tmp_path / "v.safetensors")
+    assert vector.imprint == imprint_of(toy_model())
     assert f"vector of layer {vector.layer} written to" in result.stdout
     assert f"\n{vector.layer} *" in result.stdout
     assert "held-out questions" in result.stdout
@@ -66,6 +68,7 @@ def test_a_layer_can_be_asked_for(run: Any, toys: Path, tmp_path: Path) -> None:
     # a run that goes on after all traces are there reads them again
     run(*arguments(toys, tmp_path / "v", *options[:-1], tmp_path / "again"))
     assert QueryStatistics.load(tmp_path / "again") == statistics
+    assert statistics.imprint == imprint_of(toy_model())
 
 
 def restating(folder: Path, *, often: int) -> Path:

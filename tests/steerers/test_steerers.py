@@ -70,9 +70,10 @@ def test_what_is_not_steered_stays_what_it_was(dtype: Any, ends: int, thinks: in
 
 
 def test_thoughts_are_recorded_only_where_the_strength_grows() -> None:
-    assert AdaptiveSteerer(vector()).needs == Needs(sentences=True)
-    assert AdaptiveSteerer(vector(), growth=0).needs == Needs()
-    assert needs_of(AdditiveSteerer(vector())) == Needs()
+    of = vector().shape
+    assert AdaptiveSteerer(vector()).needs == Needs(sentences=True, model=of)
+    assert AdaptiveSteerer(vector(), growth=0).needs == Needs(model=of)
+    assert needs_of(AdditiveSteerer(vector())) == Needs(model=of)
 
 
 def test_steerers_have_the_shape_of_the_protocol_and_say_what_they_are() -> None:

@@ -87,13 +87,15 @@ class Choice:
         marked = ""
         while self._due:
             certain, uncertain, sign = self._due[0]
-            following = self._text[max(0, certain - self._divided) :]
+            start = max(certain, self._divided)  # a mark before may have taken what was uncertain
+            uncertain = uncertain[start - certain :]
+            following = self._text[start - self._divided :]
             shared = shared_length(uncertain, following)
             known = shared == len(uncertain) or shared < len(following) or last
             if not known or (certain > self._divided + len(self._text) and not last):
                 break
             self._due.popleft()
-            marked += self._taken(certain + shared - self._divided) + sign
+            marked += self._taken(start + shared - self._divided) + sign
         if not self._due:
             marked += self._taken(len(self._text))
         return self._split.feed(marked)

@@ -45,7 +45,8 @@ def check_devices(model: PreTrainedModel, policy: Policy) -> None:
             f"The model has {heads} KV heads, which cannot be divided among {ranks} ranks. Start "
             "as many processes as divide them."
         )
-    if policy.needs.model is not None or policy.needs.written:
+    made_for = policy.needs.model
+    if (made_for is not None and made_for.heads is not None) or policy.needs.written:
         raise ConfigError(
             f"The policy has numbers for every KV head of a model, and each of {ranks} ranks has "
             "only some of the heads. Take another policy, or one process."

@@ -26,8 +26,8 @@ from skipkv.runtime import (
     ObservedToken,
     SequenceEvent,
     loop,
-    observers,
 )
+from skipkv.runtime.results import observers
 from skipkv.scorers import KeyNorm, Recency, ScorerAlgebra
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer

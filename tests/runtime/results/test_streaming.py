@@ -8,10 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_text import byte_level, sentencepiece
-from tokenizers import Tokenizer, decoders, models
+from small_tokenizers import TOKENIZERS, byte_fallback, byte_level, cleaning
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets, tiny
 from skipkv.errors import InputError, PartError
@@ -21,57 +19,6 @@ from skipkv.runtime.results.streaming import TextStream
 from skipkv.testing import toy_model, toy_tokenizer
 
 PROMPTS = ["one plus two", "let me check seven times nine.\n\n", "a", "wait. so b is the sum of c"]
-
-
-def byte_fallback() -> PreTrainedTokenizerFast:
-    """As Llama 2's: what has no token of its own is spelt in bytes, and a run of them is one."""
-    words = ["<unk>", "▁", "▁so", "x", "<0x0A>", "<0xE2>", "<0x82>", "<0xAC>", "</s>"]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    inner.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
-
-
-def cleaning() -> PreTrainedTokenizerFast:
-    """Spaces before full stops and inside contractions are taken out of the text decoded."""
-    words = ["<unk>", " ", "do", " n", "'", "t", " .", "ve", "\n", " so", "n't", "'s", "</s>"]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        unk_token="<unk>",
-        eos_token="</s>",
-        clean_up_tokenization_spaces=True,
-    )
-
-
-def word_pieces() -> PreTrainedTokenizerFast:
-    """As BERT's: spaces between words are put in when the text is decoded."""
-    words = ["<unk>", "so", "##me", "x", ".", "'", "##.", "</s>"]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    inner.decoder = decoders.WordPiece()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
-
-
-def _tiny() -> Any:
-    return tiny.load(device="cpu")[1]
-
-
-TOKENIZERS: dict[str, Callable[[], Any]] = {
-    "toy": toy_tokenizer,
-    "tiny": _tiny,
-    "sentencepiece": sentencepiece,
-    "bytes": byte_level,
-    "byte fallback": byte_fallback,
-    "cleaning": cleaning,
-    "word pieces": word_pieces,
-}
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)

@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_streaming import TOKENIZERS
-from test_text import byte_level
+from small_tokenizers import TOKENIZERS, byte_level
 from transformers import StopStringCriteria
 
 from skipkv.runtime.text.stopping import StopFinder, before

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from marked_tokenizers import HARMONY, in_bytes, messages, renamed
 
@@ -284,6 +284,7 @@ def test_a_stream_of_messages_joins_to_the_completion(
 
 
 @modest
+@example(opened=False, space=True, thought=["so"], answer=[], cleans=True, own=True, steps=[])
 @given(
     opened=st.booleans(),
     space=st.booleans(),

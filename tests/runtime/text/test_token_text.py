@@ -6,39 +6,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from small_tokenizers import byte_level, sentencepiece
 
 from skipkv.runtime.text.token_text import Decoder, TokenText
 from skipkv.testing import toy_tokenizer
 from skipkv.testing.fakes import VOCABULARY
 
 TOY = toy_tokenizer()
-
-
-def sentencepiece() -> PreTrainedTokenizerFast:
-    """Words begin with an underscore; the first space of a text is dropped in decoding."""
-    words = ["<unk>", "▁so", "▁x", "x", "▁", ".", "<0x0A>", "y▁"]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    inner.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
-
-
-def byte_level() -> PreTrainedTokenizerFast:
-    """A token per byte, as byte-level BPE before any merge."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    inner.normalizer = normalizers.NFC()
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner)
 
 
 @settings(max_examples=80, deadline=None)
