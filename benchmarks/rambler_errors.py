@@ -7,9 +7,9 @@ from skipkv.tiny import Definition, Problem
 KINDS = ("right", "slip", "stale", "value", "definition", "never told", "answer", "no end")
 """The answer is right; or the first name that goes wrong for good does so because its sum is wrong
 though what it uses is right, because it was not done anew when what it uses was corrected, because
-a value was cited that is not the one told last, because its definition was not the question's, or
-because it never was worked out; or the answer is not what its own values say; or the trace has no
-answer."""
+a value was cited that is not the one told last, or none was, because its definition was not the
+question's, or because it never was worked out; or the answer is not what its own values say; or the
+trace has no answer."""
 
 _TOLD = re.compile(r"([a-z])=(\d)$")
 _CITED = re.compile(r"([a-z])=(\d)")
@@ -40,9 +40,10 @@ def kind_of(problem: Problem, text: str) -> str:
             continue
         name = result[1]
         cited = _CITED.findall(thought[: result.start()])
+        needs = _operands(problem, name) if name in problem.definitions else set()
         if defined[2] != str(problem.definitions.get(name)):
             why[name] = "definition"
-        elif any(told.get(operand) != value for operand, value in cited):
+        elif any(told.get(operand) != value for operand, value in cited) or needs - {*dict(cited)}:
             why[name] = "value"
         else:
             right = _sum(problem.definitions[name], dict(cited)) == result[2]
@@ -64,11 +65,16 @@ def _sum(definition: Definition, values: dict[str, str]) -> str:
     return str((left - right if definition.operator == "-" else left + right) % 10)
 
 
+def _operands(problem: Problem, name: str) -> set[str]:
+    """The names that a definition uses."""
+    definition = problem.definitions[name]
+    return {definition.left, definition.right} & set(problem.definitions)
+
+
 def _needed(problem: Problem) -> list[str]:
     """The names that the answer depends on, in the order of the definitions."""
     needed = set(problem.asked)
     for name in reversed(list(problem.definitions)):
         if name in needed:
-            definition = problem.definitions[name]
-            needed |= {definition.left, definition.right} & set(problem.definitions)
+            needed |= _operands(problem, name)
     return [name for name in problem.definitions if name in needed]
