@@ -18,29 +18,26 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipkv._calls import writers_of
-from skipkv.errors import SkipKVError, UnsupportedModelError
+from skipkv.errors import SkipKVError
 from skipkv.models.architecture import decoder_layers, text_config
 from skipkv.policy import Policy
 from skipkv.runtime.parts import checked
 from skipkv.runtime.parts.event import Outcome, budgets_of, compress
-from skipkv.runtime.parts.last_hidden import LastHidden
-from skipkv.runtime.parts.sentences import SentenceTracker, feed
 from skipkv.runtime.parts.steering import Steering, check_steerer
 from skipkv.runtime.requests.prefill import ends, plan
 from skipkv.runtime.requests.prefix import PrefixState
 from skipkv.runtime.requests.sequence import Sequence
+from skipkv.runtime.requests.telling import tell_events, tell_shared
 from skipkv.runtime.results.completion import Stats
 from skipkv.runtime.results.observers import (
-    ObservedEvent,
     Observers,
-    Once,
     ScoreLog,
-    SequenceEvent,
     Steered,
 )
 from skipkv.runtime.seam.cache import SlotCache, under_way
 from skipkv.runtime.seam.compiled import CompiledLayers
 from skipkv.runtime.seam.names import cache_name
+from skipkv.runtime.sentence_reader import SentenceReader
 from skipkv.runtime.store.decode import DecodeForward
 from skipkv.runtime.store.forward import Forward, PromptForward
 from skipkv.runtime.store.kernels import Kernel
@@ -112,7 +109,6 @@ class Session:
         config = text_config(model)
         self.model = model
         self.policy = policy
-        self._text = text
         self._compiled = compiled
         self.observers = observers
         # A budget may be larger than all that a sequence can come to hold.
@@ -157,17 +153,12 @@ class Session:
             )
         # Read at events, so as many as there are steps between two of them are enough.
         self._interval = _INTERVAL if policy.budget is None else policy.budget.interval
-        self._hidden = (
-            LastHidden(
-                sequences,
-                kept=self._interval,
-                hidden_size=config.hidden_size,
-                device=self._device,
+        self._reader = None
+        if policy.needs.sentences:
+            assert text is not None
+            self._reader = SentenceReader(
+                model, policy, self.store, self.cache, text=text, kept=self._interval
             )
-            if policy.needs.sentences
-            else None
-        )
-        self._last_hidden: Float[Tensor, "B T E"] | None = None
         self._decode: DecodeForward | None = None
 
     @contextmanager
@@ -175,8 +166,8 @@ class Session:
         """While it lasts, hidden states are seen and steered in this session's passes."""
         handles = []
         try:
-            if self._hidden is not None:
-                handles.append(self.model.base_model.register_forward_hook(self._see_hidden))
+            if self._reader is not None:
+                handles.append(self.model.base_model.register_forward_hook(self._reader.hook))
             if self._steering is not None:
                 layer = decoder_layers(self.model)[cast(int, self.policy.steerer.layer)]
                 handles.append(layer.register_forward_pre_hook(self._steer, with_kwargs=True))
@@ -196,13 +187,8 @@ class Session:
         sequence.lane = len(self.sequences)
         self.sequences.append(sequence)
         self.store.clear(sequence.lane)
-        if self.policy.needs.sentences:
-            sequence.tracker = SentenceTracker(
-                self.policy.segmenter,
-                text_config(self.model).hidden_size,
-                self._device,
-                prompt=sequence.prompt_tokens,
-            )
+        if self._reader is not None:
+            sequence.tracker = self._reader.tracker(sequence.prompt_tokens)
         if self._steering is not None:
             self._steering.start(sequence.lane)
         return sequence
@@ -212,7 +198,7 @@ class Session:
         self.start(sequence)
         self._copy_rows([sequence.lane], [source.lane])
         sequence.share_prompt(source)
-        self._tell_shared(sequence)
+        tell_shared(self.observers, sequence)
 
     def start_after(self, state: PrefixState, sequence: Sequence) -> None:
         """Add a sequence whose prefix has been read by another one."""
@@ -222,7 +208,7 @@ class Session:
         if self._steering is not None and state.steering is not None:
             self._steering.load(sequence.lane, state.steering)
         sequence.begin_after(state)
-        self._tell_shared(sequence)
+        tell_shared(self.observers, sequence)
 
     def prefix_state(self, sequence: Sequence) -> PrefixState:
         """What a sequence has, which has just been fed its prefix, for others to begin with."""
@@ -243,7 +229,7 @@ class Session:
         heir.lane = sequence.lane
         self.sequences[heir.lane] = heir
         heir.share_prompt(sequence)
-        self._tell_shared(heir)
+        tell_shared(self.observers, heir)
 
     def join(self, sequence: Sequence) -> None:
         """Let a sequence decode from now on, in the lane after those that do.
@@ -280,7 +266,8 @@ class Session:
             self.sequences[lane].lane = lane
 
     def _copy_rows(self, targets: list[int], sources: list[int]) -> None:
-        for holder in (self.store, self._steering, self._hidden):
+        hidden = None if self._reader is None else self._reader.decoded
+        for holder in (self.store, self._steering, hidden):
             if holder is not None:
                 holder.put(targets, sources)
 
@@ -444,20 +431,9 @@ class Session:
         if self.cache.writing is not None and (fault := self.cache.writing.end()) is not None:
             for sequence in self.sequences[forward.first : forward.last]:
                 sequence.error = sequence.error or fault
-        states, self._last_hidden = self._last_hidden, None
-        if self._hidden is None:
-            return
-        if states is None or states.shape[:2] != pass_.ids.shape:
-            came = "none" if states is None else f"states {list(states.shape)}"
-            raise UnsupportedModelError(
-                f"The policy reads last hidden states. For tokens {list(pass_.ids.shape)} the "
-                f"model's {type(self.model.base_model).__name__} showed its hooks {came}: the "
-                "model's own code calls its parts in another way than transformers' models do."
-            )
-        if isinstance(forward, DecodeForward):
-            self._hidden.add(forward, states[:, 0])
-        else:
-            self._read_prompt(forward, pass_.ids, states)
+        if self._reader is not None:
+            rows = self.sequences[forward.first : forward.last]
+            self._reader.end(forward, pass_.ids, rows)
 
     def logits(self, pass_: Pass) -> Float[Tensor, "B V"]:
         """Run a pass; returns the logits of its last column."""
@@ -546,62 +522,10 @@ class Session:
                 sequence.drop(outcome.evicted, seen=self.store.tokens_seen[sequence.lane])
                 sequence.error = outcome.error
         if observers is not None and observers.events and sequences:
-            self._tell_events(observers, sequences, held, outcomes, log)
+            tell_events(observers, self.store, sequences, held, outcomes, log)
         for sequence in sequences:
             if sequence.error is not None:  # its neighbours must not make room for it
                 self.store.clear(sequence.lane)
-
-    def _tell_events(
-        self,
-        observers: Observers,
-        sequences: abc.Sequence[Sequence],
-        held: abc.Sequence[int],
-        outcomes: Mapping[Sequence, Outcome],
-        log: ScoreLog | None,
-    ) -> None:
-        """Tell observers of an event, while the cache is as it left it."""
-        events = []
-        for sequence, entries in zip(sequences, held, strict=True):
-            lane, outcome = sequence.lane, outcomes.get(sequence)
-            event = SequenceEvent(
-                index=sequence.index,
-                sample=sequence.sample,
-                request=sequence.asked,
-                prompt_tokens=sequence.prompt_tokens,
-                seen=self.store.tokens_seen[lane],
-                compressed=outcome is not None and outcome.compacted,
-                entries=entries,
-                evicted=0 if outcome is None else outcome.evicted,
-                error=sequence.error,
-                sentences=None if sequence.tracker is None else sequence.tracker.table,
-                kept=Once("SequenceEvent.kept", partial(self._kept, lane)),
-                scores=None if log is None else log.of(lane),
-            )
-            events.append(event)
-            if sequence.shared is not None:
-                sequence.shared.append(event)
-        first = sequences[0]
-        in_prompt = self.store.tokens_seen[first.lane] <= first.prompt_tokens
-        observers.tell("on_event", ObservedEvent(sequences=tuple(events), prompt=in_prompt))
-        for event in events:
-            event.close()
-
-    def _kept(self, lane: int) -> Int[Tensor, "layers H K"]:
-        """Positions that a lane holds, filled up with -1, on the CPU."""
-        return self.store.positions(lane).int().cpu()
-
-    def _tell_shared(self, sequence: Sequence) -> None:
-        """Tell observers, for this sequence too, of the events that it shares with another."""
-        if self.observers is not None:
-            for event in sequence.shared or ():
-                own = attrs.evolve(
-                    event,
-                    index=sequence.index,
-                    sample=sequence.sample,
-                    request=sequence.asked,
-                    prompt_tokens=sequence.prompt_tokens,
-                )
-                self.observers.tell("on_event", ObservedEvent(sequences=(own,), prompt=True))
 
     def over_budget(self, sequences: abc.Sequence[Sequence]) -> list[Sequence]:
         """Those of these sequences that can go on and hold more than their budget allows."""
@@ -652,40 +576,10 @@ class Session:
         if self._steering is not None:
             self._steering.again(acts)
 
-    def _read_prompt(
-        self, forward: PromptForward, ids: Int[Tensor, "B T"], states: Float[Tensor, "B T E"]
-    ) -> None:
-        """Give the trackers a chunk of prompt at once; it is on the host anyway."""
-        stretches = {}
-        for row, sequence in enumerate(self.sequences[forward.first : forward.last]):
-            if count := forward.counts[row]:
-                start = forward.columns - count
-                stretches[sequence] = ids[row, start:].tolist(), states[row, start:]
-        self._feed(stretches)
-
     def read(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Give the trackers what was decoded since they were last fed."""
-        if self._hidden is None:
-            return
-        stretches = {}
-        for sequence in sequences:
-            if unread := sequence.unread:
-                lane, seen = sequence.lane, self.store.tokens_seen[sequence.lane]
-                stretches[sequence] = unread, self._hidden.newest(lane, len(unread), seen=seen)
-                sequence.unread = []
-        self._feed(stretches)
-
-    def _feed(self, stretches: Mapping[Sequence, tuple[list[int], Float[Tensor, "_ E"]]]) -> None:
-        """Give sequences' trackers tokens and their hidden states."""
-        assert self._text is not None
-        sequences = [sequence for sequence in stretches if sequence.error is None]
-        if not sequences:
-            return
-        trackers = [cast(SentenceTracker, sequence.tracker) for sequence in sequences]
-        tokens, hidden = zip(*(stretches[sequence] for sequence in sequences), strict=True)
-        errors = feed(trackers, tokens, [self._text.pieces(t) for t in tokens], hidden)
-        for sequence, error in zip(sequences, errors, strict=True):
-            sequence.error = error
+        """Read the sentences that were decoded since they were last read."""
+        if self._reader is not None:
+            self._reader.read(sequences)
 
     def _count_thoughts(self, sequence: Sequence) -> None:
         """Tell the steering what was read: at events, so that it is told wherever a prompt was cut.
@@ -696,10 +590,6 @@ class Session:
         tracker = sequence.tracker
         if self._steering is not None and tracker is not None and sequence.error is None:
             self._steering.count(sequence.lane, tracker.table.thoughts)
-
-    def _see_hidden(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        if under_way() is self.cache:
-            self._last_hidden = output.last_hidden_state.detach()
 
     def _enter(self, hook: abc.Callable[..., None], *given: Any) -> None:
         if under_way() is self.cache:

@@ -416,14 +416,14 @@ def places(model: PreTrainedModel) -> tuple[Session, Callable[[], list[float]]]:
     session = Session(model, POLICIES["skipkv, steered"], sequences=4, text=TEXT)
 
     def marks() -> list[float]:
-        store, steering, hidden = session.store, session._steering, session._hidden
+        store, steering, reader = session.store, session._steering, session._reader
         assert steering is not None
-        assert hidden is not None
+        assert reader is not None
         found = store.groups[0].keys[0, :, 0, 0, 0].tolist()
         assert store.tokens_seen == [int(mark) for mark in found]
         assert steering._thoughts[:, 0].tolist() == found
         decoding = session.decoding
-        assert hidden._ring[:decoding, 0, 0].tolist() == found[:decoding]
+        assert reader.decoded._ring[:decoding, 0, 0].tolist() == found[:decoding]
         return found[: len(session.sequences)]
 
     return session, marks
@@ -458,8 +458,8 @@ def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and
         elif choice == "join":
             number = data.draw(st.integers(len(decoding), alive - 1))
             session.join(session.sequences[number])
-            assert session._hidden is not None
-            session._hidden._ring[len(decoding)] = int(order[number])
+            assert session._reader is not None
+            session._reader.decoded._ring[len(decoding)] = int(order[number])
             reading.remove(int(order[number]))
             decoding.add(int(order[number]))
         else:
