@@ -11,7 +11,7 @@ RUNTIME = Path(__file__).parents[2] / "skipkv" / "runtime"
 
 TOP = {
     "ways in": ("engine", "attach", "server", "selection"),
-    "the loop": ("loop", "session", "sentence_reader", "graph", "trial"),
+    "the loop": ("loop", "session", "graph", "trial", "sentence_reader"),
 }
 """The files of `skipkv/runtime` itself; the others are in folders."""
 
