@@ -1,5 +1,6 @@
 """Observation 4: similar sentences in right and in wrong traces."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,22 +26,34 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def _measured(setting: Setting, records: list[Record]) -> list[groups.Values]:
-    model, tokenizer = setting.model
+    prompts = [setting.prompts[int(record.problem)] for record in records]
+    return [counted(one) for one in tables_of(*setting.model, prompts, [r.text for r in records])]
+
+
+def tables_of(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], texts: Sequence[str | None]
+) -> list[SentenceTable]:
+    """The sentences of thinking in traces, as the full cache sees them.
+
+    Args:
+        model: an embedded model.
+        tokenizer: its tokenizer.
+        prompts: token ids.
+        texts: what was decoded for each.
+    """
     text = TokenText(tokenizer)
     end_think = tokenizer.convert_tokens_to_ids("</think>")
-    found: list[groups.Values] = []
-    for start in range(0, len(records), SIDE_BY_SIDE):
-        some = records[start : start + SIDE_BY_SIDE]
-        prompts = [list(setting.prompts[int(record.problem)]) for record in some]
-        traces = [tokenizer(record.text, add_special_tokens=False)["input_ids"] for record in some]
+    found: list[SentenceTable] = []
+    for start in range(0, len(prompts), SIDE_BY_SIDE):
+        some = slice(start, start + SIDE_BY_SIDE)
+        traces = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts[some]]
         traces = [t[: t.index(end_think)] if end_think in t else t for t in traces]
-        rows = [[*prompt, *trace] for prompt, trace in zip(prompts, traces, strict=True)]
+        rows = [[*prompt, *trace] for prompt, trace in zip(prompts[some], traces, strict=True)]
         hidden = _hidden(model, rows)
-        for row, prompt, states in zip(rows, prompts, hidden, strict=True):
+        for row, trace, states in zip(rows, traces, hidden, strict=True):
             tracker = SentenceTracker(Newline(), states.shape[1], "cpu")
-            own = row[len(prompt) :]
-            tracker.feed(own, text.pieces(own), states[len(prompt) : len(row)])
-            found.append(counted(tracker.table))
+            tracker.feed(trace, text.pieces(trace), states[len(row) - len(trace) : len(row)])
+            found.append(tracker.table)
     return found
 
 
