@@ -8,6 +8,8 @@ from skipkv.errors import ConfigError
 _SIZE = is_a(int, least=1, optional=True)
 # Weights rounded to bfloat16, on one side or both, differ by less than this share.
 _ROUNDING = 2**-7
+# This share of the largest weight is rounding too, in formats that lack small numbers.
+_NOTHING = 1e-4
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +74,8 @@ class ModelShape:
         if self.imprint is None or other.imprint is None:
             return True
         pairs = list(zip(self.imprint, other.imprint, strict=False))
-        near = all(abs(a - b) <= _ROUNDING * max(abs(a), abs(b)) for a, b in pairs)
+        none = _NOTHING * max(map(abs, self.imprint), default=0.0)
+        near = all(abs(a - b) <= _ROUNDING * max(abs(a), abs(b)) + none for a, b in pairs)
         return near and len(self.imprint) == len(other.imprint)
 
     def __or__(self, other: "ModelShape") -> "ModelShape":

@@ -106,6 +106,8 @@ def test_fine_tuned_weights_leave_another_imprint_and_rounded_ones_do_not() -> N
     for model, same in ((trained(0).bfloat16(), True), (tuned, False)):
         assert shape.has_weights_of(attrs.evolve(shape, imprint=imprint_of(model))) is same
     assert not shape.has_weights_of(attrs.evolve(shape, imprint=(1.0,)))
+    nearly_zero = attrs.evolve(shape, imprint=(2.0, 1e-7))
+    assert nearly_zero.has_weights_of(attrs.evolve(shape, imprint=(2.0, 0.0)))
 
 
 def test_the_embedded_models_know_their_own_files() -> None:
