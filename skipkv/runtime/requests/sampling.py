@@ -55,7 +55,7 @@ class Sampling:
     """How tokens are chosen.
 
     Args:
-        temperature: 0 decodes greedily; a larger value divides the logits.
+        temperature: 0 decodes greedily; a value from 1e-30 to 1e30 divides the logits.
         top_p: sample from the smallest set of tokens whose probability reaches this, in (0, 1].
         top_k: sample from this many most probable tokens; 0 for all.
         n: samples per prompt.
@@ -75,7 +75,12 @@ class Sampling:
 
     def __attrs_post_init__(self) -> None:
         for field, holds, rule in (
-            ("temperature", 0 <= self.temperature < float("inf"), "be finite and at least 0"),
+            # Beyond, a logit divided by it is no finite number of float32.
+            (
+                "temperature",
+                self.temperature == 0 or 1e-30 <= self.temperature <= 1e30,
+                "be 0 (greedy), or lie in [1e-30, 1e30]",
+            ),
             ("top_p", 0 < self.top_p <= 1, "lie in (0, 1]"),
             ("top_k", self.top_k >= 0, "be at least 0 (0: all tokens)"),
             ("n", self.n >= 1, "be at least 1"),

@@ -212,6 +212,8 @@ def test_every_seed_and_sample_has_a_stream_of_its_own() -> None:
         ("temperature", -0.1),
         ("temperature", math.inf),
         ("temperature", math.nan),
+        ("temperature", 1e-45),  # logits divided by it overflow
+        pytest.param("temperature", 10**400, id="temperature-no-float"),
         ("top_p", 0.0),
         ("top_p", 1.5),
         ("top_p", math.nan),
