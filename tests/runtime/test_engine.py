@@ -479,6 +479,7 @@ def test_the_model_is_as_it_was_whenever_a_result_is_handed_out(
         (["one"], {"seeds": [1.5]}, "seeds must hold whole numbers of at least 0, got 1.5"),
         (["one"], {"seeds": [-1]}, "seeds must hold whole numbers of at least 0, got -1"),
         (["one"], {"chat_template_kwargs": {"tokenize": True}}, "must not hold tokenize"),
+        (["one"], {"chat_template_kwargs": {"max_length": 9}}, "max_length, which no template"),
     ],
 )
 def test_bad_input_is_refused_at_the_call(

@@ -122,7 +122,7 @@ class Body:
             seed=_take(given, "seed", "a whole number of at least 0", _is_seed),
             stop=_stop(given),
             max_tokens=_max_tokens(given),
-            template=_take(given, "chat_template_kwargs", "an object", _is_object, {}),
+            template=_template(given),
             stream=_take(given, "stream", "true or false", _is_bool, False),
             usage=_usage(given),
         )
@@ -235,6 +235,23 @@ def _max_tokens(given: Mapping[str, Any]) -> int | None:
             400, "max_tokens and max_completion_tokens differ. Give one.", param="max_tokens"
         )
     return next(iter(numbers), None)
+
+
+def _template(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for the server's chat template, which no client may replace.
+
+    A template is a program, and one with long loops would keep all other requests waiting.
+    """
+    options: dict[str, Any] = _take(given, "chat_template_kwargs", "an object", _is_object, {})
+    if "chat_template" in options:
+        raise Refusal(
+            400,
+            "chat_template_kwargs must not hold chat_template: the server has its model's. Apply "
+            "yours yourself, and send its text to /v1/completions.",
+            param="chat_template_kwargs",
+            code="unsupported_parameter",
+        )
+    return options
 
 
 def _usage(given: Mapping[str, Any]) -> bool:

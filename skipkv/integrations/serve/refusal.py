@@ -61,8 +61,8 @@ def too_slow(seconds: float | int) -> Refusal:
     """A request took longer than the server allows."""
     return Refusal(
         408,
-        f"The request was not done within the {seconds:g} seconds that the server allows. Ask for "
-        "fewer tokens, or stream.",
+        f"The request was not done within the {seconds:g} seconds that the server allows, streamed "
+        "or not. Ask for fewer tokens.",
         code="timeout",
         # OpenAI's client would send it twice more
         headers={"x-should-retry": "false"},

@@ -19,6 +19,17 @@ Content: TypeAlias = (
 """One prompt: a text, token ids, a chat (messages), or a tokenizer's output for one text."""
 
 _TEMPLATE_OPTIONS = {"tokenize", "add_generation_prompt", "conversation"}
+# Arguments of transformers' call that say how to tokenize, which it is not asked for: no template
+# sees them, and they would do nothing.
+_TOKENIZING = {
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+}
 _KINDS = "a text, a list of token ids, or a chat (a list of messages)"
 
 
@@ -51,6 +62,12 @@ def check_template_options(options: Any) -> None:
         raise InputError(
             f"chat_template_kwargs must not hold {', '.join(sorted(taken))}: skipkv sets it. Leave "
             "it out, or apply the template yourself and give the text."
+        )
+    if idle := _TOKENIZING & options.keys():
+        raise InputError(
+            f"chat_template_kwargs must not hold {', '.join(sorted(idle))}, which no template "
+            "reads: it would do nothing. Leave it out, or encode the prompt yourself and give the "
+            "token ids."
         )
 
 

@@ -81,6 +81,12 @@ def test_what_does_not_go_together_is_refused() -> None:
             "has no 'x'",
         ),
         ({**CHAT, "max_tokens": 3, "max_completion_tokens": 4}, True, "max_tokens", "differ"),
+        (
+            {**CHAT, "chat_template_kwargs": {"chat_template": "{{ messages }}"}},
+            True,
+            "chat_template_kwargs",
+            "the server has its model's",
+        ),
         ({}, True, "messages", "at least one message, got None"),
         ({"messages": "hi"}, True, "messages", "a list"),
         ({"messages": ["hi"]}, True, "messages[0]", "an object with role and content"),
@@ -113,7 +119,17 @@ def test_prompts_are_texts_or_token_ids(prompt: Any, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"[1]", b"3", b"\xff\xfe", b"[" * 10_000, b'{"prompt": "\\ud800"}']
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"3",
+        b"\xff\xfe",
+        b"[" * 10_000,
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "one", "seed": 3, "seed": 4}',
+    ],
 )
 def test_what_is_no_json_object_of_text_is_refused(raw: bytes) -> None:
     with pytest.raises(Refusal, match="The body") as refused:
