@@ -24,6 +24,7 @@ from skipkv.runtime.requests.sequence import Sequence as Row
 from skipkv.runtime.results.completion import EventRecord, Stats
 from skipkv.runtime.results.observers import EventLog, Observers
 from skipkv.runtime.seam.cache import SlotCache
+from skipkv.runtime.seam.functions import NAME
 from skipkv.runtime.seam.lending import ATTACH, borrowed
 from skipkv.runtime.seam.names import CACHE_NAMES, check_version
 from skipkv.runtime.seam.wrapped import causal_lm
@@ -199,7 +200,11 @@ class Attachment:
         self._tracing = trace
         self._trace: EventLog | None = None
         self._eos = _eos(model, tokenizer)
-        self._fillers = self._eos | _as_ids(getattr(model.generation_config, "pad_token_id", None))
+        self._fillers = (
+            self._eos
+            | _as_ids(getattr(model.generation_config, "pad_token_id", None))
+            | _as_ids(None if tokenizer is None else tokenizer.pad_token_id)
+        )
         self._session: Session | None = None
         self._hooks = ExitStack()
         self._pass: Pass | None = None  # the one that the caller asked for
@@ -210,6 +215,7 @@ class Attachment:
         self._nested = False  # a pass of our own, before the one the caller asked for
         self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens not read yet
         self._done: dict[int, Stats] = {}  # of rows that wait for the others
+        self._so_far: dict[int, Stats] = {}  # of rows whose newest token may have been their last
         self._finite: list[Bool[Tensor, "B"]] = []  # of passes whose logits were not looked at
         self._started = self._passed = 0.0  # seconds
 
@@ -217,7 +223,9 @@ class Attachment:
     def stats(self) -> list[Stats]:
         """What each sequence of the last generation cost, as a `Completion` of the Engine has it.
 
-        As for the Engine, the last token decoded counts, though it is never fed.
+        As for the Engine, the last token decoded counts, though it is never fed. In a batch a row
+        has ended where the model's end-of-sequence token comes, or where padding follows. Where
+        `generate()` pads with another token than the model's and the tokenizer's, that counts too.
         """
         session = self._last
         self._read()
@@ -280,6 +288,11 @@ class Attachment:
                 "wait for the other, or load the model twice."
             )
         self._thread = thread
+        if (attention := self._model.config._attn_implementation) != NAME:
+            raise InputError(
+                f"The model's attention became {attention!r} while a policy was attached to it. "
+                "Choose it before skipkv.attach, which computes attention itself."
+            )
         if args:
             kwargs = {"input_ids": args[0], **kwargs}
             if len(args) > 1:
@@ -303,6 +316,11 @@ class Attachment:
         if starting:
             self._start(counts)
         session = self._last
+        if len(ids) != len(session.sequences):
+            raise InputError(
+                f"The cache holds {len(session.sequences)} sequences, and this pass has {len(ids)} "
+                "rows. Feed all of them, or start a new generation with the rows that are wanted."
+            )
         seen = session.store.tokens_seen
         if decoding:
             if 0 in seen[: len(ids)]:
@@ -454,7 +472,8 @@ class Attachment:
         """Read what was fed since the last time: for the segmenters, and to see which rows ended.
 
         `generate()` feeds the end-of-sequence token and then padding to a row that waits for
-        others. Its entries are bounded all the same, but are no cost of its own.
+        others. Its entries are bounded all the same, but are no cost of its own. Padding may follow
+        another token too: one that `generate()` was told to end at, or the end of a stop string.
         """
         if not self._decoded:
             return
@@ -468,8 +487,12 @@ class Attachment:
                 del self._done[number]
             start = alive[-1] + 1 if alive else 0
             end = next((i for i in range(start, len(tokens)) if tokens[i] in self._eos), None)
+            if end is None and start < len(tokens):
+                end = start - 1  # before the padding; -1 is the last token of what was read before
             if end is not None and number not in self._done:
-                self._done[number] = self._stats(row, steps_ago=len(tokens) - end)
+                before = self._so_far.get(number) if end < 0 else None
+                self._done[number] = before or self._stats(row, steps_ago=len(tokens) - end)
+            self._so_far[number] = self._stats(row, steps_ago=1)
 
     def _events(self, session: Session, rows: Sequence[Row]) -> None:
         session.events(rows)
@@ -499,6 +522,7 @@ class Attachment:
         self._close()
         self._decoded.clear()
         self._done.clear()
+        self._so_far.clear()
         self._started = time.perf_counter()
         self._trace = EventLog() if self._tracing else None
         self._session = Session(

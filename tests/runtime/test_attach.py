@@ -198,9 +198,22 @@ def a_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
     model(input_ids=batch["input_ids"], labels=batch["input_ids"])
 
 
+def fewer_rows_than_the_cache_has(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+    output = model(**batch, logits_to_keep=1)
+    name = cache_name(model)
+    model(input_ids=torch.full((1, 1), 9), **{name: getattr(output, name)})
+
+
+def another_attention(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+    model.set_attn_implementation("eager")
+    model.generate(**batch, max_new_tokens=2)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (fewer_rows_than_the_cache_has, "holds 3 sequences, and this pass has 1 rows"),
+        (another_attention, "became 'eager' while a policy was attached"),
         (right_padding, "padding_side = 'left'"),
         (an_empty_prompt, "Prompt 1 is empty"),
         (no_cache, "use_cache=False"),
@@ -260,6 +273,19 @@ def test_beam_search_is_refused(model: PreTrainedModel, batch: dict[str, Tensor]
         pytest.raises(UnsupportedModelError, match="Beam search"),
     ):
         model.generate(**batch, max_new_tokens=5, num_beams=2)
+
+
+@pytest.mark.parametrize(
+    ("call", "given"), [("batch_repeat_interleave", 2), ("batch_select_indices", torch.tensor([1]))]
+)
+def test_rows_of_a_cache_are_neither_repeated_nor_chosen(
+    call: str, given: Any, model: PreTrainedModel, batch: dict[str, Tensor]
+) -> None:
+    step: Any = model
+    with skipkv.attach(model, presets.tova(32)):
+        cache = getattr(step(**batch, logits_to_keep=1), cache_name(model))
+        with pytest.raises(UnsupportedModelError, match="Start a new generation with the rows"):
+            getattr(cache, call)(given)
 
 
 def test_a_policy_that_reads_text_asks_for_the_tokenizer(model: PreTrainedModel) -> None:

@@ -1,9 +1,11 @@
 """The Engine and attach keep the same entries and say the same of what they cost."""
 
+from typing import Any
+
 import attrs
 import pytest
 import torch
-from toy_prompts import apart
+from toy_prompts import PROMPTS, apart
 
 import skipkv
 from skipkv import Budget, Engine, Policy, Stats, presets
@@ -64,3 +66,29 @@ def test_both_say_the_same_of_what_a_sequence_cost(policy: Policy, length: int) 
     assert theirs.seconds > 0
     unlike = {"seconds": 0.0, "peak_kv_bytes": 0}  # attach cannot know how much will be decoded
     assert attrs.evolve(stats, **unlike) == attrs.evolve(theirs, **unlike)
+
+
+@pytest.mark.parametrize("place", [0, 6, 7, 14])
+def test_rows_that_end_at_tokens_given_to_generate_cost_what_they_cost_the_engine(
+    place: int,
+) -> None:
+    model = toy_model()
+    model.get_output_embeddings().weight.data[0] = 0  # it never writes the padding token itself
+    policy = presets.rkv(32, interval=8)
+    batch: Any = TOKENIZER(PROMPTS, return_tensors="pt", padding=True)
+    [first, *_] = Engine(model, TOKENIZER, policy, eos_token_ids=[]).generate(
+        PROMPTS, max_new_tokens=NEW
+    )
+    end = first.tokens[place]
+    engine = Engine(model, TOKENIZER, policy, eos_token_ids=[end])
+    expected = [done.stats for done in engine.generate(PROMPTS, max_new_tokens=NEW)]
+    with skipkv.attach(model, policy) as attached:
+        model.generate(**batch, max_new_tokens=NEW, do_sample=False, eos_token_id=end)
+    assert min(stats.new_tokens for stats in expected) <= place + 1
+    for stats, theirs in zip(expected, attached.stats, strict=True):
+        assert theirs.new_tokens == stats.new_tokens
+        # only attach runs an event after the step whose token is the last one
+        assert theirs.events - stats.events in (0, 1)
+        if theirs.events == stats.events:
+            assert theirs.mean_entries == stats.mean_entries
+            assert (theirs.evicted, theirs.peak_entries) == (stats.evicted, stats.peak_entries)

@@ -95,6 +95,17 @@ class SlotLayer(CacheLayerMixin):
             "(num_beams=1)."
         )
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Refused: rows belong to the session that owns the store."""
+        raise UnsupportedModelError(
+            "Rows of a skipkv cache can be neither repeated nor chosen. Start a new generation "
+            "with the rows that are wanted; for several samples use num_return_sequences."
+        )
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Refused likewise."""
+        self.batch_repeat_interleave(1)
+
     def crop(self, *args: Any) -> None:
         """Refused: evicted entries cannot come back, so no step can be undone."""
         raise UnsupportedModelError(
