@@ -19,7 +19,7 @@ from skipkv.errors import (
 )
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.requests.answer import Answers, refused
-from skipkv.runtime.requests.handle import Handle
+from skipkv.runtime.requests.handle import Handle, seconds
 from skipkv.runtime.requests.orders import OrderDesk
 from skipkv.runtime.requests.prefix import Prefix
 from skipkv.runtime.requests.prompts import Content, Prompt
@@ -126,8 +126,8 @@ class Server:
             A handle, at once.
 
         Raises:
-            InputError: the prompt or a setting cannot be decoded, or more than one sample is asked
-                for.
+            InputError: the prompt or a setting cannot be decoded, more than one sample is asked
+                for, or `timeout` is no number of seconds.
             ConfigError: a sampling that cannot be.
             QueueFullError: there was no room in the queue within `timeout`.
             ServerClosedError: the server is closed.
@@ -224,11 +224,12 @@ class Server:
 
     def _enter(self, orders: Sequence[Order], timeout: float | int | None) -> list[Handle]:
         """Let orders into the queue, together, once there is room."""
+        most = seconds(timeout)
         handles = [
             Handle(order, self._tokenizer, cancel=self._note_cancelled, thread=self._thread)
             for order in orders
         ]
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if most is None else time.monotonic() + most
         with self._changed:
             while self._open and self.waiting >= self._queue:
                 left = None if end is None else end - time.monotonic()

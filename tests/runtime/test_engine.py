@@ -470,6 +470,7 @@ def test_the_model_is_as_it_was_whenever_a_result_is_handed_out(
         ("one", {}, r"Wrap it: \[prompt\]"),
         (["one"], {"max_new_tokens": 0}, "at least 1, got 0"),
         (["one"], {"max_new_tokens": 2.5}, "whole number of at least 1, got 2.5"),
+        (["one"], {"max_new_tokens": True}, "max_new_tokens must be a whole number"),
         (["one"], {"max_new_tokens": 40000}, "32768 positions"),
         (["one"], {"stop": [""]}, "empty string"),
         (["one"], {"stop": ["so", 7]}, "stop must hold strings, got 7"),

@@ -453,6 +453,36 @@ def test_a_handle_says_when_waiting_was_too_short_and_what_it_is() -> None:
         assert repr(handle) == "<Handle: prompt 0, sample 0, length>"
 
 
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize("timeout", ["3", float("nan"), True])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(timeout: Any) -> None:
+    with engine_of(presets.full()).serve() as server:
+        with pytest.raises(InputError, match="timeout must be a number of seconds"):
+            server.submit("one", max_new_tokens=3, timeout=timeout)
+        handle = server.submit("one", max_new_tokens=3, timeout=float("inf"))
+        with pytest.raises(InputError, match="timeout must be a number of seconds"):
+            handle.result(timeout)
+        assert handle.result(float("inf")).stop_reason == "length"
+
+
+def test_a_watcher_that_raises_ends_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    called = threading.Event()
+
+    def breaks() -> None:
+        raise ZeroDivisionError
+
+    with engine_of(presets.full()).serve() as server:
+        handles = [server.submit(prompt, max_new_tokens=20) for prompt in ("one", "two")]
+        for handle in handles:
+            handle.watch(breaks)
+        reasons = {handle.result(SECONDS).stop_reason for handle in handles}
+        assert reasons <= {"length", "eos"}
+        handles[0].watch(called.set)  # it is done: nothing else would call it
+        assert called.is_set()
+        assert server.submit("one", max_new_tokens=2).result(SECONDS).error is None
+    assert len(caplog.records) == 2  # once for each handle
+
+
 def test_an_idle_server_does_nothing_and_leaves_the_model_as_it_was() -> None:
     engine = engine_of(presets.rkv(24, interval=8))
     before = engine.model.config._attn_implementation

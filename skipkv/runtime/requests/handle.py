@@ -1,13 +1,17 @@
 """A request that was submitted to a server, as its users have it."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from skipkv._validators import kind_of
 from skipkv.errors import InputError
 from skipkv.runtime.requests.sequence import Order
 from skipkv.runtime.results.completion import Completion
 from skipkv.runtime.results.streaming import TextStream
+
+_log = logging.getLogger(__name__)
 
 
 class Handle:
@@ -73,11 +77,13 @@ class Handle:
             timeout: seconds to wait at most; None waits for ever.
 
         Raises:
+            InputError: `timeout` is no number of seconds.
             TimeoutError: it is not done yet.
         """
         self._check_thread()
+        most = seconds(timeout)
         with self._changed:
-            if not self._changed.wait_for(self.done, timeout):
+            if not self._changed.wait_for(self.done, most):
                 raise TimeoutError(
                     f"Request {self.index} is not done after {timeout} seconds; it goes on."
                 )
@@ -96,14 +102,17 @@ class Handle:
     def watch(self, call: Callable[[], None]) -> None:
         """Have a function called whenever there are more tokens, and when the completion is there.
 
-        It is called in the thread that decodes, which waits for it: it must return at once and
-        raise nothing. An event loop is woken this way, without a thread per request.
+        It is called in the thread that decodes, which waits for it: it must return at once. If it
+        raises, the error is logged and it is not called again. Where the completion is there
+        already, it is called here. An event loop is woken this way, without a thread per request.
 
         Args:
             call: the function.
         """
         with self._changed:
             self._watchers.append(call)
+            if self.done():
+                self._call(call)
 
     def __iter__(self) -> Iterator[str]:
         self._check_thread()
@@ -152,5 +161,34 @@ class Handle:
 
     def _tell(self) -> None:
         self._changed.notify_all()
-        for call in self._watchers:
-            call()
+        for call in list(self._watchers):
+            self._call(call)
+
+    def _call(self, watcher: Callable[[], None]) -> None:
+        """Call a watcher. What it breaks on must not end the decoding, others' requests too."""
+        try:
+            watcher()
+        except Exception:
+            self._watchers.remove(watcher)
+            _log.exception(
+                "A function given to Handle.watch raised an error. It is not called again."
+            )
+
+
+def seconds(timeout: Any) -> float | None:
+    """How long to wait at most; None for ever.
+
+    Args:
+        timeout: as a user gave it.
+
+    Raises:
+        InputError: it is no number of seconds.
+    """
+    if timeout is None:
+        return None
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or timeout != timeout:
+        came = repr(timeout) if isinstance(timeout, float) else kind_of(timeout)
+        raise InputError(
+            f"timeout must be a number of seconds, or None to wait for ever, got {came}."
+        )
+    return None if timeout > threading.TIMEOUT_MAX else float(timeout)

@@ -91,7 +91,9 @@ class OrderDesk:
         """
         check_free(self._model)
         if max_new_tokens is not None and (
-            not isinstance(max_new_tokens, int) or max_new_tokens < 1
+            not isinstance(max_new_tokens, int)
+            or isinstance(max_new_tokens, bool)
+            or max_new_tokens < 1
         ):
             raise InputError(
                 f"max_new_tokens must be a whole number of at least 1, got {max_new_tokens!r}."
