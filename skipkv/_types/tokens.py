@@ -30,7 +30,8 @@ class TokenStream:
 
     Args:
         ids: token ids.
-        pieces: the text of each token; joined they are the text of the stretch.
+        pieces: the text of each token; joined they are the text of the stretch. A character that
+            is split over tokens is the piece of the last of them.
 
     Raises:
         ConfigError: the numbers of pieces and ids differ.

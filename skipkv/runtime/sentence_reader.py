@@ -139,6 +139,10 @@ class SentenceReader:
             return
         trackers = [cast(SentenceTracker, sequence.tracker) for sequence in sequences]
         tokens, hidden = zip(*(stretches[sequence] for sequence in sequences), strict=True)
-        errors = feed(trackers, tokens, [self._text.pieces(t) for t in tokens], hidden)
+        pieces = []
+        for tracker, some in zip(trackers, tokens, strict=True):
+            found, tracker.unfinished = self._text.following(tracker.unfinished, some)
+            pieces.append(found)
+        errors = feed(trackers, tokens, pieces, hidden)
         for sequence, error in zip(sequences, errors, strict=True):
             sequence.error = error

@@ -13,6 +13,7 @@ from skipkv._calls import without_frames
 from skipkv._types import Cut, SentenceTable, TokenStream
 from skipkv.errors import PartError
 from skipkv.runtime.parts import checked
+from skipkv.runtime.text.token_text import Unfinished
 from skipkv.segmenters import Segmenter
 
 # The hidden states of the open sentence's newest tokens are held one by one, because a segmenter
@@ -38,6 +39,8 @@ class SentenceTracker:
         prompt: int = 0,
     ) -> None:
         self.table = SentenceTable.empty(hidden_size, device=device, prompt=prompt)
+        self.unfinished = Unfinished()
+        """Where the text of its tokens stands; who gives it pieces keeps it up to date."""
         self._segmenter = segmenter
         self._ids: list[int] = []
         self._pieces: list[str] = []

@@ -3,6 +3,12 @@
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
+import attrs
+
+# Tokens that may be needed for one character: it has four bytes at most, and tokenizers of bytes
+# that are no text have runs of them.
+_LONGEST = 8
+
 
 @runtime_checkable
 class Decoder(Protocol):
@@ -11,6 +17,19 @@ class Decoder(Protocol):
     def decode(self, token_ids: list[int], **kwargs: Any) -> Any:
         """The text of a sequence of tokens."""
         ...
+
+
+@attrs.frozen
+class Unfinished:
+    """The newest tokens of a sequence, where they end inside a character.
+
+    Args:
+        tokens: from the one on that begins the character.
+        told: characters of their text that are told already.
+    """
+
+    tokens: tuple[int, ...] = ()
+    told: int = 0
 
 
 class TokenText:
@@ -32,8 +51,35 @@ class TokenText:
         return text
 
     def pieces(self, tokens: Iterable[int]) -> list[str]:
-        """The text of each token."""
+        """The text of each token alone."""
         return [self[token] for token in tokens]
+
+    def following(self, before: Unfinished, tokens: Iterable[int]) -> tuple[list[str], Unfinished]:
+        """The text that each of the next tokens adds to a sequence, in whole characters.
+
+        A character that is split over tokens is the text of the last of them.
+
+        Args:
+            before: where the tokens before these stand.
+            tokens: the next ones.
+
+        Returns:
+            A piece per token, and where they stand. Pieces do not depend on where a sequence is
+            divided, but for the last character.
+        """
+        open_, told = before.tokens, before.told
+        pieces = []
+        for token in tokens:
+            piece = self[token]
+            if open_ or "\ufffd" in piece:
+                open_ = (*open_, token)
+                text = self._decode([*open_])
+                certain = text if len(open_) == _LONGEST else text.rstrip("\ufffd")
+                piece, told = certain[told:], max(told, len(certain))
+                if certain == text:
+                    open_, told = (), 0
+            pieces.append(piece)
+        return pieces, Unfinished(open_, told)
 
     def _decode(self, tokens: list[int]) -> str:
         return str(
