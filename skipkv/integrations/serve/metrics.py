@@ -5,6 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
+from skipkv.models.architecture import Architecture
 from skipkv.runtime import Completion, Engine, Observer
 from skipkv.runtime.results.observers import ObservedEvent, ObservedPass, ObservedToken
 
@@ -20,9 +21,10 @@ class Meter(Observer):
     """
 
     def __init__(self, engine: Engine) -> None:
-        text = engine.model.config.get_text_config(decoder=True)
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        self._heads = heads * text.num_hidden_layers
+        found = Architecture.of(engine.model.config)
+        # KV heads of the layers that attend to everything, and of those with a window
+        self._heads = found.heads * len(found.full)
+        self._windowed, self._window = found.heads * len(found.windowed), found.window or 0
         self._lock = threading.Lock()  # the decoding thread writes, another one reads
         self._seen: dict[tuple[int, int], int] = {}
         self._evicted: Counter[tuple[int, int]] = Counter()
@@ -69,7 +71,10 @@ class Meter(Observer):
     def values(self) -> dict[str, float | int]:
         """The gauges: sequences that decode, entries they hold, tokens per second."""
         with self._lock:
-            held = sum(self._heads * seen - self._evicted[key] for key, seen in self._seen.items())
+            held = sum(
+                self._heads * seen - self._evicted[key] + self._windowed * min(seen, self._window)
+                for key, seen in self._seen.items()
+            )
             past = time.monotonic() - _SPAN
             recent = [entry for entry in self._passes if entry[0] >= past]
             rate = 0.0
