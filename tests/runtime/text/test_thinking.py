@@ -273,12 +273,21 @@ def check_stream(
 @given(
     told=messages(),
     begins=st.sampled_from(["", ANALYSIS, FINAL]),
+    cleans=st.booleans(),
     steps=STEPS,
 )
+# between the marks there is no text that is certain before the end
+@example(
+    told=["so", "<|channel|>", "analysis", "<|message|>", "so", "<|end|>"],
+    begins="",
+    cleans=True,
+    steps=[],
+)
 def test_a_stream_of_messages_joins_to_the_completion(
-    told: list[str], begins: str, steps: list[int]
+    told: list[str], begins: str, cleans: bool, steps: list[int]
 ) -> None:
     tokenizer = renamed(HARMONY)
+    tokenizer.clean_up_tokenization_spaces = cleans
     ids = tokenizer.convert_tokens_to_ids(told)
     check_stream(tokenizer, tokenizer(f"one{begins}")["input_ids"], ids, steps)
 
