@@ -307,7 +307,8 @@ class MarkedText:
         self._special = special_tokens(tokenizer)
         texts = {token: shown(tokenizer, [token]).strip() for token in self._special}
         used = [t for t, text in texts.items() if text and any(text in m for m in marks.given)]
-        self.signs = {token: chr(0xF0000 + place) for place, token in enumerate(used)}
+        # the end of private use, where no font has icons that a model might write
+        self.signs = {token: chr(0x10FF00 + place) for place, token in enumerate(used)}
         """Special tokens of marks -> what stands for them."""
         self._none = {ord(sign): None for sign in self.signs.values()}
         changed = {}

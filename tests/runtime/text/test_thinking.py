@@ -323,6 +323,14 @@ def test_a_stream_with_one_pair_of_marks_joins_to_the_completion(
     assert (said is None) == (answer is None)
 
 
+def test_icons_of_a_models_text_are_no_marks() -> None:
+    icon = "\U000f0001"  # fonts for terminals have icons from U+F0001 on
+    tokenizer = renamed({"x": icon})
+    told = ["<think>", "so", "</think>", icon]
+    ids = tokenizer.convert_tokens_to_ids(told)
+    assert check_stream(tokenizer, tokenizer("one")["input_ids"], ids, []) == ("so", icon)
+
+
 def thinks(text: str, marks: ThinkingMarks) -> bool:
     """Whether a text ends inside the thinking."""
     return text.rfind(marks.opens) > max(text.rfind(m) for m in marks.given[1:])
