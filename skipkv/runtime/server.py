@@ -308,9 +308,14 @@ class Server:
             self._changed.notify_all()  # there may be room in the queue
 
     def _tell(self, sequence: Decoded) -> None:
-        """Tell a sequence's handle what has come of it."""
-        self._handles[sequence.request].grow(sequence.fresh())
-        if sequence.reason is not None:
+        """Tell a sequence's handle what has come of it.
+
+        The last tokens come with the completion: their text may reach beyond a stop string's, and
+        only the completion says where that ends.
+        """
+        if sequence.reason is None:
+            self._handles[sequence.request].grow(sequence.fresh())
+        else:
             self._finish(sequence.request, sequence)
 
     def _finish(self, order: Order, news: Decoded | Completion) -> None:
@@ -321,7 +326,7 @@ class Server:
             completion = _failed(order, _told(error))
         with self._changed:
             handle = self._handles.pop(order)
-        handle.finish(completion)
+        handle.finish(completion, news.fresh() if isinstance(news, Decoded) else ())
 
     def _recover(self, error: Exception) -> None:
         """Decoding broke: end the requests it broke on. The others get a new cache.

@@ -63,6 +63,11 @@ def cleaning() -> PreTrainedTokenizerFast:
     )
 
 
+def cleaned(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.clean_up_tokenization_spaces = True
+    return tokenizer
+
+
 def word_pieces() -> PreTrainedTokenizerFast:
     """As BERT's: spaces between words are put in when the text is decoded."""
     words = ["<unk>", "so", "##me", "x", ".", "'", "##.", "</s>"]
@@ -81,6 +86,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "sentencepiece": sentencepiece,
     "bytes": byte_level,
     "byte fallback": byte_fallback,
+    "byte fallback, cleaning": lambda: cleaned(byte_fallback()),
     "cleaning": cleaning,
     "word pieces": word_pieces,
 }

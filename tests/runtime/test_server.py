@@ -14,7 +14,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import skipkv
-from skipkv import Budget, CacheView, Completion, Engine, Handle, Policy, Prompt, Sampling, presets
+from skipkv import (
+    Budget,
+    CacheView,
+    Completion,
+    Engine,
+    Handle,
+    Observer,
+    Policy,
+    Prompt,
+    Sampling,
+    presets,
+)
 from skipkv.errors import (
     ConfigError,
     DecodingError,
@@ -24,6 +35,7 @@ from skipkv.errors import (
     ServerClosedError,
     SkipKVError,
 )
+from skipkv.runtime.results.streaming import TextStream
 from skipkv.testing import toy_model, toy_tokenizer
 
 PROMPTS = ["one plus two", "let me check seven times nine.\n\n", "a", "wait. so b is the sum of c"]
@@ -155,6 +167,30 @@ def test_text_comes_while_the_request_is_decoded_and_every_iteration_has_all_of_
         gate.opened.set()
         pieces += early
         assert "".join(pieces) == "".join(handle) == handle.result().text
+
+
+def test_no_reader_sees_the_tokens_of_a_stop_string_before_the_completion() -> None:
+    """Where the string begins inside a special token, they alone do not say where the text ends."""
+    engine = engine_of(presets.full(), eos=False)
+    [whole] = engine.generate(["one plus two is three"], max_new_tokens=60)
+    mark = whole.tokens.index(engine.tokenizer.convert_tokens_to_ids("</think>"))
+    stop = "k>" + engine.tokenizer.decode(whole.tokens[mark + 1])[:1]
+    read: list[str] = []
+    submitted = threading.Event()
+
+    class Reads(Observer):
+        def on_completion(self, completion: Completion) -> None:
+            assert submitted.wait(SECONDS)
+            tokens, _ = handle.since(0)
+            read.append(TextStream(engine.tokenizer, stop=[stop]).feed(tokens))
+
+    with engine.serve(observers=[Reads()]) as server:
+        handle = server.submit("one plus two is three", max_new_tokens=60, stop=stop)
+        submitted.set()
+        done = handle.result(SECONDS)
+        assert done.stop_reason == "stop_string"
+        assert "".join(handle) == done.text == engine.tokenizer.decode(whole.tokens[:mark])
+    assert done.text.startswith(read[0])
 
 
 def test_requests_wait_for_a_lane_and_the_queue_is_bounded() -> None:

@@ -153,9 +153,15 @@ class Handle:
             self._tokens += tokens
             self._tell()
 
-    def finish(self, completion: Completion) -> None:
-        """Set the completion; the server does."""
+    def finish(self, completion: Completion, tokens: Sequence[int] = ()) -> None:
+        """Add the last tokens and set the completion; the server does.
+
+        Args:
+            completion: the request's.
+            tokens: the last ones, which no reader should see before it.
+        """
         with self._changed:
+            self._tokens += tokens
             self._completion = completion
             self._tell()
 

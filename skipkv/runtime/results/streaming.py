@@ -36,6 +36,11 @@ class Piece:
     completion: Completion | None = None
 
 
+def _ends_within(names: Sequence[str], beginning: str) -> bool:
+    """Whether some of these names end so, and are longer."""
+    return any(name.endswith(beginning) and name != beginning for name in names if beginning)
+
+
 class TextStream:
     """Turns the tokens of one sequence into text that no later token can change.
 
@@ -123,8 +128,14 @@ class TextStream:
         return text.rstrip("\ufffd")
 
     def _forget(self, length: int) -> None:
-        """Drop older tokens, if text that cannot change remains as context before the rest."""
-        recent = self._recent[-_CONTEXT:]
+        """Drop older tokens, if text that cannot change remains as context before the rest.
+
+        A run of byte tokens is not divided: a part of it may be no text.
+        """
+        start = len(self._recent) - _CONTEXT
+        while start and self._recent[start - 1] in self._bytes:
+            start -= 1
+        recent = self._recent[start:]
         certain = self._certain - (length - len(self._decode(recent)))
         if certain > 0:
             self._text = self._text[self._certain - certain :]
@@ -134,15 +145,18 @@ class TextStream:
         """Stop strings without special tokens -> how many characters may be a beginning of one.
 
         Special tokens are part of a stop string, but the text does not show them. If a stop string
-        lacks only its special tokens, all of its text may have come already.
+        lacks only its special tokens, all of its text may have come already. It may begin inside
+        one, as ">\\n" does.
         """
         names = [self._tokenizer.convert_ids_to_tokens(i) for i in self._silent]
         texts: dict[str, int] = {}
         for string in self._stop:
-            text = string
-            for name in names:
-                text = text.replace(name, "")
-            texts[text] = max(texts.get(text, 0), len(text) - (text == string))
+            inside = [at for at in range(len(string)) if _ends_within(names, string[:at])]
+            for at in [0, *inside]:
+                text = string[at:]
+                for name in names:
+                    text = text.replace(name, "")
+                texts[text] = max(texts.get(text, 0), len(text) - (text == string))
         return texts
 
     def _before_stop(self) -> int:

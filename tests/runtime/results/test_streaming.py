@@ -87,6 +87,14 @@ def test_what_may_begin_a_stop_string_waits_until_it_does_not() -> None:
     assert [stream.feed(ids) for ids in fed] == ["", "", "so now", "the", "", "", ""]
 
 
+def test_a_stop_string_may_begin_inside_a_special_token() -> None:
+    """The text does not show the token, and what follows it may be the rest of the string."""
+    tokenizer = toy_tokenizer()
+    stream = TextStream(tokenizer, stop=["k>\n\nso"])
+    fed = [tokenizer(text)["input_ids"] for text in ("one", "</think>", "\n\n", "so")]
+    assert [stream.feed(ids) for ids in fed] == ["one", "", "", ""]
+
+
 def test_a_long_text_is_not_decoded_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, lengths = toy_tokenizer(), []
     decode = tokenizer.decode
@@ -102,11 +110,14 @@ def test_a_long_text_is_not_decoded_again_and_again(monkeypatch: pytest.MonkeyPa
     assert max(lengths) < 100
 
 
-def test_a_run_of_bytes_stays_whole_when_the_text_before_it_is_let_go() -> None:
+@pytest.mark.parametrize("cleans", [False, True])
+def test_a_run_of_bytes_stays_whole_when_the_text_before_it_is_let_go(cleans: bool) -> None:
     tokenizer = byte_fallback()
+    tokenizer.clean_up_tokenization_spaces = cleans
     ids = tokenizer.convert_tokens_to_ids(["x"] * 46 + ["<0xE2>", "<0x82>", "<0xAC>"] * 8 + ["x"])
     stream = TextStream(tokenizer)
-    assert "".join(stream.feed([token]) for token in ids) == "x" * 46 + "€" * 8 + "x"
+    streamed = "".join(stream.feed([token]) for token in ids)
+    assert streamed + stream.rest(tokenizer.decode(ids)) == "x" * 46 + "€" * 8 + "x"
 
 
 def streamed(engine: Engine, **options: Any) -> tuple[dict[Any, str], dict[Any, Completion]]:
