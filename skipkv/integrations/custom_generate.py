@@ -182,6 +182,7 @@ def generate_under(model: PreTrainedModel, policy: Policy, *args: Any, **kwargs:
     if tokenizer is None and (policy.needs.sentences or policy.steerer.layer is not None):
         tokenizer = _tokenizer(model)
     with skipkv.attach(model, policy, tokenizer=tokenizer) as attached:
+        _stats.pop(model, None)  # those of the generation before, should this one fail
         own: Any = type(model)  # `model.generate` is what an exported folder put there
         output = own.generate(model, *args, **kwargs)
         _stats[model] = attached.stats
@@ -196,12 +197,12 @@ def last_stats(model: PreTrainedModel) -> list[Stats]:
 
     Raises:
         InputError: it has generated nothing under a policy, perhaps because it was loaded without
-            trust_remote_code=True.
+            trust_remote_code=True, or the last generation failed.
     """
     if model not in _stats:
         raise InputError(
-            "The model has generated nothing under a policy. Load it with trust_remote_code=True: "
-            "without, transformers uses its own generate()."
+            "The model has generated nothing under a policy, or its last generation failed. Load "
+            "it with trust_remote_code=True: without, transformers uses its own generate()."
         )
     return _stats[model]
 

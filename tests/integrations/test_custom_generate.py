@@ -56,6 +56,10 @@ def test_the_folders_plain_generate_decodes_under_the_policy(folder):
         assert (stats.evicted, stats.peak_entries) == (done.stats.evicted, 80 + 16)
     positional = model.generate(inputs["input_ids"], **GREEDY)
     assert torch.equal(positional, output)
+    with pytest.raises(InputError, match="use_cache=False"):
+        model.generate(**inputs, use_cache=False, **GREEDY)
+    with pytest.raises(InputError, match="its last generation failed"):
+        last_stats(model)  # and not those of the generation before
 
 
 def test_another_copy_of_the_model_takes_the_code_by_the_folders_name(folder):
