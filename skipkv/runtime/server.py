@@ -162,7 +162,8 @@ class Server:
     ) -> list[Handle]:
         """Ask for `sampling.n` completions of one prompt.
 
-        They enter the queue together. Those that start together share one pass over the prompt.
+        They enter the queue together, once it has room for all of them; more samples than it holds
+        enter when nothing else waits. Those that start together share one pass over the prompt.
 
         Args:
             prompt: as for `submit`, and so are the others.
@@ -231,11 +232,12 @@ class Server:
         ]
         end = None if most is None else time.monotonic() + most
         with self._changed:
-            while self._open and self.waiting >= self._queue:
+            while self._open and self._lacks_room(len(orders)):
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     raise QueueFullError(
-                        f"{self.waiting} requests wait already, and the queue holds {self._queue}. "
+                        f"{self.waiting} requests wait already, {len(orders)} more were asked for, "
+                        f"and the queue holds {self._queue}. "
                         "Submit it later, give submit() a longer timeout, or the server a longer "
                         "queue: engine.serve(queue=...)."
                     )
@@ -245,6 +247,11 @@ class Server:
             self._arrived += orders
             self._changed.notify_all()
         return handles
+
+    def _lacks_room(self, count: int) -> bool:
+        """Whether so many requests cannot enter the queue now; an empty one takes any number."""
+        waiting = self.waiting
+        return waiting > 0 and waiting + count > self._queue
 
     def _check_open(self) -> None:
         if not self._open:

@@ -200,7 +200,7 @@ def test_requests_wait_for_a_lane_and_the_queue_is_bounded() -> None:
         assert gate.reached.wait(SECONDS)
         waiting = [server.submit("two", max_new_tokens=5) for _ in range(2)]
         assert server.waiting == 2
-        with pytest.raises(QueueFullError, match=r"2 requests wait already.*queue holds 2"):
+        with pytest.raises(QueueFullError, match=r"2 requests wait already, 1 more.*holds 2"):
             server.submit("three", max_new_tokens=5, timeout=0)
         with pytest.raises(QueueFullError):
             server.submit("three", max_new_tokens=5, timeout=0.01)
@@ -215,6 +215,23 @@ def test_requests_wait_for_a_lane_and_the_queue_is_bounded() -> None:
         [last] = late
         assert last.result(SECONDS).stop_reason == "length"
         assert all(handle.done() for handle in [running, *waiting])
+
+
+def test_samples_enter_the_queue_together_or_not_at_all() -> None:
+    gate, engine = gated()
+    sampled = Sampling(temperature=1.0, n=3)
+    with engine.serve(queue=3) as server:
+        server.submit([9] * 15, max_new_tokens=50)
+        assert gate.reached.wait(SECONDS)
+        one = server.submit("two", max_new_tokens=5)
+        with pytest.raises(QueueFullError, match="1 requests wait already, 3 more were asked for"):
+            server.submit_samples("three", max_new_tokens=5, sampling=sampled, timeout=0)
+        assert server.waiting == 1
+        gate.opened.set()
+        one.result(SECONDS)
+        many = attrs.evolve(sampled, n=5)  # more than the queue ever holds
+        handles = server.submit_samples("three", max_new_tokens=5, sampling=many)
+        assert [handle.result(SECONDS).sample for handle in handles] == [*range(5)]
 
 
 @pytest.mark.parametrize("state", ["waiting", "running"])

@@ -241,6 +241,15 @@ class Api:
                 param="n",
                 code="too_many_choices",
             )
+        queue = self._limits.queue
+        if len(body.prompts) > 1 and wanted > queue:  # it would be refused however often it came
+            raise Refusal(
+                400,
+                f"The request asks for {wanted} sequences (its prompts times n), and the server's "
+                f"queue holds {queue}. Send fewer prompts at once.",
+                param="prompt",
+                code="too_many_choices",
+            )
         most = self._limits.tokens
         if body.max_tokens is not None and most is not None and body.max_tokens > most:
             raise Refusal(

@@ -308,6 +308,8 @@ def test_a_full_queue_is_answered_with_429_and_health_goes_on() -> None:
         assert refused.value.code == "queue_full"
         assert _get(server, "/health")[0] == 200
         assert metrics(server)["waiting default"] == 1
+        with pytest.raises(openai.BadRequestError, match="Send fewer prompts at once"):
+            client.completions.create(model="toy", prompt=["one", "two"])
         gate.opened.set()
         first.close()
         second.close()
