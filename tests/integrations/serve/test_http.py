@@ -477,6 +477,15 @@ def test_a_limit_of_tokens_is_kept_also_where_a_request_says_nothing(engine: Eng
             client.completions.create(model="skipkv", prompt="one", max_tokens=8)
 
 
+def test_a_request_that_says_nothing_is_decoded_to_the_models_last_position() -> None:
+    engine = engine_of(presets.full(), eos=False)
+    engine.model.config.max_position_embeddings = 20
+    with HttpServer(engine, port=0, limits=Limits(tokens=500)) as server:
+        reply = client_of(server).completions.create(model="skipkv", prompt=[9] * 8)
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == 20
+
+
 def test_metrics_have_the_entries_that_sequences_hold_while_they_decode() -> None:
     gate, server = gated()
     heads = 2 * 2
