@@ -82,7 +82,7 @@ def test_rows_that_end_at_tokens_given_to_generate_cost_what_they_cost_the_engin
     end = first.tokens[place]
     engine = Engine(model, TOKENIZER, policy, eos_token_ids=[end])
     expected = [done.stats for done in engine.generate(PROMPTS, max_new_tokens=NEW)]
-    with skipkv.attach(model, policy) as attached:
+    with skipkv.attach(model, policy, trace=True) as attached:
         model.generate(**batch, max_new_tokens=NEW, do_sample=False, eos_token_id=end)
     assert min(stats.new_tokens for stats in expected) <= place + 1
     for stats, theirs in zip(expected, attached.stats, strict=True):
@@ -92,3 +92,5 @@ def test_rows_that_end_at_tokens_given_to_generate_cost_what_they_cost_the_engin
         if theirs.events == stats.events:
             assert theirs.mean_entries == stats.mean_entries
             assert (theirs.evicted, theirs.peak_entries) == (stats.evicted, stats.peak_entries)
+    events = [len(records) for records in attached.trace]
+    assert events == attached.events  # not those that padding caused
