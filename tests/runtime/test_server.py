@@ -144,6 +144,39 @@ def test_samples_of_one_prompt_are_those_of_generate() -> None:
     assert [(c.index, c.sample) for c in done] == [(h.index, h.sample) for h in handles]
 
 
+def test_a_stream_and_a_server_are_told_all_that_generate_is() -> None:
+    engine = engine_of(presets.rkv(24, interval=8))
+    engine.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+        "{% if add_generation_prompt %}{{ end | default('') }}{% endif %}"
+    )
+    chat = [[{"role": "user", "content": "so b is the sum of c"}]]
+    told: dict[str, Any] = {
+        "max_new_tokens": 30,
+        "sampling": Sampling(temperature=1.2, n=2),
+        "stop": "er",
+        "chat_template_kwargs": {"end": "then two "},
+        "prefix": [{"role": "user", "content": "one plus two is three"}],
+    }
+    expected = list(engine.generate(chat, seeds=[7], trace=True, **told))
+    pieces = list(engine.stream(chat, seeds=[7], trace=True, **told))
+    streamed = [piece.completion for piece in pieces if piece.completion is not None]
+    with engine.serve(trace=True) as server:
+        handles = server.submit_samples(chat[0], seed=7, **told)
+        one = server.submit(chat[0], seed=7, **{**told, "sampling": Sampling(temperature=1.2)})
+        served = [handle.result(SECONDS) for handle in handles]
+    for found in (sorted(streamed, key=lambda done: done.sample), served):
+        assert [what(done) for done in found] == [what(done) for done in expected]
+        assert [len(done.trace or ()) for done in found] == [len(d.trace or ()) for d in expected]
+    assert what(one.result(SECONDS)) == what(expected[0])
+    # each of these settings makes a difference
+    for name in ("stop", "sampling", "chat_template_kwargs", "prefix"):
+        less = {key: value for key, value in told.items() if key != name}
+        others = list(engine.generate(chat, seeds=[7], **less))
+        assert [done.tokens for done in others] != [done.tokens for done in expected]
+    assert any(done.trace for done in expected)
+
+
 def test_a_newcomer_starts_in_a_free_lane_while_others_decode() -> None:
     gate, engine = gated(batch_size=2)
     with engine.serve() as server:
