@@ -201,7 +201,11 @@ def test_a_prefix_serves_several_calls_and_a_server() -> None:
     context = engine.prefix(counted(70))
     rest = [counted(9, start=i) for i in range(3)]
     fed = Fed()
-    expected = [what(c) for c in engine.generate(rest, prefix=counted(70), max_new_tokens=20)]
+    done = list(engine.generate(rest, prefix=counted(70), max_new_tokens=20))
+    expected = [what(c) for c in done]
+    # the first one read the prefix; the others have its copy, and what it had cost
+    assert len({c.stats.mean_entries for c in done}) == 1
+    assert 24 <= done[0].stats.mean_entries <= 24 + 8
     for _ in range(2):
         again = engine.generate(rest, prefix=context, max_new_tokens=20, observers=[fed])
         assert [what(c) for c in again] == expected
