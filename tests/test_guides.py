@@ -113,6 +113,9 @@ def test_the_accuracies_for_choosing_are_those_of_the_results() -> None:
         r"^\| ([^|]+) \| \d+ \| (\d+) \| ([\d.]+) \[", (DOCS / "results.md").read_text(), re.M
     ):
         measured[row[0], row[1]] = row[2]
+    for policy, _, *cells in _table("results.md", "The members"):
+        for share, cell in zip(("20", "30", "40", "50", "60", "75"), cells, strict=False):
+            measured.setdefault((policy.strip("`"), share), cell.partition(" ")[0])
     called = {
         "`skipkv` 0.95": "skipkv",
         "`skipkv` 0.7": "rkv + sentences",
@@ -120,7 +123,7 @@ def test_the_accuracies_for_choosing_are_those_of_the_results() -> None:
         "`skipkv` 0.7, steered": "skipkv (both)",
     }
     shares = ["20", "30", "40", "50", "60", "75", "85"]
-    rows = _table("choosing.md", "What eviction costs")[:9]
+    rows = _table("choosing.md", "What eviction costs")[:11]
     for policy, *accuracies in rows:
         name = called.get(policy, policy.strip("`"))
         found = [measured.get((name, share)) for share in shares]
