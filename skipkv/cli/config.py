@@ -26,7 +26,9 @@ def read_config(context: Any, path: Path | None) -> Path | None:
 def _options(context: Any, path: Path) -> dict[str, Any]:
     yaml: Any = importlib.import_module("yaml")  # transformers needs it too
     try:
-        given = yaml.safe_load(path.read_bytes())
+        text = path.read_bytes()
+        given = yaml.safe_load(text)
+        lines: Any = getattr(yaml.compose(text, yaml.SafeLoader), "value", None)
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
@@ -40,18 +42,30 @@ def _options(context: Any, path: Path) -> dict[str, Any]:
         if option.startswith("--")
     }
     found: dict[str, Any] = {}
-    for name, value in given.items():
+    for name in [key.value for key, _ in lines]:  # `given` has the last line alone of two alike
+        value = given.get(name)
         if name == "config" or name not in known:
             raise InputError(
                 f"--config {path}: there is no option --{name}. There are: "
                 f"{', '.join(sorted(known.keys() - {'config', 'help'}))}."
             )
         parameter = known[name]
+        if str(parameter.name) in found:
+            raise InputError(
+                f"--config {path}: {name} says again what another line says. Keep one of them."
+            )
+        if value is None or (isinstance(value, list) and None in value):
+            raise InputError(
+                f"--config {path}: {name} has no value. Leave the line out for its default, or "
+                "write '' for an empty text."
+            )
         if isinstance(value, dict) or (isinstance(value, list) and not parameter.multiple):
             raise InputError(f"--config {path}: {name} must be one value.")
         if parameter.multiple:
             value = [str(item) for item in (value if isinstance(value, list) else [value])]
         elif f"--{name}" in parameter.secondary_opts:  # --no-texts
+            if not isinstance(value, bool):
+                raise InputError(f"--config {path}: {name} must be true or false, got {value!r}.")
             value = not value
         found[str(parameter.name)] = value if isinstance(value, bool | list) else str(value)
     return found

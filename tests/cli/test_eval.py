@@ -81,6 +81,12 @@ def test_options_may_come_from_a_file_and_those_of_the_command_line_replace_them
         ("- tiny", "must hold options by name"),
         ("a: [", "is not YAML"),
         ("limit: [1, 2]", "limit must be one value"),
+        ("instruction:", "instruction has no value. Leave the line out for its default"),
+        ("output: ~", "output has no value"),
+        ("policies: [rkv, ]\nbudgets: [96, null]", "budgets has no value"),
+        ("no-texts: 'false'", "no-texts must be true or false, got 'false'"),
+        ("texts: true\nno-texts: true", "no-texts says again what another line says. Keep one"),
+        ("seed: 1\npolicies: rkv\nseed: 2", "seed says again what another line says"),
     ],
 )
 def test_a_file_of_options_that_cannot_be_used_says_why(run, text, message):
