@@ -42,7 +42,8 @@ UNGRADED = "(not graded)"
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """The results of one cell. A failed sample counts as wrong, and is left out of other numbers.
+    """The results of one cell. A failed sample counts as wrong, and is left out of other numbers
+    but for the speed, which is that of all sequences decoded together.
 
     Args:
         cell: policy, budget and data set.
@@ -106,12 +107,14 @@ class Summary:
         sampling: temperature, top_p, top_k, seed and samples per problem.
         rows: one per cell that has a sample.
         failures: samples that were traced because the full cache solves them and a policy does not.
+        waiting: cells of the sweep without a sample yet, which have no row.
     """
 
     model: str
     sampling: Mapping[str, Any]
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...] = ()
+    waiting: tuple[Cell, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Summary":
@@ -133,19 +136,28 @@ class Summary:
             for name, data in settings["data"].items()
         }
         cells = [Cell.of(entry) for entry in run["cells"]]
+        begun = {record.cell for record in records}
         return cls(
             model=run["model"],
             sampling=settings["sampling"],
             rows=tuple(rows_of(records, cells, wanted)),
             failures=tuple(read_failures(folder)),
+            waiting=tuple(cell for cell in cells if cell not in begun),
         )
 
     @property
     def doubts(self) -> list[str]:
         """What makes a row less than it seems: samples that are missing or failed, many that were
-        cut off, or a budget under which nothing was evicted.
+        cut off, or a budget under which nothing was evicted. Also rows that are not there yet.
         """
-        return [note for data in self.data for note in _doubts(self.of(data))]
+        found = [note for data in self.data for note in _doubts(self.of(data))]
+        return [*found, *self._waiting()]
+
+    def _waiting(self) -> list[str]:
+        return [
+            f"Not begun: {markdown_cell(str(cell))} has no sample yet, and no row."
+            for cell in self.waiting
+        ]
 
     def to_pandas(self) -> Any:
         """A `DataFrame` with a row per cell and the columns of `csv`.
@@ -212,6 +224,7 @@ class Summary:
             parts += [f"{note}\n" for note in _notes(rows)]
             if failures := [f for f in self.failures if f.data == data]:
                 parts.append(f"Solved by the full cache only:\n\n{failure_table(failures)}\n")
+        parts += [f"{note}\n" for note in self._waiting()]
         return "\n".join(parts)
 
 
@@ -270,7 +283,7 @@ def _row(cell: Cell, records: list[Record], full: list[Record], wanted: int) -> 
     ended = [r for r in records if not r.failed] or records
     done = [r for r in full if not r.failed]
     length = _mean([r.prompt_tokens + r.new_tokens for r in done]) if done else None
-    wall = sum(r.wall_seconds for r in ended)
+    wall = sum(r.wall_seconds for r in records)  # a failed sample's is that of its neighbours too
     return Row(
         cell=cell,
         problems=len(right),
@@ -296,7 +309,7 @@ def _row(cell: Cell, records: list[Record], full: list[Record], wanted: int) -> 
         mean_entries=_mean([r.mean_entries for r in ended]),
         peak_entries=max(r.peak_entries for r in ended),
         peak_kv_bytes=max(r.peak_kv_bytes for r in ended),
-        tokens_per_second=sum(r.new_tokens for r in ended) / wall if wall else 0.0,
+        tokens_per_second=sum(r.new_tokens for r in records) / wall if wall else 0.0,
         graded=any(r.gold != UNGRADED for r in records),
     )
 
@@ -389,9 +402,14 @@ def _written(row: Row) -> tuple[str, ...]:
         f"{row.events:.1f}",
         f"{row.evicted:.0f}",
         f"{row.mean_entries:.0f}",
-        f"{row.peak_kv_bytes / 1e6:.3g}",
+        _megabytes(row.peak_kv_bytes),
         f"{row.tokens_per_second:.0f}",
     )
+
+
+def _megabytes(size: int) -> str:
+    """Three digits, or all those before the point."""
+    return f"{size / 1e6:.0f}" if size >= 1e8 else f"{size / 1e6:.3g}"
 
 
 def _samples_table(rows: Sequence[Row]) -> str:

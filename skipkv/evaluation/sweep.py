@@ -458,9 +458,9 @@ class _Run:
             bar.refresh()
             self._decode(baselines, bar)
             cells = [c for c in self._sweep.cells(self._mean_traces()) if not c.is_full]
-            self._note(cells)
             for cell in cells:
                 self._check(cell)
+            self._note(cells)  # after the checks: the summary asks for the samples of what is noted
             held = sum(len(self._finished(cell)) for cell in cells)
             bar.initial += held
             bar.update(held)

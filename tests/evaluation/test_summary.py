@@ -47,6 +47,20 @@ def test_a_row_holds_what_its_records_say():
     assert rkv.tokens_per_second == 40.0
 
 
+def test_speed_counts_the_time_and_tokens_of_samples_that_failed_beside_the_others():
+    failed = record(problem="0", stop_reason="error", error="NaN", new_tokens=99, wall_seconds=9.9)
+    good = record(problem="1", new_tokens=100, wall_seconds=0.1)  # decoded beside it, done after it
+    [row] = rows_of([failed, good], [good.cell], {"sums": 2})
+    assert row.tokens_per_second == pytest.approx(19.9)
+    assert row.new_tokens.value == 100  # in no other column
+
+
+def test_memory_beyond_a_gigabyte_is_written_out():
+    [row] = rows_of([record(peak_kv_bytes=1_878_654_976)], [record().cell], {"sums": 1})
+    found = Summary(model="toy", sampling={"temperature": 0}, rows=(row,))
+    assert "| 1879 | 40 |" in found.markdown()
+
+
 def test_rows_come_full_cache_first_and_budgets_rising_in_whatever_order_records_were_written():
     shuffled = random.Random(0).sample(RECORDS, len(RECORDS))
     assert summary(shuffled) == summary(RECORDS)
@@ -203,6 +217,19 @@ def test_a_folder_with_a_record_twice_or_of_no_known_policy_has_no_table(fakes, 
     path.write_text(good.replace('"policy": "rkv"', '"policy": "h2o"'))
     with pytest.raises(InputError, match="does not say with which policy"):
         summarize(tmp_path)
+
+
+def test_a_cell_that_was_not_begun_is_named(fakes, tmp_path):
+    sweep = Sweep(data=[sums(), sums(name="more")], policies="rkv", budgets=[60, 70])
+    assert sweep.run(fakes.model, fakes.tokenizer, tmp_path, progress=False).doubts == []
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))  # sums: full
+    found = summarize(tmp_path)
+    assert [note.partition(" has ")[0] for note in found.doubts] == [
+        "Not begun: more: full",
+        *(f"Not begun: {data}: rkv at {n}" for data in ("sums", "more") for n in (60, 70)),
+    ]
+    assert all(note in found.markdown() for note in found.doubts)
 
 
 def test_rows_become_a_data_frame():
