@@ -58,6 +58,7 @@ class TokenDropAlgorithm:
         self._window = needs_of(policy.scorer).queries
         self._queries: dict[str, list[Tensor]] = {}
         self._positions: Int[Tensor, "L"] = torch.empty(0, dtype=torch.long)
+        self._seen = 0  # tokens; without a window the newest one may go, so positions do not say
 
     def should_observe_query(
         self, *, num_decoded_tokens: int, num_new_tokens: int, is_genuine_decode: bool
@@ -162,7 +163,7 @@ class TokenDropAlgorithm:
             positions=positions.expand(layers, heads, -1),
             layers=torch.arange(layers),
         )[0, 0]
-        self._positions = kept
+        self._positions, self._seen = kept, int(positions[-1]) + 1
         return torch.searchsorted(positions, kept)
 
     def _grown(self, length: int, device: torch.device) -> Int[Tensor, "L"]:
@@ -173,8 +174,7 @@ class TokenDropAlgorithm:
                 f"The engine holds {length} tokens, and {len(known)} stayed at the last event. It "
                 "has read the request anew: make another TokenDropAlgorithm for it."
             )
-        first = int(known[-1]) + 1 if len(known) else 0
-        newer = torch.arange(first, first + length - len(known), device=device)
+        newer = torch.arange(self._seen, self._seen + length - len(known), device=device)
         return torch.cat([known, newer])
 
     def _observed(self, names: list[str], heads: int) -> Float[Tensor, "R H G W D"] | None:

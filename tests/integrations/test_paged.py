@@ -111,8 +111,9 @@ def expected(policy: Policy, worker: Worker, held: list[int]) -> list[int]:
         presets.streaming_llm(20, sinks=3, interval=8),
         Policy(budget=Budget(tokens=20, interval=5, window=2, sinks=1), scorer=KeyNorm()),
         Policy(budget=Budget(tokens=20, interval=5, window=2, sinks=1), scorer=EveryThird()),
+        Policy(budget=Budget(tokens=20, interval=5, window=0), scorer=EveryThird()),
     ],
-    ids=["rkv", "snapkv", "streaming_llm", "key norm", "positions"],
+    ids=["rkv", "snapkv", "streaming_llm", "key norm", "positions", "no window"],
 )
 def test_event_by_event_the_worker_holds_what_select_keeps(policy, by_layer):
     worker = Worker(TokenDropAlgorithm(policy), prompt=30, by_layer=by_layer)
