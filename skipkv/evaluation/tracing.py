@@ -67,16 +67,16 @@ def trace_failures(
             wanted = list(dict.fromkeys(job for jobs in chosen.values() for job in jobs))
             decoder = _Decoder(sweep, data, model, tokenizer, batch_size)
             right = decoder.traces(full(), None, wanted)
-            lengths = {(r.cell, r.problem, r.sample): r.new_tokens for r in records}
+            before = {(r.cell, r.problem, r.sample): r for r in records}
             for cell, jobs in chosen.items():
                 candidate = next(c for c in sweep.policies if c.label == cell.policy)
                 wrong = decoder.traces(candidate, cell.budget, jobs)
                 for job in jobs:
                     pair = right[job], wrong[job]
                     failure = _failure(folder, cell, job, *pair)
-                    known = [lengths[c, *job] for c in (Cell(data=cell.data, policy=FULL), cell)]
-                    again = [len(trace.ids) - trace.prompt_tokens for trace in pair]
-                    done[failure.key] = attrs.evolve(failure, same=known == again)
+                    known = [before[c, *job] for c in (Cell(data=cell.data, policy=FULL), cell)]
+                    same = all(map(decoder.is_as, pair, known))
+                    done[failure.key] = attrs.evolve(failure, same=same)
             write_failures(folder, done.values())
     return list(done.values())
 
@@ -146,6 +146,12 @@ class _Decoder:
         for _ in completions:
             pass
         return {jobs[trace.about["index"]]: trace for trace in recorder.traces}
+
+    def is_as(self, trace: Trace, record: Record) -> bool:
+        """Whether a trace has a record's text; its length, if the text was not kept."""
+        decoded = trace.ids[trace.prompt_tokens :].tolist()
+        text = str(self._tokenizer.decode(decoded, skip_special_tokens=False))
+        return len(decoded) == record.new_tokens and record.text in (None, text)
 
 
 def _failure(folder: Path, cell: Cell, job: _Job, right: Trace, wrong: Trace) -> Failure:
