@@ -8,6 +8,8 @@ from skipkv._types import TokenStream
 from skipkv.errors import InputError
 from skipkv.runtime import Completion, Engine
 from skipkv.runtime.requests.prompts import Content
+from skipkv.runtime.text.token_text import TokenText
+from skipkv.trace.recorder import joined
 
 
 def survival(
@@ -57,11 +59,12 @@ def survival(
         kept = event.kept[layers].reshape(-1, event.kept.shape[-1])  # [layers * H, K]
     else:
         kept = torch.arange(len(ids))[None]
-    pieces = [str(engine.tokenizer.decode([token])) for token in ids]
-    cuts = engine.policy.segmenter.cut(TokenStream(ids=ids, pieces=pieces))
+    text = TokenText(engine.tokenizer)  # as the runtime reads it: tokens that follow others
+    cuts = engine.policy.segmenter.cut(TokenStream(ids=ids, pieces=text.pieces(ids)))
+    shown = joined(ids, text)
     found, start = [], 0
     for end in (cut.end for cut in cuts):
         held = ((kept >= start) & (kept < end)).sum(dtype=torch.float64)
-        found.append((float(held) / (len(kept) * (end - start)), "".join(pieces[start:end])))
+        found.append((float(held) / (len(kept) * (end - start)), "".join(shown[start:end])))
         start = end
     return found

@@ -1,11 +1,14 @@
 """Shares of sentences that are still in the cache, on a toy model."""
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from skipkv import Engine, presets
 from skipkv.errors import InputError
+from skipkv.segmenters import FixedLength
 from skipkv.testing import toy_model, toy_tokenizer
-from skipkv.trace import survival
+from skipkv.trace import Recorder, survival
 
 PROMPT = "one.\n\ntwo plus three plus one.\n\nso\n\n"
 
@@ -40,6 +43,27 @@ def test_the_share_over_all_layers_is_the_mean_of_the_layers_shares():
         assert share == pytest.approx(sum(s for s, _ in of_layers) / len(layers))
         assert {sentence} == {text for _, text in of_layers}
     assert survival(engine, PROMPT, completion, layers=slice(0, None)) == together
+
+
+def word_start_tokenizer():
+    """Marks where words start, as Llama's does: a token decoded alone loses its space."""
+    vocabulary = ["<unk>", *(f"\u2581w{n}" for n in range(len(toy_tokenizer()) - 1))]
+    model = models.WordLevel(dict(zip(vocabulary, range(200), strict=False)), unk_token="<unk>")
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+def test_words_are_apart_where_the_tokenizer_marks_their_starts():
+    policy = presets.rkv(16, interval=8).with_(segmenter=FixedLength(tokens=4))
+    engine = Engine(toy_model(), word_start_tokenizer(), policy)
+    recorder = Recorder(engine)
+    prompt = "w1 w2 w3 w4 w5"
+    decode = engine.generate([prompt], max_new_tokens=40, trace=True, observers=[recorder])
+    [completion] = decode
+    shares = survival(engine, prompt, completion)
+    assert shares[0][1].strip() == "w1 w2 w3 w4"
+    assert shares == recorder.traces[0].survival(-1)
 
 
 def test_without_an_event_every_sentence_is_whole():
