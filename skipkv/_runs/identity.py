@@ -17,6 +17,8 @@ from typing import Any
 
 import attrs
 
+from skipkv._runs.changes import changed
+
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, re.Pattern)
 # Classes of these packages go by their names: `sessions` in run.json has the packages' versions.
@@ -52,7 +54,7 @@ def differs(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         now: another stamp.
     """
     if then["composition"] != now["composition"]:
-        return f"it was {then['composition']} and is {now['composition']}"
+        return changed(then["composition"], now["composition"])
     before, after = str(then.get("code", now["code"])), str(now["code"])
     if before != after and before.partition(":")[0] == after.partition(":")[0]:
         return f"it is {now['composition']} as before, but the code or a value of a part changed"

@@ -176,6 +176,15 @@ def evaluate(
         bool,
         typer.Option("--retry-failed", help="Decode samples that failed in an earlier run again."),
     ] = False,
+    same_policies: Annotated[
+        bool,
+        typer.Option(
+            "--same-policies",
+            help="Go on, or merge, where a policy is described otherwise than that of the samples "
+            "in the folder, as by another version of skipkv: you say that both do the same. The "
+            "summary says so.",
+        ),
+    ] = False,
     trace_failures: Annotated[
         int,
         typer.Option(
@@ -229,7 +238,7 @@ def evaluate(
                 "--summarize."
             )
         if merge is not None:
-            evaluation.merge(merge)
+            evaluation.merge(merge, same_policies=same_policies)
             _report(evaluation.summarize(merge, plot_format=plot_format), merge, strict=strict)
             return
         if summarize is not None:
@@ -319,6 +328,7 @@ def evaluate(
                     texts=texts,
                     model_name=model,
                     plot_format=plot_format,
+                    same_policies=same_policies,
                 )
             _report(summary, output, strict=strict)
             return
@@ -337,6 +347,7 @@ def evaluate(
                     texts=texts,
                     model_name=model,
                     retry_failed=retry_failed,
+                    same_policies=same_policies,
                 )
             typer.echo(
                 f"Shard {part} is done. After all others: skipkv eval --merge {output}"
@@ -355,6 +366,7 @@ def evaluate(
                 model_name=model,
                 plot_format=plot_format,
                 retry_failed=retry_failed,
+                same_policies=same_policies,
             )
             if trace_failures:
                 evaluation.trace_failures(

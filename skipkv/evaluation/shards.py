@@ -108,7 +108,7 @@ def mean_trace(records: Iterable[Record], data: str) -> float | None:
     return sum(lengths) / len(lengths) if lengths else None
 
 
-def merge(folder: str | Path) -> None:
+def merge(folder: str | Path, *, same_policies: bool = False) -> None:
     """Join the shards of a sweep in its folder, as if one process had decoded them all.
 
     It checks that all shards are there and done, with one model and the same settings and policies,
@@ -116,6 +116,8 @@ def merge(folder: str | Path) -> None:
 
     Args:
         folder: the folder of the sweep.
+        same_policies: join shards whose policies are described otherwise, as by another version of
+            skipkv: you say that both do the same. The summary says so.
 
     Raises:
         InputError: one of these does not hold, or the folder holds samples that no shard has.
@@ -126,10 +128,14 @@ def merge(folder: str | Path) -> None:
     first = runs[shards[0]]
     for shard in shards[1:]:
         _check_alike(shards[0], first, shard, runs[shard], folder)
-    records = [r for shard in shards for r in _records(shard, runs[shard], folder)]
+        _check_policies(shards[0], first, shard, runs[shard], vouched=same_policies)
+    parts = [_records(shard, runs[shard], folder) for shard in shards]
+    records = [record for part in parts for record in part]
     cells = [Cell.of(entry) for entry in first["cells"]]
     records.sort(key=lambda r: (cells.index(r.cell), _natural(r.problem), r.sample))
     whole = {key: value for key, value in first.items() if key not in ("shard", "sessions")}
+    entries = zip(*(run["cells"] for run in runs.values()), strict=True)
+    whole["cells"] = [_joined(own, parts) for own in entries]
     whole["mean_traces"] = {}
     for name in first["settings"]["data"]:  # as one process stores them, for budgets still to come
         known = [runs[shard]["mean_traces"].get(name) for shard in shards]
@@ -246,9 +252,39 @@ def _check_alike(
             raise InputError(
                 f"Shards {one} and {other} have different {what}. Start both with one command."
             )
+
+
+def _check_policies(
+    one: Shard, its: Mapping[str, Any], other: Shard, others: Mapping[str, Any], *, vouched: bool
+) -> None:
+    """Raise if two shards have policies that are described otherwise, unless the user vouches."""
     for then, now in zip(its["cells"], others["cells"], strict=True):
-        if changed := differs(then, now):
-            raise InputError(f"Shards {one} and {other}: {Cell.of(then)}: {changed}.")
+        if (changed := differs(then, now)) and not vouched:
+            raise InputError(
+                f"Shards {one} and {other}: {Cell.of(then)}: {changed}. Where both do the same, "
+                "--same-policies (in Python same_policies=True) joins them, and the summary says "
+                "so."
+            )
+
+
+def _joined(
+    entries: Sequence[Mapping[str, Any]], parts: Iterable[Sequence[Record]]
+) -> dict[str, Any]:
+    """A cell's entry, from that of every shard: with all that the user vouched for.
+
+    Args:
+        entries: those of the shards.
+        parts: the records of the shards.
+    """
+    first, cell = entries[0], Cell.of(dict(entries[0]))
+    earlier: Counter[str] = Counter()
+    for entry, records in zip(entries, parts, strict=True):
+        for before in entry.get("earlier", ()):
+            earlier[before["changed"]] += before["samples"]
+        if changed := differs(entry, first):
+            earlier[changed] += sum(record.cell == cell for record in records)
+    listed = [{"changed": changed, "samples": count} for changed, count in earlier.items()]
+    return {**first, **({"earlier": listed} if listed else {})}
 
 
 def _records(shard: Shard, run: Mapping[str, Any], folder: Path) -> list[Record]:

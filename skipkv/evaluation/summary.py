@@ -108,6 +108,8 @@ class Summary:
         rows: one per cell that has a sample.
         failures: samples that were traced because the full cache solves them and a policy does not.
         waiting: cells of the sweep without a sample yet, which have no row.
+        vouched: a note for each cell with samples of a policy that was described otherwise, and of
+            which the user said that it does the same.
     """
 
     model: str
@@ -115,6 +117,7 @@ class Summary:
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...] = ()
     waiting: tuple[Cell, ...] = ()
+    vouched: tuple[str, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Summary":
@@ -143,6 +146,13 @@ class Summary:
             rows=tuple(rows_of(records, cells, wanted)),
             failures=tuple(read_failures(folder)),
             waiting=tuple(cell for cell in cells if cell not in begun),
+            vouched=tuple(
+                f"Vouched for: {markdown_cell(str(Cell.of(entry)))} had {before['samples']} "
+                "samples when its policy was described otherwise "
+                f"({markdown_cell(before['changed'])}). --same-policies says that both do the same."
+                for entry in run["cells"]
+                for before in entry.get("earlier", ())
+            ),
         )
 
     @property
@@ -224,7 +234,7 @@ class Summary:
             parts += [f"{note}\n" for note in _notes(rows)]
             if failures := [f for f in self.failures if f.data == data]:
                 parts.append(f"Solved by the full cache only:\n\n{failure_table(failures)}\n")
-        parts += [f"{note}\n" for note in self._waiting()]
+        parts += [f"{note}\n" for note in (*self.vouched, *self._waiting())]
         return "\n".join(parts)
 
 

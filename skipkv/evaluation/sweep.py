@@ -27,7 +27,7 @@ from skipkv.evaluation.cells import FULL, BudgetPoint, Cell
 from skipkv.evaluation.datasets import DataSet
 from skipkv.evaluation.grading import grade, require_grader
 from skipkv.evaluation.prompts import Prompts, encode
-from skipkv.evaluation.records import Record, RecordFile
+from skipkv.evaluation.records import Record, RecordFile, read_records
 from skipkv.evaluation.shards import Shard, mean_trace
 from skipkv.evaluation.summary import Summary, folder_at
 from skipkv.evaluation.thoughts import count_thoughts
@@ -169,6 +169,7 @@ class Sweep:
         model_name: str | None = None,
         plot_format: str = "png",
         retry_failed: bool = False,
+        same_policies: bool = False,
         on_record: OnRecord | None = None,
     ) -> Summary:
         """Decode the samples that the folder lacks, and sum up all it holds.
@@ -192,6 +193,9 @@ class Sweep:
             model_name: name of the model in the summary.
             plot_format: "png" or "svg".
             retry_failed: drop the records of failed samples and decode these again.
+            same_policies: go on where a policy is described otherwise than that of the folder's
+                samples, as by another version of skipkv: you say that both do the same. The summary
+                says so.
             on_record: called with each new record after it was written, in the order in which the
                 samples are done. An error that it raises ends the run; a later one resumes it.
 
@@ -204,7 +208,14 @@ class Sweep:
         check_extras()
         self.check_folder(folder)
         run = _Run(
-            self, model, tokenizer, folder, batch_size=batch_size, texts=texts, on_record=on_record
+            self,
+            model,
+            tokenizer,
+            folder,
+            batch_size=batch_size,
+            texts=texts,
+            same_policies=same_policies,
+            on_record=on_record,
         )
         with folder_at(folder).locked():
             name = model_name or str(getattr(model.config, "name_or_path", "")) or "model"
@@ -227,6 +238,7 @@ class Sweep:
         progress: bool | None = None,
         model_name: str | None = None,
         retry_failed: bool = False,
+        same_policies: bool = False,
         on_record: OnRecord | None = None,
     ) -> bool:
         """Decode one shard's samples, into a folder of its own inside the sweep's folder.
@@ -245,6 +257,7 @@ class Sweep:
             progress: as for `run`.
             model_name: as for `run`.
             retry_failed: as for `run`.
+            same_policies: as for `run`.
             on_record: as for `run`.
 
         Returns:
@@ -266,6 +279,7 @@ class Sweep:
             batch_size=batch_size,
             texts=texts,
             shard=shard,
+            same_policies=same_policies,
             on_record=on_record,
         )
         with folder_at(shard.folder(folder)).locked():
@@ -403,6 +417,7 @@ class _Run:
         batch_size: int | None,
         texts: bool,
         shard: Shard | None = None,
+        same_policies: bool = False,
         on_record: OnRecord | None = None,
     ) -> None:
         self._sweep = sweep
@@ -413,6 +428,7 @@ class _Run:
         self._folder = folder_at(folder if shard is None else shard.folder(folder))
         self._batch_size = batch_size
         self._texts = texts
+        self._same_policies = same_policies
         self._on_record = on_record
         self._data = {data.name: data for data in sweep.data}
         self._prompts: dict[str, Prompts] = {d.name: encode(d, tokenizer) for d in sweep.data}
@@ -439,11 +455,14 @@ class _Run:
         self._run["sessions"].append(_session(self._model, self._batch_size))
         if self._shard is not None:
             self._run["shard"] = {**attrs.asdict(self._shard), "complete": False, "waits": False}
-        self._note(self._sweep.cells({}))
+        records, _ = read_records(self._folder.path / self._folder.records)
+        dropped = {id(r) for r in records if retry_failed and r.failed and self._asked_for(r)}
+        kept = [r for r in records if id(r) not in dropped]
+        self._done = {(r.cell, r.problem, r.sample) for r in kept}
+        self._note(self._sweep.cells({}))  # raises before records are dropped
         self.file = RecordFile(self._folder.path / self._folder.records)
-        if retry_failed:
-            self.file.keep([r for r in self.file if not (r.failed and self._asked_for(r))])
-        self._done = {(r.cell, r.problem, r.sample) for r in self.file}
+        if dropped:
+            self.file.keep(kept)
 
     def decode(self, progress: bool | None) -> bool:
         """Decode the missing samples: the baselines first, then the other cells.
@@ -679,20 +698,36 @@ class _Run:
         return {name: known[name] for name in self._data if name in known}
 
     def _note(self, cells: Sequence[Cell]) -> None:
-        """Store the policies of the cells; raise if they differ from the stored ones."""
+        """Store the policies of the cells; raise if they differ from those of the samples."""
         known = {Cell.of(entry): entry for entry in self._run["cells"]}
+        held = Counter(cell for cell, _, _ in self._done)
         for cell in cells:
             entry = {**attrs.asdict(cell), **stamp(self._policy(cell))}
-            changed = differs(known.setdefault(cell, entry), entry)
-            if changed is not None:
-                raise InputError(
-                    f"{self._folder.path} holds {cell} measured with another policy: {changed}. "
-                    "Choose another folder with --output, or another name for the policy."
-                )
+            if held[cell] and cell in known:
+                earlier = list(known[cell].get("earlier", ()))
+                changed = differs(known[cell], entry)
+                if changed is not None:
+                    self._check_vouched(cell, changed)
+                    earlier.append({"changed": changed, "samples": held[cell]})
+                entry |= {"earlier": earlier} if earlier else {}
             known[cell] = entry
         self._run["cells"] = list(known.values())
         self._run["samples"] = self._sweep.sampling.n
         self._folder.write(self._run)
+
+    def _check_vouched(self, cell: Cell, changed: str) -> None:
+        """Raise unless the user says that a policy described otherwise does the same."""
+        if self._same_policies:
+            return
+        *before, now = (session["versions"]["skipkv"] for session in self._run["sessions"])
+        others = ", ".join(v for v in dict.fromkeys(before) if v != now)
+        raise InputError(
+            f"{self._folder.path} holds {cell} measured with another policy: {changed}."
+            + (f" The folder is of skipkv {others}, this is {now}." if others else "")
+            + " Where both do the same, --same-policies (in Python same_policies=True) goes on, "
+            "and the summary says so. Otherwise choose another folder with --output, or another "
+            "name for the policy."
+        )
 
 
 def _narrower(cell: Cell, width: int) -> int:

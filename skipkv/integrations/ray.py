@@ -45,6 +45,7 @@ def run_on_ray(
     progress: bool | None = None,
     model_name: str | None = None,
     plot_format: str = "png",
+    same_policies: bool = False,
     on_record: OnRecord | None = None,
 ) -> Summary:
     """Decode the samples that a folder lacks in workers of Ray, and sum up all it holds.
@@ -66,6 +67,7 @@ def run_on_ray(
         progress: as for `Sweep.run`.
         model_name: as for `Sweep.run`.
         plot_format: as for `Sweep.run`.
+        same_policies: as for `Sweep.run`.
         on_record: as for `Sweep.run`; called here, within a second of the sample's end.
 
     Raises:
@@ -82,7 +84,12 @@ def run_on_ray(
     with _ray() as ray:
         count, share = _workers(ray, workers)
         shards = _shards(sweep, folder, count)
-        options = {"batch_size": batch_size, "texts": texts, "model_name": model_name}
+        options = {
+            "batch_size": batch_size,
+            "texts": texts,
+            "model_name": model_name,
+            "same_policies": same_policies,
+        }
         with _seen(folder) as token:
             actor = ray.remote(max_restarts=0, max_task_retries=0, **share)(_Worker)
             # read in the worker, when it knows where this process finds modules
@@ -112,7 +119,7 @@ def run_on_ray(
                     pool.decode(waiting, look)  # now that all of the full cache is there
                 finally:
                     pool.close()
-    merge(folder)
+    merge(folder, same_policies=same_policies)
     return summarize(folder, plot_format=plot_format)
 
 

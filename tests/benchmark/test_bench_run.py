@@ -118,7 +118,7 @@ def test_another_policy_of_the_same_name_is_refused(small: tuple[Any, Any], tmp_
         return PolicySubject(candidate=Candidate(label="mine", source=source))
 
     bench([subject(3)]).run(*small, tmp_path, progress=False)
-    with pytest.raises(InputError, match="holds mine at 16 measured with another policy: it was"):
+    with pytest.raises(InputError, match="holds mine at 16 measured with another policy: Window"):
         bench([subject(5)]).run(*small, tmp_path, progress=False)
 
 

@@ -170,6 +170,19 @@ def test_a_folder_with_other_settings_is_refused_before_the_model_is_loaded(toy,
     assert "sampling seed was 0 and is 1" in result.stderr
 
 
+def test_a_folder_of_another_version_goes_on_with_same_policies(toy, run):
+    command = (*COMMAND, "--model", toy, "--policies", "rkv", "--budgets", "12", "-o", "out")
+    for more, then in (((), "--summarize"), (("--shard", "0/1"), "--merge")):
+        assert run(*command, *more).exit_code == 0
+        for path in Path("out").rglob("run.json"):
+            path.write_text(path.read_text().replace(", pool=7", ""))
+        refused = run(*command, *more)
+        assert refused.exit_code == exits.BAD_INPUT
+        assert "WindowAttention has gained pool=7. Where both do the same, --same" in refused.stderr
+        assert run(*command, *more, "--same-policies").exit_code == 0
+        assert "Vouched for: sums: rkv at 12 had 2 samples" in run("eval", then, "out").stdout
+
+
 def test_ctrl_c_says_how_to_go_on(toy, run):
     Path("interrupts.py").write_text(
         "from skipkv import Budget, Policy\n"

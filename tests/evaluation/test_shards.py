@@ -173,6 +173,20 @@ def test_shards_that_do_not_belong_together_are_refused(sharded, run_shard, tmp_
         merge(tmp_path / "nowhere")
 
 
+def test_shards_of_policies_described_otherwise_are_joined_where_the_user_vouches(sharded):
+    folder = sharded
+    other = folder / "shards" / "2-of-3" / "run.json"
+    other.write_text(other.read_text().replace(", pool=7", ""))
+    with pytest.raises(InputError, match=r"has lost pool=7\. Where both do the same, --same-pol"):
+        merge(folder)
+    merge(folder, same_policies=True)
+    count = len(records(folder / "shards" / "2-of-3")) // 3
+    assert [note.partition(" when")[0] for note in summarize(folder).vouched] == [
+        f"Vouched for: toy: rkv at {budget} had {count} samples"
+        for budget in ("16", "60% (31 tokens)")
+    ]
+
+
 def test_a_shard_of_another_seed_or_model_is_refused_before_it_counts_the_others(
     sharded, run_shard
 ):

@@ -5,12 +5,13 @@ import math
 import re
 import sys
 
+import attrs
 import pytest
 import torch
 from fake_runs import Fakes, fake_model, sums
 from tqdm.auto import tqdm
 
-from skipkv import Budget, Policy, Sampling, presets
+from skipkv import Budget, Policy, Sampling, __version__, presets
 from skipkv._runs import RunFolder
 from skipkv.errors import ConfigError, InputError, MissingExtraError
 from skipkv.evaluation import DataSet, Problem, Sweep, summarize
@@ -137,7 +138,7 @@ def test_another_model_or_policy_in_the_same_folder_is_refused(fakes, tmp_path):
     with pytest.raises(InputError, match="model: the weights differ"):
         sweep.run(fake_model(seed=1), fakes.tokenizer, tmp_path, progress=False)
     other = Sweep(data=sums(), policies={"mine": presets.h2o}, budgets=[20])
-    with pytest.raises(InputError, match="sums: mine at 20 measured with another policy: it was "):
+    with pytest.raises(InputError, match=r"mine at 20 measured with another policy: Budget\("):
         run(other, fakes, tmp_path)
 
 
@@ -285,6 +286,42 @@ def test_a_part_that_was_edited_meanwhile_is_refused(fakes, tmp_path):
     with pytest.raises(InputError, match=r"mine at 20 .* the code or a value of a part changed"):
         run(edited, fakes, tmp_path)
     run(Sweep(data=sums(), policies={"mine": policy("+")}, budgets=[20]), fakes, tmp_path)
+
+
+def test_where_nothing_was_decoded_with_a_policy_it_may_be_edited(fakes, tmp_path):
+    """Also where all of it failed: --retry-failed decodes again with the policy that was mended."""
+    breaks = {"mine": lambda budget: presets.rkv(budget)}
+    mended = {"mine": lambda budget: presets.rkv(budget, interval=8)}
+    data = DataSet(name="zero", problems=[Problem(id="0", question="0+0", answer="0")])
+    data = attrs.evolve(data, defaults=sums().defaults)
+    run(Sweep(data=data, policies=breaks, budgets=[20]), fakes, tmp_path)
+    sweep = Sweep(data=data, policies=mended, budgets=[20])
+    before = (tmp_path / "records.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"Budget\(interval=\) was 128 and is 8"):
+        run(sweep, fakes, tmp_path)
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+    fakes.engine.breaks_on = ""
+    assert run(sweep, fakes, tmp_path, retry_failed=True).row("mine", 20).failed == 0
+
+
+def test_a_policy_of_another_description_goes_on_where_the_user_vouches_for_it(fakes, tmp_path):
+    sweep = Sweep(data=sums(), policies="rkv", budgets=[20, 60])
+    run(sweep, fakes, tmp_path)
+    lines = (tmp_path / "records.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_text("".join(lines[:-2]))  # of the last cell two are left
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace(", pool=7", "").replace(__version__, "0.0.1"))
+    gained = "WindowAttention has gained pool=7"
+    with pytest.raises(InputError, match=rf"{gained}\. The folder is of skipkv 0\.0\.1, this is"):
+        run(sweep, fakes, tmp_path)
+    for again in ({"same_policies": True}, {}):  # once said it is known
+        found = run(sweep, fakes, tmp_path, **again)
+        assert found.doubts == []
+        assert [note.partition(" when")[0] for note in found.vouched] == [
+            "Vouched for: sums: rkv at 20 had 4 samples",
+            "Vouched for: sums: rkv at 60 had 2 samples",
+        ]
+        assert all(gained in note and note in found.markdown() for note in found.vouched)
 
 
 def test_a_policy_that_has_decoded_goes_on_with_its_run(fakes, tmp_path):
