@@ -7,7 +7,7 @@ extra `lm-eval`.
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -80,6 +80,19 @@ class GenerationSettings:
             until=(until,) if isinstance(until, str) else tuple(filter(None, until)),
             max_new_tokens=lengths[0] if lengths else None,
             sampling=Sampling(**sampled),
+        )
+
+
+def _unused(given: Mapping[str, Any]) -> Iterator[str]:
+    """What a task and --gen_kwargs say in two ways: a sentence on each way that does not count."""
+    lengths = {name: given[name] for name in _LENGTHS if given.get(name) is not None}
+    first, *others = [f"{name}={value}" for name, value in lengths.items()] or [""]
+    if len(set(map(int, lengths.values()))) > 1:
+        yield f"{first} counts, as in lm-eval, and {', '.join(others)} does not."
+    if given.get("do_sample") is False and given.get("temperature"):
+        yield (
+            f"do_sample=False decodes greedily: temperature={given['temperature']} does not count. "
+            "Add do_sample=True to --gen_kwargs."
         )
 
 
@@ -233,6 +246,8 @@ class SkipKVLM(LM):  # type: ignore[misc]
             SkipKVError: a part of the policy broke.
         """
         asked = [(str(r.args[0]), GenerationSettings.read(r.args[1])) for r in requests]
+        for said in dict.fromkeys(unused for r in requests for unused in _unused(r.args[1])):
+            _log.warning(said)
         repeats: Counter[str] = Counter()
         prompts = []
         for context, settings in asked:

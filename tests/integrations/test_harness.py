@@ -150,6 +150,17 @@ def test_each_request_has_its_tasks_settings_and_answers_keep_their_order():
     assert lm.generate_until(requests_of(*asked), disable_tqdm=True) == expected
 
 
+def test_of_two_settings_that_contradict_each_other_the_log_says_once_which_counts(caplog):
+    given = {"max_gen_toks": 3, "max_tokens": 9, "do_sample": False, "temperature": 0.7}
+    asked = requests_of(("one", given), ("two", given), ("so", {"max_gen_toks": 3}))
+    toy_lm().generate_until(asked, disable_tqdm=True)
+    said = [record.getMessage() for record in caplog.records if "does not" in record.message]
+    assert [line.partition(":")[0] for line in said] == [
+        "max_gen_toks=3 counts, as in lm-eval, and max_tokens=9 does not.",
+        "do_sample=False decodes greedily",
+    ]
+
+
 def test_repeats_of_a_sampled_request_differ_and_a_second_run_gives_them_again():
     sampled = ("one plus two", {"do_sample": True, "temperature": 1.5, "max_gen_toks": 20})
     lm = toy_lm()
