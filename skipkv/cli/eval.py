@@ -285,6 +285,17 @@ def evaluate(
                 + ", ".join(f"{data.name} {data.defaults.temperature:g}" for data in sets)
                 + ". Give --temperature, or a command for each."
             )
+        heat = own.temperature if temperature is None else temperature
+        mass = 1.0 if top_p is None else top_p
+        if top_p is None and heat > 0:
+            masses = {data.name: data.defaults.top_p for data in sets}
+            if len(set(masses.values())) > 1:
+                raise InputError(
+                    "The data sets are sampled with different top-p by default: "
+                    + ", ".join(f"{name} {value:g}" for name, value in masses.items())
+                    + ". Give --top-p, or a command for each."
+                )
+            mass = own.top_p
         candidates = parse_candidates(
             policies or [own.policies],
             settings=model_settings(model, published=published),
@@ -294,8 +305,8 @@ def evaluate(
             policies=candidates,
             budgets=budgets or [own.budgets],
             sampling=Sampling(
-                temperature=own.temperature if temperature is None else temperature,
-                top_p=own.top_p if top_p is None else top_p,
+                temperature=heat,
+                top_p=mass,
                 top_k=top_k,
                 n=samples,
                 seed=seed,
