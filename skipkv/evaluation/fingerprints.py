@@ -28,6 +28,13 @@ def of_model(model: Any) -> dict[str, Any]:
     }
 
 
+def ends_of(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens at which a model's texts end: its generation config's, and the tokenizer's."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in [*ids, getattr(tokenizer, "eos_token_id", None)] if i is not None})
+
+
 def of_prompts(ids: Sequence[Sequence[int]]) -> str:
     """A digest of token ids, and so of questions, instruction, chat template and tokenizer."""
     return hashlib.sha256(repr([tuple(i) for i in ids]).encode()).hexdigest()[:16]

@@ -89,6 +89,18 @@ class Shard:
             records, _ = read_records(other.path / other.records)
             yield from (record for record in records if record.cell.is_full)
 
+    def mean_traces(self, output: str | Path) -> dict[str, float]:
+        """The mean lengths of the full cache's traces that any shard has stored.
+
+        Args:
+            output: the folder of the sweep.
+        """
+        found: dict[str, float] = {}
+        for index in range(self.of):
+            run = folder_at(Shard(index=index, of=self.of).folder(output)).read()
+            found |= (run or {}).get("mean_traces", {})
+        return found
+
     def __str__(self) -> str:
         return f"{self.index}/{self.of}"
 

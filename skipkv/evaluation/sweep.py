@@ -440,7 +440,8 @@ class _Run:
     def open(self, model_name: str, *, retry_failed: bool) -> None:
         """Read the folder, and check that this run can resume what it holds."""
         settings = self._sweep._settings()
-        settings["model"] = fingerprints.of_model(self._model)
+        ends = fingerprints.ends_of(self._model, self._tokenizer)
+        settings["model"] = {**fingerprints.of_model(self._model), "eos": ends}
         for name, prompts in self._prompts.items():
             settings["data"][name]["prompts"] = fingerprints.of_prompts(prompts.ids)
         self._folder.check(settings)
@@ -686,6 +687,8 @@ class _Run:
             wanted = {d.name: len(d.problems) * self._sweep.sampling.n for d in self._sweep.data}
             waits = {name for name, count in wanted.items() if counts[name] < count}
         known = self._run.setdefault("mean_traces", {})
+        if self._shard is not None:  # all shards have the budgets of the first that knew them
+            self._run["mean_traces"] = known = {**self._shard.mean_traces(self._output), **known}
         for name in [name for name in self._data if name not in waits]:
             length = mean_trace(baselines, name)
             if name not in known and length is not None:

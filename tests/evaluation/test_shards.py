@@ -187,6 +187,20 @@ def test_shards_of_policies_described_otherwise_are_joined_where_the_user_vouche
     ]
 
 
+def test_a_failed_baseline_that_is_decoded_again_changes_no_shards_budgets(
+    fakes, run_shard, tmp_path
+):
+    """Shard 0 has its budgets in percent before, and shard 1 would have had others."""
+    assert not run_shard(tmp_path, "1/2")
+    broken = {"stop_reason": "error", "error": "Broken."}
+    path = tmp_path / "shards/1-of-2/records.jsonl"
+    edited(path, lambda lines: [{**lines[0], **broken}, *lines[1:]])
+    assert run_shard(tmp_path, "0/2")
+    options = {"shard": Shard(index=1, of=2), "progress": False, "retry_failed": True}
+    assert sweep_of().run_shard(fakes.model, fakes.tokenizer, tmp_path, **options)
+    merge(tmp_path)
+
+
 def test_a_shard_of_another_seed_or_model_is_refused_before_it_counts_the_others(
     sharded, run_shard
 ):

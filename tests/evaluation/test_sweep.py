@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -137,6 +138,10 @@ def test_another_model_or_policy_in_the_same_folder_is_refused(fakes, tmp_path):
     run(sweep, fakes, tmp_path)
     with pytest.raises(InputError, match="model: the weights differ"):
         sweep.run(fake_model(seed=1), fakes.tokenizer, tmp_path, progress=False)
+    ended = fake_model()
+    ended.generation_config = SimpleNamespace(eos_token_id=[7])
+    with pytest.raises(InputError, match=r"model eos was \[\] and is \[7\]"):
+        sweep.run(ended, fakes.tokenizer, tmp_path, progress=False)
     other = Sweep(data=sums(), policies={"mine": presets.h2o}, budgets=[20])
     with pytest.raises(InputError, match=r"mine at 20 measured with another policy: Budget\("):
         run(other, fakes, tmp_path)
