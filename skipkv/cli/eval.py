@@ -265,8 +265,10 @@ def evaluate(
             spec
             for text in data or [model if model in EMBEDDED else "tiny"]
             for spec in text.split(",")
-            if spec
+            if spec.strip()
         ]
+        if not specs:
+            raise InputError("--data names no data set. Name one, as tiny or FILE.jsonl.")
         sets = [
             evaluation.load_dataset(
                 spec,
@@ -300,6 +302,10 @@ def evaluate(
             policies or [own.policies],
             settings=model_settings(model, published=published),
         )
+        if not candidates:
+            raise InputError(
+                "--policies names no policy. Name one, as rkv; full measures the full cache alone."
+            )
         sweep = evaluation.Sweep(
             data=sets,
             policies=candidates,

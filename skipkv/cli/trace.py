@@ -103,10 +103,16 @@ def trace(
         if html is not None:
             check_writable(html.parent, (html.name,))
         if model is None:
-            if policy or budget is not None:
-                raise InputError(
-                    "--policy and --budget need --model: what is in a file was decoded before."
-                )
+            asked = {
+                "--policy": policy,
+                "--budget": budget,
+                "--interval": interval,
+                "--temperature": temperature,
+                "--chat": chat,
+                "--published": published or None,
+            }
+            if needy := [option for option, value in asked.items() if value not in (None, [])]:
+                raise InputError(f"{needy[0]} needs --model: what is in a file was decoded before.")
             if not 1 <= len(given) <= 2:
                 raise InputError(
                     f"Give one or two files of traces, or --model with a prompt; got {len(given)}."
@@ -210,6 +216,7 @@ def _show(
     if html is not None:
         content = page(traces, labels)
         with writing(html):
+            html.parent.mkdir(parents=True, exist_ok=True)
             html.write_text(content, encoding="utf-8")
         typer.echo(f"skipkv: {visible(str(html))} shows it; open it in a browser.", err=True)
     if text:

@@ -133,6 +133,7 @@ def test_shards_are_joined_to_what_one_command_writes(toy, run):
         (("--merge", "nowhere"), "nowhere holds no shards"),
         (("-m", "x", "-d", "rambler", "--temperature", "1"), "sums 1, rambler 0.95. Give --top-p"),
         (("-m", "x", "-d", "rambler"), "sums 0, rambler 0.6. Give --temperature"),
+        (("-m", "x", "-p", " , "), "--policies names no policy"),
         (("-m", "x", "--shard", "2/2"), "counted from 0"),
         (("-m", "x", "--shard", "0/2", "--trace-failures", "1"), "leave out --shard"),
         (("--summarize", "x", "--trace-failures", "1"), "leave out --shard, --merge and --summ"),
@@ -158,6 +159,11 @@ def test_a_data_set_that_is_sampled_by_default_may_be_decoded_greedily(run, load
     command = ("eval", "-d", "rambler", "-m", "x", "-b", "96", "-p", "rkv", "-o", "out")
     run(*command, "--limit", 1, "--temperature", 0)
     assert loads == ["x"]  # so far it got; top-p 0.95 goes with the temperature
+
+
+def test_an_empty_name_of_data_is_said(run):
+    result = run("eval", "-m", "x", "--data", ",")
+    assert (result.exit_code, "--data names no data set" in result.stderr) == (2, True)
 
 
 def test_without_ray_the_error_says_which_extra_brings_it(run, loads, monkeypatch):

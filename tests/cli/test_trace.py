@@ -48,11 +48,12 @@ def test_a_file_is_shown_as_text_and_as_a_page(run, tmp_path, file):
     assert "  execution " in result.stdout
     assert f"{file}:" in result.stdout
     assert "At event 0: " in run("trace", file, "--event", 0).stdout
-    result = run("trace", file, file, "--html", tmp_path / "page.html")
+    page = tmp_path / "a folder to be" / "page.html"
+    result = run("trace", file, file, "--html", page)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert f"{tmp_path / 'page.html'} shows it" in result.stderr
-    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
-    assert "At the end: " in run("trace", file, "--text", "--html", tmp_path / "page.html").stdout
+    assert f"{page} shows it" in result.stderr
+    assert page.read_text().startswith("<!doctype html>")
+    assert "At the end: " in run("trace", file, "--text", "--html", page).stdout
 
 
 def test_two_policies_decode_one_prompt_side_by_side(run, tmp_path):
@@ -74,7 +75,10 @@ def test_two_policies_decode_one_prompt_side_by_side(run, tmp_path):
         ([], "Give one or two files of traces, or --model with a prompt; got 0."),
         (["a", "b", "c"], "got 3."),
         (["none.npz"], "none.npz: No such file"),
-        (["a.npz", "--policy", "rkv"], "--policy and --budget need --model"),
+        (["a.npz", "--policy", "rkv"], "--policy needs --model"),
+        (["a.npz", "--interval", "8"], "--interval needs --model"),
+        (["a.npz", "--temperature", "0"], "--temperature needs --model"),
+        (["a.npz", "--raw"], "--chat needs --model"),
         (["--model", "tiny", "--policy", "rkv"], "give one prompt as the argument, got 0"),
         (["--model", "tiny", "x"], "--model needs --policy, once or twice."),
         (["--model", "tiny", "--policy", "nonsense", "x"], "nonsense"),
