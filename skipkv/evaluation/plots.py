@@ -1,7 +1,7 @@
 """Plots of accuracy and length over the budget, with the full cache."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,31 @@ def plot(summary: Summary, folder: Path, *, plot_format: str = "png") -> list[Pa
     """
     if plot_format not in FORMATS:
         raise InputError(f"Plots are saved as {' or '.join(FORMATS)}, not {plot_format!r}.")
+    # without a date in the file, so that the same records give the same bytes
+    kept = {"Date": None} if plot_format == "svg" else {}
     paths = []
+    for name, figure in figures(summary):
+        path = folder / f"{name}.{plot_format}"
+        with writing(path):
+            figure.savefig(path, dpi=150, bbox_inches="tight", metadata=kept)
+        paths.append(path)
+    return paths
+
+
+def figures(summary: Summary) -> Iterator[tuple[str, Any]]:
+    """The figures of `plot`, each after the name of its file without an ending.
+
+    Args:
+        summary: the summary to plot.
+    """
     for data in summary.data:
         rows = summary.of(data)
         if all(row.cell.budget is None for row in rows):
             continue
-        for kind, label, value, top in (
-            ("accuracy", "accuracy (pass@1, %)", _accuracy, 100.0),
-            ("length", "length (decoded tokens)", _length, None),
-        ):
-            path = folder / f"{kind}-{data}.{plot_format}"
-            problems = "its own problems" if data == summary.model else data
-            figure = _figure(rows, f"{summary.model} on {problems}", label, value, top)
-            # without a date in the file, so that the same records give the same bytes
-            kept = {"Date": None} if plot_format == "svg" else {}
-            with writing(path):
-                figure.savefig(path, dpi=150, bbox_inches="tight", metadata=kept)
-            paths.append(path)
-    return paths
+        problems = "its own problems" if data == summary.model else data
+        title = f"{summary.model} on {problems}"
+        yield f"accuracy-{data}", _figure(rows, title, "accuracy (pass@1, %)", _accuracy, 100.0)
+        yield f"length-{data}", _figure(rows, title, "length (decoded tokens)", _length, None)
 
 
 def _accuracy(row: Row) -> Estimate:

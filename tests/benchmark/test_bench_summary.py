@@ -38,6 +38,14 @@ def test_ratios_are_of_runs_of_the_same_round(measured: Make) -> None:
     assert row.rounds == 3
 
 
+def test_a_step_that_the_machine_delayed_counts_in_the_mean_cost_alone(measured: Make) -> None:
+    runs = [measured("floor", steps=(1.0,) * 5), measured(steps=(2.0, 2.0, 2.0, 2.0, 12.0))]
+    row = summed(*runs).row(runs[1].case)
+    assert row is not None
+    assert row.cost == Spread.of([2.0])
+    assert row.cost_total == Spread.of([4.0])
+
+
 def test_a_policy_is_compared_at_its_own_budget_and_batch_size(measured: Make) -> None:
     runs = [
         measured("floor", budget=8, steps=(1.0,) * 3),

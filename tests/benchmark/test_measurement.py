@@ -29,6 +29,8 @@ def test_a_step_carries_its_share_of_the_events(
         typical += statistics.median(events) * len(events) / len(steps)
     assert m.typical_step == pytest.approx(typical)
     assert min(steps) <= m.step_median <= m.step_p95 <= max(steps)
+    assert sum(step <= m.step_p95 for step in steps) >= 0.95 * len(steps)
+    assert sum(step < m.step_p95 for step in steps) < 0.95 * len(steps)
     assert m.cpu_step == pytest.approx(3.0 / len(steps))
     assert m.tokens_per_second == pytest.approx(2 * (len(steps) + 1) / (1.0 + whole))
 

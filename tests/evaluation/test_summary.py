@@ -6,13 +6,14 @@ import random
 from itertools import combinations
 
 import attrs
+import numpy as np
 import pytest
 from fake_runs import record, sums
 
 from skipkv.errors import InputError
 from skipkv.evaluation import Cell, Summary, Sweep, summarize
-from skipkv.evaluation.plots import plot, styles
-from skipkv.evaluation.summary import rows_of
+from skipkv.evaluation.plots import figures, plot, styles
+from skipkv.evaluation.summary import folder_at, rows_of
 
 FULL = {"policy": "full", "asked": None, "budget": None}
 CELLS = [
@@ -45,6 +46,51 @@ def test_a_row_holds_what_its_records_say():
     assert (rkv.execution, rkv.non_execution, rkv.events, rkv.evicted) == (3, 3, 2, 40)
     assert (rkv.mean_entries, rkv.peak_entries, rkv.peak_kv_bytes) == (20.5, 30, 1000)
     assert rkv.tokens_per_second == 40.0
+
+
+def random_records(policy, problems, seed):
+    draw = random.Random(seed)
+    for problem in problems:
+        for sample in range(3):
+            end = draw.choice(["eos", "eos", "length", "error"])
+            yield record(
+                **policy, problem=str(problem), sample=sample, stop_reason=end,
+                error="NaN" if end == "error" else None,
+                correct=end == "eos" and draw.random() < problem / 40,
+                prompt_tokens=draw.randrange(5, 30), new_tokens=draw.randrange(1, 400),
+                peak_entries=draw.randrange(99), peak_kv_bytes=draw.randrange(10**6),
+                mean_entries=draw.random(), wall_seconds=draw.random(), evicted=draw.randrange(99),
+            )  # fmt: skip
+
+
+def test_a_row_is_what_numpy_makes_of_its_records():
+    """Problems that one of the two lacks; samples that failed, and that were cut off."""
+    full = list(random_records(FULL, range(40), 1))
+    own = list(random_records({}, range(5, 43), 2))
+    random.Random(0).shuffle(own)
+    row = rows_of([*own, *full], [full[0].cell, own[0].cell], {"sums": 129})[1]
+
+    right = {p: np.mean([r.correct for r in own if r.problem == str(p)]) for p in range(5, 43)}
+    before = {p: np.mean([r.correct for r in full if r.problem == str(p)]) for p in range(40)}
+    assert row.accuracy.value == pytest.approx(np.mean(list(right.values())))
+    pairs = np.array([right[p] - before[p] for p in range(5, 40)])
+    drawn = pairs[np.random.default_rng(1).integers(0, 35, (20_000, 35))].mean(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    found = row.difference
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (pairs.mean(), low, high), abs=0.01
+    )
+
+    ended = [r for r in own if not r.failed]
+    assert (row.samples, row.missing, row.failed) == (114, 15, 114 - len(ended))
+    assert row.truncated == pytest.approx(np.mean([r.stop_reason == "length" for r in ended]))
+    assert row.trace == pytest.approx(np.mean([r.prompt_tokens + r.new_tokens for r in ended]))
+    assert row.mean_entries == pytest.approx(np.mean([r.mean_entries for r in ended]))
+    assert row.evicted == pytest.approx(np.mean([r.evicted for r in ended]))
+    assert row.peak_entries == max(r.peak_entries for r in ended)
+    assert row.peak_kv_bytes == max(r.peak_kv_bytes for r in ended)
+    length = np.mean([r.prompt_tokens + r.new_tokens for r in full if not r.failed])
+    assert row.budget_percent == pytest.approx(100 * 96 / length)
 
 
 def test_speed_counts_the_time_and_tokens_of_samples_that_failed_beside_the_others():
@@ -133,6 +179,25 @@ def test_plots_are_drawn_for_accuracy_and_length(plot_format, tmp_path):
             assert label in first, label
 
 
+def test_a_plot_has_the_values_and_the_intervals_of_its_rows():
+    found = summary(RECORDS)
+    accuracy, length = (
+        dict(figures(found))[f"{kind}-sums"].axes[0] for kind in ("accuracy", "length")
+    )
+    [line] = [bars.lines[0] for bars in accuracy.containers]
+    rows = [found.row("rkv", "20"), found.row("rkv", "50%")]
+    assert line.get_xdata() == pytest.approx([20, 96])
+    assert line.get_ydata() == pytest.approx([100 * row.accuracy.value for row in rows])
+    [ends] = accuracy.containers[0].lines[2]
+    assert np.array(ends.get_segments())[:, :, 1] == pytest.approx(
+        np.array([[100 * row.accuracy.low, 100 * row.accuracy.high] for row in rows])
+    )
+    [line] = [bars.lines[0] for bars in length.containers]
+    assert line.get_ydata() == pytest.approx([row.new_tokens.value for row in rows])
+    [above] = accuracy.child_axes  # % of the full cache's mean trace, of 109.5 tokens
+    assert above.get_xticks() == pytest.approx([100 * 20 / 109.5, 100 * 96 / 109.5])
+
+
 @pytest.mark.parametrize("presets", [(), ("rkv",), ("skipkv", "rkv", "snapkv", "h2o", "tova")])
 def test_no_two_policies_of_a_plot_look_alike(presets):
     looks = [tuple(s.values()) for s in styles([*presets, *(f"own {n}" for n in range(20))])]
@@ -219,15 +284,23 @@ def test_a_folder_with_a_record_twice_or_of_no_known_policy_has_no_table(fakes, 
         summarize(tmp_path)
 
 
-def test_a_cell_that_was_not_begun_is_named(fakes, tmp_path):
-    sweep = Sweep(data=[sums(), sums(name="more")], policies="rkv", budgets=[60, 70])
-    assert sweep.run(fakes.model, fakes.tokenizer, tmp_path, progress=False).doubts == []
-    path = tmp_path / "records.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))  # sums: full
-    found = summarize(tmp_path)
-    assert [note.partition(" has ")[0] for note in found.doubts] == [
-        "Not begun: more: full",
-        *(f"Not begun: {data}: rkv at {n}" for data in ("sums", "more") for n in (60, 70)),
+def test_a_cell_that_was_not_begun_is_named(tmp_path):
+    data = {"sums": {"problems": 1}, "more": {"problems": 1}}
+    run = {
+        "settings": {"sampling": {"temperature": 0, "samples": 1}, "data": data},
+        "model": "toy",
+        "sessions": [],
+        "cells": [
+            *map(attrs.asdict, CELLS),
+            attrs.asdict(Cell(data="more", policy="full")),
+        ],
+    }
+    folder_at(tmp_path).write(run)
+    (tmp_path / "records.jsonl").write_text(record(**FULL).line())
+    found = Summary.of_folder(tmp_path)
+    assert found.doubts == [
+        f"Not begun: {cell} has no sample yet, and no row."
+        for cell in ("sums: rkv at 50% (96 tokens)", "sums: rkv at 20", "more: full")
     ]
     assert all(note in found.markdown() for note in found.doubts)
 

@@ -6,7 +6,7 @@ import pytest
 from fake_runs import sums
 from typer.testing import CliRunner
 
-from skipkv import tiny
+from skipkv import Sampling, tiny
 from skipkv.cli.app import app
 from skipkv.evaluation import Summary, Sweep, load_dataset, trace_failures
 from skipkv.evaluation.records import read_records
@@ -53,16 +53,18 @@ def test_more_failures_are_added_to_those_that_are_there(tmp_path):
 
 def test_a_trace_of_another_text_than_the_record_has_is_said_also_where_both_were_cut_off(tmp_path):
     """Two texts that were cut off are equally long."""
-    sweep = Sweep(data=sums(2, max_new_tokens=40), policies="streaming_llm", budgets=[12])
+    sampling = Sampling(temperature=1.0, n=2)
+    data = sums(1, max_new_tokens=20)
+    sweep = Sweep(data=data, policies="streaming_llm", budgets=[12], sampling=sampling)
     model = toy_model(), toy_tokenizer()
     sweep.run(*model, tmp_path, progress=False)
     path = tmp_path / "records.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     for record in records:
         record["correct"] = record["policy"] == "full"
-        if (record["policy"], record["problem"]) == ("streaming_llm", "2"):
+        if (record["policy"], record["sample"]) == ("streaming_llm", 0):
             record["text"] = f"another{record['text']}"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    found = {f.problem: f for f in trace_failures(sweep, *model, tmp_path, 2)}
-    assert {problem: failure.same for problem, failure in found.items()} == {"1": True, "2": False}
+    found = {f.sample: f.same for f in trace_failures(sweep, *model, tmp_path, 2)}
+    assert found == {0: False, 1: True}
     assert "decoded for the trace as another text" in Summary.of_folder(tmp_path).markdown()

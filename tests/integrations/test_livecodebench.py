@@ -30,7 +30,10 @@ def problems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def swept(problems: Path, tmp_path: Path) -> Path:
-    """A sweep of two samples per problem, whose texts are then what a model would write."""
+    """A sweep of two samples per problem, whose texts are then what a model would write.
+
+    The second samples were done first, as happens where they are shorter.
+    """
     data = data_set(problems)  # with words that the toy's tokenizer knows
     easy = [attrs.evolve(p, question="one plus two") for p in data.problems]
     sweep = Sweep(
@@ -57,7 +60,8 @@ def written(line: dict[str, Any]) -> str:
 def rewrite(folder: Path, change: Any) -> None:
     path = folder / "records.jsonl"
     lines = [change(json.loads(line)) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line))
+    lines = sorted(filter(None, lines), key=lambda line: -line["sample"])
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_a_question_holds_the_problem_and_the_form_of_its_answer(problems):
