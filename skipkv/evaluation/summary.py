@@ -170,14 +170,14 @@ class Summary:
         ]
 
     def to_pandas(self) -> Any:
-        """A `DataFrame` with a row per cell and the columns of `csv`.
+        """A `DataFrame` with a row per cell and the columns of `csv`; NaN where a row has no value.
 
         Raises:
             MissingExtraError: pandas is not installed.
         """
         require_extra("pandas", "pandas")
         pandas: Any = importlib.import_module("pandas")
-        return pandas.DataFrame([_flat(row) for row in self.rows]).replace("", None)
+        return pandas.DataFrame([_flat(row) for row in self.rows])
 
     @property
     def data(self) -> list[str]:
@@ -217,7 +217,8 @@ class Summary:
         names = list(dict.fromkeys(name for line in lines for name in line))
         writer = csv.DictWriter(text, fieldnames=names, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines)
+        for line in lines:
+            writer.writerow({k: csv_cell(v) if isinstance(v, str) else v for k, v in line.items()})
         return text.getvalue()
 
     def markdown(self) -> str:
@@ -478,14 +479,13 @@ def _flat(row: Row) -> dict[str, Any]:
     for field in attrs.fields(Row):
         value = getattr(row, field.name)
         if isinstance(value, Cell):
-            names = attrs.asdict(value)
-            flat.update({k: csv_cell(v) if isinstance(v, str) else v for k, v in names.items()})
+            flat.update(attrs.asdict(value))
         elif field.name == "passes":
             flat.update({f"pass_at_{k}": share for k, share in value})
         elif field.name in ("accuracy", "difference", "new_tokens"):
             for end in ("value", "low", "high"):
                 name = field.name if end == "value" else f"{field.name}_{end}"
-                flat[name] = "" if value is None else getattr(value, end)
+                flat[name] = None if value is None else getattr(value, end)
         else:
-            flat[field.name] = "" if value is None else value
+            flat[field.name] = value
     return flat

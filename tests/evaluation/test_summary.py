@@ -311,3 +311,9 @@ def test_rows_become_a_data_frame():
     assert list(frame["policy"]) == ["full", "rkv", "rkv"]
     assert pandas.isna(frame["difference"][0])
     assert list(frame["accuracy"]) == [1.0, 0.0, 0.5]
+    assert frame["difference"].mean() == -0.75  # numbers, not objects
+    assert {frame.dtypes[name].kind for name in ("difference", "budget_percent")} == {"f"}
+    rows = tuple(rows_of([record(policy="-mine")], [record(policy="-mine").cell], {"sums": 1}))
+    found = Summary(model="toy", sampling={"temperature": 0}, rows=rows)
+    assert list(found.to_pandas()["policy"]) == ["-mine"]  # no spreadsheet reads it
+    assert ",'-mine," in found.csv()
