@@ -9,12 +9,12 @@ from typing import Any
 
 from skipkv._runs import require_extra
 
+LONGEST = 1000
+"""Characters of an answer; longer ones count as wrong. sympy may take for ever on them."""
 _SECONDS = 5
 _LETTER = re.compile("[A-J]")
 # "B", "(B)", "B)", "B.", "B) 5 m", and the same in \text{...}
 _CHOSEN = re.compile(r"(?:\\text\w*\{)?\s*\(?([A-J])(?:\)|\.|:)?(?:(?<=[).:]).*)?\}?", re.DOTALL)
-# Boxed answers are mostly short. sympy may take for ever on long ones.
-_LONGEST = 1000
 
 
 def grade(answer: str | None, gold: str) -> bool:
@@ -36,7 +36,7 @@ def grade(answer: str | None, gold: str) -> bool:
         >>> grade(r"\frac{2}{4}", "0.5"), grade("5", "x=5"), grade("6", "5"), grade(None, "5")
         (True, True, False, False)
     """
-    if answer is None or not answer.strip() or len(answer) > _LONGEST:
+    if answer is None or not answer.strip() or len(answer) > LONGEST:
         return False
     if answer.strip() == gold.strip():
         return True

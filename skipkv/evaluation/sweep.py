@@ -25,7 +25,7 @@ from skipkv.evaluation.answers import final_answer
 from skipkv.evaluation.candidates import Candidate, full, parse_candidates
 from skipkv.evaluation.cells import FULL, BudgetPoint, Cell
 from skipkv.evaluation.datasets import DataSet
-from skipkv.evaluation.grading import grade, require_grader
+from skipkv.evaluation.grading import LONGEST, grade, require_grader
 from skipkv.evaluation.prompts import Prompts, encode
 from skipkv.evaluation.records import Record, RecordFile, read_records
 from skipkv.evaluation.shards import Shard, mean_trace
@@ -115,6 +115,7 @@ class Sweep:
         if needy and not self.budgets:
             raise ConfigError(f"Sweep(budgets=[]) must hold a budget for {', '.join(needy)}.")
         for data in self.data:
+            _check_answers(data)
             for candidate in self._rivals:
                 for point in self._points_of(candidate):
                     tokens = None if point is None else (point.tokens or _AMPLE)
@@ -401,6 +402,18 @@ def _distinct_files(names: Iterable[str]) -> None:
             raise ConfigError(
                 f"The data sets {other} and {name} differ only in upper and lower case. Their "
                 "plots may have the same file. Rename one: --data NAME=FILE."
+            )
+
+
+def _check_answers(data: DataSet) -> None:
+    """Raise for a known answer that no answer could equal, such as a whole solution."""
+    for problem in data.problems:
+        if len(problem.answer) > LONGEST:
+            raise ConfigError(
+                f"Problem {problem.id} of {data.name} has an answer of {len(problem.answer)} "
+                f"characters, and none of more than {LONGEST} is graded. Give the final answer "
+                "alone: in a file it may stand after #### or in \\boxed{} at the end, or in a "
+                "field that --answer-field names."
             )
 
 

@@ -147,6 +147,12 @@ def test_another_model_or_policy_in_the_same_folder_is_refused(fakes, tmp_path):
         run(other, fakes, tmp_path)
 
 
+def test_a_whole_solution_as_the_known_answer_is_refused():
+    problem = Problem(id="7", question="1+1", answer="So. " * 300)
+    with pytest.raises(ConfigError, match=r"Problem 7 of a has an answer of 1200 char.*boxed"):
+        Sweep(data=DataSet(name="a", problems=[problem]), policies="rkv", budgets=96)
+
+
 def test_two_runs_do_not_share_a_folder(fakes, tmp_path):
     pytest.importorskip("fcntl")
     with (

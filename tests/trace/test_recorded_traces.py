@@ -90,6 +90,9 @@ def test_the_masks_of_a_trace_are_those_of_the_completion(
         assert held.tolist() == pytest.approx(
             [float((r.kept >= 0).sum()) / (layers * heads) for r in completion.trace]
         )
+        # before an event: what the last one left, and all tokens since
+        fed = np.diff([0, *trace.seen.tolist()])
+        assert trace.sizes()[1][1:-1:2].tolist() == pytest.approx([0, *held][: len(fed)] + fed)
 
 
 def test_a_full_cache_has_a_trace_without_events() -> None:
