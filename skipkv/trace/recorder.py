@@ -99,7 +99,10 @@ class Recorder(Observer):
         """Note what left."""
         for one in event.sequences:
             sequence = self._sequence(one.index, one.sample)
+            if sequence.request not in (None, one.request):
+                sequence = self._anew(one.index, one.sample)
             sequence.request = one.request
+            sequence.prompt_acts = len(self._prompt_acts.get(one.index, ()))
             sequence.table = one.sentences
             if one.compressed:
                 sequence.add(one, (self._shape.layers, self._shape.heads))
@@ -132,6 +135,13 @@ class Recorder(Observer):
 
     def _sequence(self, index: int, sample: int) -> "_Sequence":
         return self._open.setdefault((index, sample), _Sequence())
+
+    def _anew(self, index: int, sample: int) -> "_Sequence":
+        """The sequence of another call, in the place of one that was never completed."""
+        left = self._open.pop((index, sample))
+        del self._prompt_acts.get(index, [])[: left.prompt_acts]
+        self._done.pop(index, None)
+        return self._sequence(index, sample)
 
     def _trace(self, sequence: "_Sequence", completion: Completion, prompt: Sequence[int]) -> Trace:
         ids = [*prompt, *completion.tokens]
@@ -200,6 +210,7 @@ class _Sequence:
     seen: list[int] = attrs.field(factory=list)
     known: list[int] = attrs.field(factory=list)
     acts: list[tuple[Steered, int]] = attrs.field(factory=list)
+    prompt_acts: int = 0  # of its prompt, at its last event
     left: Any = None  # [layers H room], room at least the tokens seen
     terms: tuple[str, ...] = ()
     scores: Any = None  # [terms layers H room]

@@ -95,6 +95,24 @@ def test_the_masks_of_a_trace_are_those_of_the_completion(
         assert trace.sizes()[1][1:-1:2].tolist() == pytest.approx([0, *held][: len(fed)] + fed)
 
 
+def test_a_recorder_forgets_a_call_that_was_left_before_its_end() -> None:
+    steerer = AdditiveSteerer(VECTOR, strength=0.5)
+    policy = presets.rkv(16, interval=4).with_(steerer=steerer)
+    engine = Engine(toy_model(), toy_tokenizer(), policy, batch_size=1)
+    recorder, alone = Recorder(engine), Recorder(engine)
+    stream = engine.stream(["<think>so.\n\n"], max_new_tokens=60, observers=[recorder])
+    for _ in range(30):
+        next(stream)
+    stream.close()
+    for observer in (recorder, alone):
+        list(engine.generate(["<think>" + "so.\n\n" * 20], max_new_tokens=5, observers=[observer]))
+    [found], [expected] = recorder.traces, alone.traces
+    assert found.seen.tolist() == expected.seen.tolist()
+    assert (found.left_at == expected.left_at).all()
+    assert found.steered.tolist() == expected.steered.tolist()
+    assert len(found.steered)
+
+
 def test_a_full_cache_has_a_trace_without_events() -> None:
     done, traces = recorded(presets.full())
     for completion in done:
