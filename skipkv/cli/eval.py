@@ -264,7 +264,7 @@ def evaluate(
         specs = [
             spec
             for text in data or [model if model in EMBEDDED else "tiny"]
-            for spec in text.split(",")
+            for spec in ([text] if Path(text).is_file() else text.split(","))
             if spec.strip()
         ]
         if not specs:

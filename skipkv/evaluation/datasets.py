@@ -189,7 +189,7 @@ def load_dataset(
         MissingExtraError: a data set of the hub without the extra `hub`.
     """
     name, given, path = spec.partition("=")
-    if not given and _is_file(spec):
+    if (not given and _is_file(spec)) or (given and Path(spec).is_file()):
         name, path = Path(spec).stem, spec
     if not name:
         raise InputError(f"--data {spec} has no name before the '='. Write NAME=FILE.")

@@ -12,9 +12,7 @@ from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation import fingerprints
 from skipkv.evaluation.cells import Cell
 from skipkv.evaluation.records import Record, RecordFile, read_records
-from skipkv.evaluation.summary import folder_at
-
-_SHARDS = "shards"
+from skipkv.evaluation.summary import SHARDS, folder_at
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +67,7 @@ class Shard:
         Args:
             output: the folder of the sweep.
         """
-        return Path(output) / _SHARDS / f"{self.index}-of-{self.of}"
+        return Path(output) / SHARDS / f"{self.index}-of-{self.of}"
 
     def baselines(self, output: str | Path, settings: Mapping[str, Any]) -> Iterator[Record]:
         """What the other shards have of the full cache.
@@ -165,7 +163,7 @@ def found_shards(folder: str | Path) -> list[Shard]:
         folder: the folder of the sweep.
     """
     found = []
-    for path in sorted((Path(folder) / _SHARDS).glob("*-of-*")):
+    for path in sorted((Path(folder) / SHARDS).glob("*-of-*")):
         index, _, of = path.name.partition("-of-")
         if index.isdecimal() and of.isdecimal() and (path / RUN).exists():
             found.append(Shard(index=int(index), of=int(of)))
@@ -218,13 +216,13 @@ def _shards(folder: Path) -> list[Shard]:
     counts = sorted({shard.of for shard in found})
     if len(counts) > 1:
         raise InputError(
-            f"{folder}/{_SHARDS} holds shards of {' and of '.join(map(str, counts))}. Move those "
+            f"{folder}/{SHARDS} holds shards of {' and of '.join(map(str, counts))}. Move those "
             "away that do not belong together."
         )
     every = [Shard(index=index, of=counts[0]) for index in range(counts[0])]
     if missing := [str(shard) for shard in every if shard not in found]:
         raise InputError(
-            f"{folder}/{_SHARDS} lacks {', '.join(missing)}. Run these shards, or copy their "
+            f"{folder}/{SHARDS} lacks {', '.join(missing)}. Run these shards, or copy their "
             "folders there."
         )
     return every

@@ -18,6 +18,8 @@ from skipkv.evaluation.intervals import Estimate, mean, mean_share, paired, prop
 from skipkv.evaluation.pass_at import ks, pass_at
 from skipkv.evaluation.records import Record, read_records
 
+SHARDS = "shards"
+"""The folder of shards, inside that of a sweep."""
 TIMING = ("tokens_per_second",)
 """The columns that differ between runs."""
 
@@ -128,7 +130,11 @@ class Summary:
         """
         run = folder_at(folder).read()
         if run is None:
-            raise InputError(f"{folder} holds no sweep: it has no {RUN}.")
+            joins = f" `skipkv eval --merge {folder}` joins the shards that are there."
+            raise InputError(
+                f"{folder} holds no sweep: it has no {RUN}."
+                + (joins if (folder / SHARDS).is_dir() else "")
+            )
         records, _ = read_records(folder / RECORDS)
         _check(records, {Cell.of(entry) for entry in run["cells"]}, folder / RECORDS)
         if not records:

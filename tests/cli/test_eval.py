@@ -104,6 +104,7 @@ def test_shards_are_joined_to_what_one_command_writes(toy, run):
         assert result.stdout == (
             f"Shard {shard} is done. After all others: skipkv eval --merge out\n"
         )
+    assert "`skipkv eval --merge out` joins" in run("eval", "--summarize", "out").stderr
     merged = run("eval", "--merge", "out", "--plot-format", "svg")
     assert merged.exit_code == 0
     whole = run(*common, "-o", "whole")
@@ -159,6 +160,13 @@ def test_a_data_set_that_is_sampled_by_default_may_be_decoded_greedily(run, load
     command = ("eval", "-d", "rambler", "-m", "x", "-b", "96", "-p", "rkv", "-o", "out")
     run(*command, "--limit", 1, "--temperature", 0)
     assert loads == ["x"]  # so far it got; top-p 0.95 goes with the temperature
+
+
+def test_a_file_whose_name_holds_a_comma_is_one_file(run, loads):
+    Path("sums.jsonl").rename("sums, new.jsonl")
+    command = ("eval", "-m", "x", "-b", "96", "-p", "rkv", "-o", "out")
+    run(*command, "--data", "sums, new.jsonl")
+    assert loads == ["x"]
 
 
 def test_an_empty_name_of_data_is_said(run):

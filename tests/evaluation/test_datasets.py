@@ -29,6 +29,13 @@ def test_math500_answers_are_latex():
     assert data.problems[0].question.startswith("Convert the point")
 
 
+def test_a_file_whose_path_holds_an_equals_sign_is_that_file(tmp_path):
+    path = tmp_path / "lr=3.jsonl"
+    path.write_text('{"question": "?", "answer": "1"}\n')
+    assert load_dataset(str(path)).name == "lr=3"
+    assert load_dataset(f"sums={path}").name == "sums"
+
+
 @pytest.mark.parametrize(
     ("name", "file", "count"),
     [
