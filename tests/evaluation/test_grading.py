@@ -104,3 +104,8 @@ def test_every_known_answer_is_right_and_another_problems_is_wrong(name, file, f
             alike.append((other, gold))
     # of MATH-500's answers a few mean the same, such as "36" and "36^\\circ"
     assert len(alike) <= (3 if name == "math500" else 0), alike
+
+
+def test_an_answer_of_more_than_a_thousand_characters_is_not_compared():
+    assert grade("+".join("1" * 500), "500")
+    assert not grade("+".join("1" * 501), "501")  # 1001 characters
