@@ -82,7 +82,7 @@ def main(
             rambler_errors.KINDS,
         ),
         "habits": rambler_habits.table(
-            {label: some for label, some in cells.items() if not label.endswith("13%")}
+            {label: some for label, some in cells.items() if not label.endswith(("13%", "25%"))}
         ),
     }  # fmt: skip
     for name, text in tables.items():
@@ -136,10 +136,10 @@ def policies(
 
 
 def chosen(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each cell of the full cache, and of two budgets, by a label."""
+    """The records of each cell of the full cache, and of three budgets, by a label."""
     found: dict[str, list[Record]] = {}
     for record in records:
-        if record.asked in (None, "8%", "13%"):
+        if record.asked in (None, "8%", "13%", "25%"):
             label = " ".join(filter(None, (record.policy, record.asked)))
             found.setdefault(label, []).append(record)
     return found
