@@ -53,13 +53,6 @@ MEMBERS = {
     "morphkv": ("morphkv", QUERIES),
     "adakv": ("adakv", f"{QUERIES}; all heads of a layer"),
     "pyramidkv": ("pyramidkv", QUERIES),
-    "vase:prompt=true": ("vase:prompt=true", f"{QUERIES}; {VALUES}"),
-    "raas:prompt=false": ("raas:prompt=false", ATTENTION),
-    "triattention:prompt=false": (f"{_TRIATTENTION},prompt=false", f"{KEYS}; statistics"),
-    "lazy_eviction:prompt=true": ("lazy_eviction:prompt=true", ATTENTION),
-    "kvzap:window=8": (f"{_KVZAP},window=8", WRITTEN),
-    "morphkv:over=max": ("morphkv:over=max", QUERIES),
-    "lazy_eviction:threshold=0.01": ("lazy_eviction:threshold=0.01", ATTENTION),
 }  # fmt: skip
 """Label -> the policy as the command line has it, and what it looks at."""
 
