@@ -229,11 +229,12 @@ def test_observers_of_a_later_call_see_the_events_of_a_prefix_happen() -> None:
         def on_event(self, event: ObservedEvent) -> None:
             for one in event.sequences:
                 assert len(one.kept) == 2
+                assert one.prompt_tokens == 70 + len(rest[one.index])
                 self.seen.setdefault(one.index, []).append(one.seen)
 
     engine = engine_of(presets.rkv(24, interval=8), batch_size=2)
     context = engine.prefix(counted(70))
-    rest = [counted(9, start=i) for i in range(3)]
+    rest = [counted(9 + i, start=i) for i in range(3)]
     for _ in range(2):
         events = Events()
         for done in engine.generate(rest, prefix=context, max_new_tokens=9, observers=[events]):
