@@ -71,7 +71,7 @@ class ModelShape:
         Args:
             other: the model that is about to decode, perhaps in another dtype.
         """
-        if self.imprint is None or other.imprint is None:
+        if self.imprint is None or other.imprint is None or self.imprint == other.imprint:
             return True
         pairs = list(zip(self.imprint, other.imprint, strict=False))
         none = _NOTHING * max(map(abs, self.imprint), default=0.0)

@@ -111,7 +111,7 @@ class SentencePairs:
         tracker = SentenceTracker(
             self._segmenter, hidden.shape[1], hidden.device, prompt=len(trace.prompt)
         )
-        pieces = self._text.pieces(ids)
+        pieces = self._text.whole(ids)
         for start in range(0, len(ids), _AT_ONCE):
             some = slice(start, start + _AT_ONCE)
             tracker.feed(ids[some], pieces[some], hidden[some])

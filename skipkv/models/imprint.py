@@ -6,7 +6,7 @@ from skipkv.models.architecture import decoder_layers, text_config
 
 
 def imprint_of(model: PreTrainedModel) -> tuple[float, ...] | None:
-    """The weights of the norm behind the last layer, [E]; None where a model has none to read.
+    """The weights of the norm after the last layer, [E]. None if they cannot be read.
 
     Fine-tuning changes them. Quantizing leaves them alone, and so do adapters. In another dtype
     they differ by rounding, which `ModelShape.has_weights_of` allows for.

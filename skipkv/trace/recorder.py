@@ -26,7 +26,7 @@ from skipkv.runtime.parts.checked import cuts
 from skipkv.runtime.requests.sequence import Order
 from skipkv.runtime.support.checks import cache_shape
 from skipkv.runtime.support.ranks import ranks_of
-from skipkv.runtime.text.token_text import TokenText, Unfinished
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.steerers import NoSteering
 from skipkv.trace.file import lengthened, shortened
 from skipkv.trace.sentences import Sentences
@@ -187,8 +187,7 @@ class Recorder(Observer):
         """(end, thought) of the sentences after a table's, and of the open one."""
         start = 0 if table is None or not len(table) else int(table.ends[-1])
         rest = ids[start:]
-        pieces, _ = self._text.following(Unfinished(), rest)
-        stream = TokenStream(ids=rest, pieces=pieces)
+        stream = TokenStream(ids=rest, pieces=self._text.whole(rest))
         return [(start + c.end, int(c.thought)) for c in cuts(self._segmenter, stream)]
 
 

@@ -8,7 +8,7 @@ from skipkv._types import TokenStream
 from skipkv.errors import InputError
 from skipkv.runtime import Completion, Engine
 from skipkv.runtime.requests.prompts import Content
-from skipkv.runtime.text.token_text import TokenText, Unfinished
+from skipkv.runtime.text.token_text import TokenText
 from skipkv.trace.recorder import joined
 
 
@@ -60,8 +60,7 @@ def survival(
     else:
         kept = torch.arange(len(ids))[None]
     text = TokenText(engine.tokenizer)  # as the runtime reads it: tokens that follow others
-    pieces, _ = text.following(Unfinished(), ids)
-    cuts = engine.policy.segmenter.cut(TokenStream(ids=ids, pieces=pieces))
+    cuts = engine.policy.segmenter.cut(TokenStream(ids=ids, pieces=text.whole(ids)))
     shown = joined(ids, text)
     found, start = [], 0
     for end in (cut.end for cut in cuts):

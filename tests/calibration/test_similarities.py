@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from skipkv import Engine, Observer, Policy, presets
 from skipkv.calibration import SentencePairs, Trace, TraceSimilarities
@@ -72,3 +74,18 @@ def test_embeddings_are_those_of_the_policy_inside_the_thinking_part() -> None:
     assert found.restated == pytest.approx(expected.restated, abs=1e-5)
     assert found.unrestated == pytest.approx(expected.unrestated, abs=1e-5)
     assert (len(found.restated), len(found.unrestated)) == (1, 3)
+
+
+def test_sentences_are_whole_characters_where_tokens_are_bytes() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({sign: i for i, sign in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    model = toy_model()
+    model.resize_token_embeddings(256)
+    pairs = SentencePairs(Engine(model, tokenizer, Policy(), thinking=None))
+    prompt, tokens = (tokenizer(text)["input_ids"] for text in ("p\n", "né 2 ≤ 三\nso 三.\n"))
+    texts, embeddings = pairs.sentences(Trace(index=0, prompt=prompt, tokens=tokens, finished=True))
+    assert texts == ["né 2 ≤ 三\n", "so 三.\n"]
+    assert len(embeddings) == 2

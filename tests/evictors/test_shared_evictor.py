@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import skipkv
-from skipkv import CacheView, Engine, presets
+from skipkv import Budget, CacheView, Engine, Policy, presets
 from skipkv.errors import ConfigError, InputError
 from skipkv.evictors import SentencePrimary, Shared, TopK
+from skipkv.evictors.protocol import mixes_layers
 from skipkv.testing import toy_model, toy_tokenizer
 from skipkv.testing.strategies import budgets, cache_views, scores
 
@@ -99,6 +100,9 @@ def test_an_evictor_inside_that_joins_layers_sees_all_of_them() -> None:
 
     model, tokenizer = toy_model(heads=4, layers=3), toy_tokenizer()
     for evictor in (Shared(evictor=Shared(layers=True)), Plain()):
+        assert mixes_layers(evictor)
+        with pytest.raises(ConfigError, match="keeps the same tokens in all layers"):
+            Policy(budget=Budget(tokens=24, layers=[1.5, 0.5]), evictor=evictor)
         policy = presets.rkv(24, interval=8).with_(evictor=evictor)
         engine = Engine(model, tokenizer, policy, eos_token_ids=[])
         [done] = engine.generate(

@@ -54,6 +54,10 @@ class TokenText:
         """The text of each token alone."""
         return [self[token] for token in tokens]
 
+    def whole(self, tokens: Iterable[int]) -> list[str]:
+        """The text of each token of a whole sequence: see `following`."""
+        return self.following(Unfinished(), tokens)[0]
+
     def following(self, before: Unfinished, tokens: Iterable[int]) -> tuple[list[str], Unfinished]:
         """The text that each of the next tokens adds to a sequence, in whole characters.
 

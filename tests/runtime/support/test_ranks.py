@@ -15,6 +15,7 @@ from skipkv import Engine, Policy, presets
 from skipkv.errors import ConfigError, UnsupportedModelError
 from skipkv.evictors import Shared, TopK
 from skipkv.scorers import KeyNorm, LastQueryAttention, WindowAttention
+from skipkv.steerers import AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
@@ -119,6 +120,14 @@ def test_parts_that_join_heads_are_refused_where_heads_are_divided(
         skipkv.attach(model, policy),
     ):
         pass
+
+
+def test_a_steering_vector_is_of_no_head_and_is_taken_where_heads_are_divided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vector = SteeringVector(vector=torch.ones(128), layer=1)
+    policy = presets.snapkv(16).with_(steerer=AdditiveSteerer(vector))
+    Engine(as_one_of(2, monkeypatch), TOKENIZER, policy)
 
 
 def test_heads_that_cannot_be_divided_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

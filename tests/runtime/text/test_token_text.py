@@ -54,7 +54,7 @@ def test_a_byte_that_is_no_text_alone_is_a_replacement_character() -> None:
 
 
 def with_byte_fallback() -> PreTrainedTokenizerFast:
-    """Words, and a token for every byte of what is no word."""
+    """Some words have a token. All else is spelt in tokens for single bytes."""
     names = ["<unk>", "▁so", "x", *(f"<0x{byte:02X}>" for byte in range(256))]
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<unk>"))
     inner.decoder = sentencepiece().backend_tokenizer.decoder
@@ -77,7 +77,7 @@ def test_a_character_in_several_tokens_is_whole_wherever_the_sequence_is_divided
     second, end = text.following(state, ids[cut:])
     assert "".join([*first, *second]) == string
     assert string.startswith("".join(first))
-    assert [*first, *second] == text.following(Unfinished(), ids)[0]
+    assert [*first, *second] == text.whole(ids)
     assert end == Unfinished()
 
 
@@ -86,8 +86,8 @@ def test_bytes_that_are_no_character_stand_before_what_follows_them() -> None:
     first, second = tokenizer("é")["input_ids"]
     text = TokenText(tokenizer)
     [a] = tokenizer("a")["input_ids"]
-    assert text.following(Unfinished(), [first, a])[0] == ["", "\ufffda"]
-    pieces, _ = text.following(Unfinished(), [second] * 20)
+    assert text.whole([first, a]) == ["", "\ufffda"]
+    pieces = text.whole([second] * 20)
     assert len("".join(pieces)) >= 16  # a run of them is not held back for ever
 
 
