@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from outcomes import Outcomes
+
 from skipkv.evaluation import Estimate, Record
 from skipkv.evaluation.intervals import mean
 from skipkv.tiny.rambler import phrases
@@ -11,6 +13,7 @@ _COUNTED = {
     "checks that differ": phrases.DIFFER,
     "values worked out anew": (phrases.LOST.removesuffix(phrases.DEFINITION),),
 }
+_THOUGHTS = "reflections and transitions"
 _ENOUGH = 5  # fewer traces have no mean worth telling
 
 
@@ -20,26 +23,64 @@ def table(cells: dict[str, Sequence[Record]]) -> str:
     Args:
         cells: label -> its records, with texts.
     """
-    lines = [
-        "| cell | traces | number | tokens | reflections and transitions | "
-        f"{' | '.join(_COUNTED)} |",
-        "|---|---|--:|--:|--:|" + "--:|" * len(_COUNTED),
-    ]
-    for label, records in cells.items():
-        groups = {
-            "right": [r for r in records if r.correct],
-            "wrong": [r for r in records if not r.correct and r.stop_reason == "eos"],
-            "no end": [r for r in records if r.stop_reason != "eos"],
+    return _table(
+        {
+            label: (
+                [
+                    "no end" if r.stop_reason != "eos" else "right" if r.correct else "wrong"
+                    for r in records
+                ],
+                {"tokens": [r.new_tokens for r in records], **counts(records)},
+            )
+            for label, records in cells.items()
         }
-        for group, some in groups.items():
+    )
+
+
+def of_outcomes(cells: dict[str, Outcomes]) -> str:
+    """The same table from outcomes.
+
+    Args:
+        cells: label -> its outcomes.
+    """
+    return _table(
+        {
+            label: (
+                [
+                    "no end" if n in {*cell.kinds.get("no end", ())}
+                    else "wrong" if n in cell.wrong
+                    else "right"
+                    for n in range(len(cell.tokens))
+                ],
+                {"tokens": cell.tokens, **cell.counts},
+            )
+            for label, cell in cells.items()
+        }
+    )  # fmt: skip
+
+
+def counts(records: Sequence[Record]) -> dict[str, list[int]]:
+    """What is counted in each trace, by name, in the order of the records."""
+    return {
+        _THOUGHTS: [r.non_execution for r in records],
+        **{name: [_count(r, told) for r in records] for name, told in _COUNTED.items()},
+    }
+
+
+def _table(cells: dict[str, tuple[list[str], dict[str, list[int]]]]) -> str:
+    names = ["tokens", _THOUGHTS, *_COUNTED]
+    lines = [
+        f"| cell | traces | number | {' | '.join(names)} |",
+        "|---|---|--:|" + "--:|" * len(names),
+    ]
+    for label, (groups, values) in cells.items():
+        for group in ("right", "wrong", "no end"):
+            some = [n for n, its in enumerate(groups) if its == group]
             if len(some) < _ENOUGH:
                 continue
-            values = [
-                _shown(mean([r.new_tokens for r in some]), 0),
-                _shown(mean([r.non_execution for r in some]), 1),
-                *(_shown(mean([_count(r, told) for r in some]), 1) for told in _COUNTED.values()),
-            ]
-            lines.append(f"| {label} | {group} | {len(some)} | {' | '.join(values)} |")
+            means = {name: mean([values[name][n] for n in some]) for name in names}
+            texts = [_shown(m, 0 if name == "tokens" else 1) for name, m in means.items()]
+            lines.append(f"| {label} | {group} | {len(some)} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from skipkv.cli.app import app
 from skipkv.errors import InputError, MissingExtraError, SkipKVWarning
 from skipkv.models import load
+from skipkv.models.loading import EMBEDDED
 from skipkv.testing import toy_model, toy_tokenizer
 
 
@@ -148,6 +149,12 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.mark.parametrize("name", list(EMBEDDED))
+def test_an_embedded_model_is_read_in_float32_unless_asked(name: str) -> None:
+    assert load(name, device="cpu")[0].dtype == torch.float32
+    assert load(name, dtype="bfloat16", device="cpu")[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("named", ["folder", "file"])

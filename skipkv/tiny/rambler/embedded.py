@@ -7,12 +7,12 @@ from skipkv import models
 
 
 def load(
-    *, dtype: str | torch.dtype = torch.float32, device: str | torch.device | None = None
+    *, dtype: str | torch.dtype = "auto", device: str | torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     r"""The rambling reasoner, ready to decode, and its tokenizer.
 
     Args:
-        dtype: dtype of the weights; they are stored as bfloat16, in which a CPU decodes slowly.
+        dtype: dtype of the weights; "auto" is float32.
         device: device of the model; by default a GPU if there is one.
 
     Example:

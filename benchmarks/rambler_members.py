@@ -1,0 +1,199 @@
+"""Every preset on the rambling reasoner, for the section of members in docs/rambler.md.
+
+    python benchmarks/rambler_members.py --output runs/rambler-members
+
+500 problems, two samples each: about four minutes a cell on one core, ten hours in all. So it goes
+in parts. What a cell gave is kept in `benchmarks/outcomes/rambler`, and a cell that is there is not
+decoded again: `--only` and `--budgets` choose, `--no-decode` writes the page alone. A run that
+was stopped goes on in the same folder. Two processes need a folder each, and labels of their own.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import rambler_errors
+import rambler_habits
+import torch
+import typer
+from members import MEMBERS as PRESETS
+from outcomes import FOLDER, Key, Outcomes, OutcomesFolder
+from pages import DOCS, insert
+from rambler import policies
+
+from skipkv import __version__
+from skipkv.evaluation import Candidate, Estimate, Record, Sweep, load_dataset
+from skipkv.evaluation.records import read_records
+from skipkv.runtime import Sampling
+from skipkv.steerers import AdaptiveSteerer, SteeringVector
+from skipkv.tiny import rambler
+
+BUDGETS = "8%,13%,18%,25%,50%,75%"
+RKV, FULL = "rkv", "full"
+PROBLEMS, SAMPLES, SEED = 500, 2, 0
+THRESHOLD, STRENGTH, GROWTH = 0.9, "1.5", 0.02
+_VECTOR = Path(rambler.__file__).parent / "weights" / "steering.safetensors"
+_OF_TINY = ("trimkv", "kvzap", "triattention", "skipkv:threshold=0.7", "random")
+"""Their files, or their settings, are those of the other model; `random` has labels of its own."""
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder of records.")] = Path("runs/rambler-members"),
+    budgets: Annotated[str, typer.Option(help="Percent of the full trace.")] = BUDGETS,
+    only: Annotated[str, typer.Option(help="Labels, with semicolons; all if empty.")] = "",
+    batch_size: Annotated[int, typer.Option(help="Sequences decoded together.")] = 100,
+    decode: Annotated[bool, typer.Option(help="Decode the cells that are missing.")] = True,
+    page: Annotated[bool, typer.Option(help="Write docs/rambler.md.")] = True,
+) -> None:
+    """Measure the presets at six budgets on the rambling reasoner."""
+    torch.set_num_threads(1)
+    every = candidates()
+    wanted = only.split(";") if only else [*every]
+    if unknown := [label for label in wanted if label not in every]:
+        raise typer.BadParameter(f"{unknown} are none of {[*every]}.", param_hint="--only")
+    data = load_dataset("rambler", limit=PROBLEMS, seed=SEED)
+    kept = OutcomesFolder(
+        FOLDER / "rambler",
+        {"problems": PROBLEMS, "samples": SAMPLES, "seed": SEED, "content": data.fingerprint},
+    )
+    if decode:
+        loaded = rambler.load(device="cpu")
+        sampling = Sampling(
+            temperature=data.defaults.temperature, top_p=data.defaults.top_p, n=SAMPLES, seed=SEED
+        )
+        for asked in budgets.split(","):
+            for label in wanted:
+                if (label, asked) in kept.read() or (label, None) in kept.read():
+                    continue
+                part = Sweep(data=data, policies=[every[label]], budgets=asked, sampling=sampling)
+                part.run(*loaded, output, model_name="rambler", batch_size=batch_size)
+                for cell in folded(output, every[label]):
+                    kept.add(cell)
+    cells = kept.read()
+    for name, text in tables(cells).items():
+        if page:
+            insert(DOCS / "rambler.md", f"members-{name}", text)
+        else:
+            print(text, end="\n\n")
+
+
+def candidates() -> dict[str, Candidate]:
+    """The policies, each to be built at any budget, by label."""
+    steerer = AdaptiveSteerer(
+        SteeringVector.load(str(_VECTOR)), strength=float(STRENGTH), growth=GROWTH
+    )
+    presets = {
+        label: Candidate.parse(source)
+        for label, (source, _) in PRESETS.items()
+        if not source.startswith(_OF_TINY)
+    }
+    own = {
+        label: Candidate(label=label, source=source)
+        for label, source in policies({STRENGTH: steerer}, THRESHOLD).items()
+    }
+    drawn_anew = {"random, drawn anew": Candidate.parse("random")}
+    found = {**presets, **own, **drawn_anew}
+    return {label: attrs.evolve(candidate, label=label) for label, candidate in found.items()}
+
+
+def folded(folder: Path, candidate: Candidate) -> list[Outcomes]:
+    """The outcomes of the cells of a policy, and of the full cache, in a run's folder."""
+    problems = rambler.problems(PROBLEMS, seed=SEED)
+    groups: dict[Key, list[Record]] = {}
+    for record in read_records(folder / "records.jsonl")[0]:
+        if record.policy in (candidate.label, FULL):
+            groups.setdefault((record.policy, record.asked), []).append(record)
+    found = []
+    for (label, asked), some in groups.items():
+        some.sort(key=lambda r: (int(r.problem), r.sample))
+        failed = [r.error for r in some if r.failed]
+        if failed or len(some) != PROBLEMS * SAMPLES:
+            raise ValueError(f"{label} at {asked}: {len(some)} samples, failed: {failed[:3]}.")
+        kinds: dict[str, list[int]] = {}
+        for number, record in enumerate(some):
+            kind = rambler_errors.kind_of(problems[int(record.problem)], record.text or "")
+            if (kind == "right") != record.correct:
+                raise ValueError(f"{label} at {asked}: sample {number} is {kind}, and graded so.")
+            if kind != "right":
+                kinds.setdefault(kind, []).append(number)
+        policy = None if label == FULL else candidate.policy(budget=some[0].budget, interval=32)
+        found.append(
+            Outcomes(
+                policy=label,
+                asked=asked,
+                budget=some[0].budget,
+                composition=repr(policy),
+                versions={"skipkv": __version__, "torch": torch.__version__},
+                samples=SAMPLES,
+                kinds=kinds,
+                tokens=[r.new_tokens for r in some],
+                counts=rambler_habits.counts(some),
+            )
+        )
+    return found
+
+
+def tables(cells: dict[Key, Outcomes]) -> dict[str, str]:
+    """The tables of the page, in Markdown, by name."""
+    shares = BUDGETS.split(",")
+    full, order = cells[FULL, None], ordered(cells)
+
+    def differing(label: str, asked: str) -> str:
+        cell, rival = cells.get((label, asked)), cells.get((RKV, asked))
+        return shown(cell.points_to(rival), "+.1f") if cell and rival and label != RKV else "-"
+
+    def accuracy(label: str, asked: str) -> str:
+        cell = cells.get((label, asked))
+        return shown(cell.accuracy, ".1f") if cell else "-"
+
+    def length(label: str, asked: str) -> str:
+        cell = cells.get((label, asked))
+        longer = cell and cell.longer_than(full)
+        return f"{shown(longer, '+.1f')}; {cell.share('no end'):.1f}" if cell and longer else "-"
+
+    head = f"| policy | {' | '.join(shares)} |\n|---|" + "--:|" * len(shares)
+    rows = {
+        name: [f"| {label} | {' | '.join(cell(label, s) for s in shares)} |" for label in order]
+        for name, cell in (("accuracy", accuracy), ("rkv", differing), ("length", length))
+    }
+    return {
+        **{name: "\n".join([head, *lines]) for name, lines in rows.items()},
+        "errors": errors(cells, order),
+        "habits": rambler_habits.of_outcomes(
+            {title(cell): cell for key, cell in cells.items() if key[1] in (None, "8%")}
+        ),
+    }
+
+
+def ordered(cells: dict[Key, Outcomes]) -> list[str]:
+    """The labels, the best at the smallest budget first."""
+    best = {label: -1.0 for label, asked in cells if asked is not None}
+    for (label, asked), cell in cells.items():
+        if asked == BUDGETS.partition(",")[0]:
+            best[label] = cell.accuracy.value
+    return sorted(best, key=lambda label: -best[label])
+
+
+def errors(cells: dict[Key, Outcomes], order: Sequence[str]) -> str:
+    """What the traces die of, at the smallest budgets, in Markdown."""
+    kinds = rambler_errors.KINDS
+    lines = [f"| % of traces | {' | '.join(kinds)} |", "|---|" + "--:|" * len(kinds)]
+    keys = [(FULL, None), *((label, s) for label in order for s in ("8%", "13%", "25%"))]
+    for cell in (cells[key] for key in keys if key in cells):
+        lines.append(f"| {title(cell)} | {' | '.join(f'{cell.share(k):.1f}' for k in kinds)} |")
+    return "\n".join(lines)
+
+
+def title(cell: Outcomes) -> str:
+    """A cell's policy and budget."""
+    return cell.policy if cell.asked is None else f"{cell.policy} {cell.asked}"
+
+
+def shown(estimate: Estimate, form: str) -> str:
+    """A value with its interval."""
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+if __name__ == "__main__":
+    typer.run(main)
