@@ -95,6 +95,7 @@ def costs(policy: "Policy") -> list[str]:
         policy: any policy.
     """
     from skipkv.evictors.protocol import most_of
+    from skipkv.runtime.store.slots import COUNTED_TOGETHER
 
     needs, budget = policy.needs, policy.budget
     tokens = None if budget is None else budget.tokens
@@ -104,7 +105,7 @@ def costs(policy: "Policy") -> list[str]:
     told = {
         f"{needs.queries} {queries} per query head": needs.queries > 0,
         f"{4 * numbers} bytes per entry": numbers > 0,
-        "attention leaves the fused kernel at every step": needs.weights,
+        f"the queries of {COUNTED_TOGETHER} steps, whose attention is computed again": needs.weights,
         f"memory for {room:g} budgets in every head": room > 1,
         "a network is asked of every new entry": bool(needs.written),
         "a file made for the model": needs.model is not None,

@@ -156,7 +156,7 @@ def _name(given: object) -> str:
         return str(given) if given.is_absolute() else f"./{given}"
     if not isinstance(given, str):
         raise InputError(
-            f"A model is named by a text or a path, got {given!r}. A model object goes to "
+            f"A model is named by a text or a path, got {kind_of(given)}. A model object goes to "
             "Engine(model, tokenizer, policy)."
         )
     if not given.strip():

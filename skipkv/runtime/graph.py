@@ -155,6 +155,7 @@ class _Shape:
 
     def take(self, last: Int[Tensor, "n"], uniforms: Float[Tensor, "n"] | None) -> None:
         """What a step starts from."""
+        self._session.store.before_step(self._forward.first, self._forward.last)
         if not self._forward.current:
             self._forward.refresh()
         torch.clamp(last[:, None], min=0, out=self._ids)  # there may be rows without a token

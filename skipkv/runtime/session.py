@@ -449,16 +449,11 @@ class Session:
             if layers.trusts(rows):
                 with layers.exchanged():
                     return last()
-            # A trial. All that it writes is written again by the pass itself, but for statistics
-            # and states.
-            records = [r for group in self.store.groups for r in group.records.values()]
+            # A trial. All that it writes is written again by the pass itself, but for states.
             states = self.store.states
-            before = [values.clone() for values in records]
             held = None if states is None else states.save()
             tried = layers.attempt(last)
             self.cache.begin(pass_.forward)
-            for values, old in zip(records, before, strict=True):
-                values.copy_(old)
             if states is not None and held is not None:
                 states.load(held)
             found = last()

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import attrs
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,7 +23,8 @@ class GateScore(Gated):
 
     Differs: the gate sees what enters the layer, divided by its root mean square; the paper's sees
     it after the layer's norm. The best entries stay, as many as the budget says; the paper drops
-    those below a threshold, however many they are.
+    those below a threshold, however many they are. The number is rounded to 12 bits, so that equal
+    tokens of the first layer are equal whatever else is in the batch.
 
     Args:
         gate: gives the number per layer and KV head.
@@ -36,6 +38,15 @@ class GateScore(Gated):
 
     gate: WriteGate = attrs.field(validator=gate_for(WORTH))
     RECORD: ClassVar[Written] = Written("gate score")
+
+    def _said(self, number: Float[Tensor, "B H T"]) -> Float[Tensor, "B H T"]:
+        """The number, rounded to 12 significant bits.
+
+        In the first layer all entries of a token get one number, but for the rounding of products
+        of matrices, which depends on the batch. Which of them stays must not depend on it.
+        """
+        mantissa, exponent = number.frexp()
+        return torch.ldexp((mantissa * 2**12).round() / 2**12, exponent)
 
     def score(self, view: CacheView) -> Float[Tensor, "R H L"]:
         """What was said."""

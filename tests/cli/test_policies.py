@@ -20,7 +20,7 @@ def test_every_preset_is_shown_with_its_summary_and_the_parts_at_work(run):
     assert "budget    None" in blocks["full"]
     assert "scorer" not in blocks["full"]
     assert "needs     Needs(queries=8)\n  costs     8 queries per query head" in blocks["rkv"]
-    fused = "  costs     4 bytes per entry\n  costs     attention leaves the fused kernel"
+    fused = "  costs     4 bytes per entry\n  costs     the queries of 16 steps"
     assert fused in blocks["h2o"]
     assert fused in blocks["raas"]
     assert "fused" not in blocks["gkv"]

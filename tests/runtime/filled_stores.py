@@ -90,7 +90,7 @@ def feed(
         part.write(at, batch("keys", layer, torch.nan), batch("values", layer, torch.nan))
         if isinstance(part, SlotPrompts):
             part.observe(at, queries[layer], PLAIN)
-        elif store.needs.queries:
+        elif store.groups[0].ring:
             part.observe(at, queries[layer].squeeze(3))
     return forward, torch.stack(queries)
 
@@ -122,7 +122,7 @@ def decode(
 
             part, at = forward.of(layer)
             part.write(at, batch("keys"), batch("values"))
-            if store.needs.queries:
+            if store.groups[0].ring:
                 part.observe(at, batch("queries").squeeze(3))
     return forward
 

@@ -76,6 +76,7 @@ def compress(
         check_last: whether all groups are decided before any is checked; by default as said above.
     """
     assert policy.budget is not None
+    store.settle()
     elements = view_elements(store.device) if elements is None else elements
     check_last = store.device.type != "cpu" if check_last is None else check_last
     before = store.dropped[span(sequences)]
@@ -245,7 +246,7 @@ class _Event:
 def _softmax(group: LayerGroup, layers: slice, count: int) -> dict[str, Any]:
     """What the model does to logits, for parts that compute attention again."""
     found = group.softmax[layers]
-    if group.queries is None or all(softmax.plain for softmax in found):
+    if not group.needs.queries or all(softmax.plain for softmax in found):
         return {}
     caps = {softmax.softcap for softmax in found}
     sinks = [softmax.sinks for softmax in found if softmax.sinks is not None]

@@ -27,7 +27,8 @@ class DecodeForward:
         interval: decode steps between two events. Only the queries of the window before an event
             are recorded. None records all.
         kernel: attends to the whole capacity under a mask. All queries are then recorded, and every
-            step runs the same operations on the same tensors.
+            step runs the same operations on the same tensors. Statistics of attention record
+            all queries as well, and are brought up to date later (`SlotStore.settle`).
     """
 
     decoding = True
@@ -53,15 +54,16 @@ class DecodeForward:
         """The position fed now, if it is the same in all lanes and the host knows it."""
         self._phases = {tokens - 1 for tokens in seen}
         self._step = 0
+        self._ring = store.groups[0].ring
         self.observes = self._in_window()
         """Whether this step's queries are recorded."""
         self.positions: Int[Tensor, "B 1"] = torch.empty(
             last - first, 1, dtype=torch.long, device=store.device
         )
-        if store.needs.queries:
+        if self._ring:
             rows = store.shape.heads * store.shape.groups
             numbers = torch.arange((last - first) * rows, device=store.device)
-            self._ring_starts = numbers.view(last - first, -1) * store.needs.queries
+            self._ring_starts = numbers.view(last - first, -1) * self._ring
         self._in_ring: Int[Tensor, "N"] | None = None
         self.groups = [SlotSteps(self, group) for group in store.groups]
         self.windows = None
@@ -92,6 +94,7 @@ class DecodeForward:
 
     def begin(self) -> None:
         """Prepare the next step, on the device and on the host."""
+        self.store.before_step(self.first, self.last)
         self.count()
         self.place()
 
@@ -119,16 +122,16 @@ class DecodeForward:
         self.observes = self._in_window()
 
     def _in_window(self) -> bool:
-        """Whether this step's queries belong to the window of some row's next event."""
+        """Whether this step's queries are read: in the window of some row's next event, or all."""
         window, interval = self.store.needs.queries, self._interval
-        if not window or interval is None or self.fixed:
-            return bool(window)
+        if self.store.needs.weights or not window or interval is None or self.fixed:
+            return bool(self._ring)
         return any(-(phase + self._step) % interval < window for phase in self._phases)
 
     def in_ring(self) -> Int[Tensor, "N"]:
         """Where this step's queries lie in the ring of any layer, whose rows lie end to end."""
         if self._in_ring is None:
-            places = self.positions % self.store.needs.queries
+            places = self.positions % self._ring
             self._in_ring = (self._ring_starts + places).flatten()
         return self._in_ring
 
@@ -220,17 +223,10 @@ class SlotSteps:
         ring, newest = self._rings[layer], self._forward.newest
         queries = queries.detach()
         if newest is not None:
-            ring.select(3, newest % self.group.needs.queries).copy_(queries)
+            ring.select(3, newest % self.group.ring).copy_(queries)
             return
         dim = queries.shape[-1]
         ring.view(-1, dim).index_copy_(0, self._forward.in_ring(), queries.reshape(-1, dim))
-
-    def add_attention(self, layer: int, weights: Float[Tensor, "B H G L"]) -> None:
-        """Bring the statistics of attention up to date."""
-        bias = self.bias(layer)
-        free = None if bias is None else bias[:, :, 0] < 0
-        seen = weights.detach().unsqueeze(3)
-        self.group.receive(layer, self._lanes, seen, self._forward.positions, free)
 
     def attend(
         self,
@@ -245,12 +241,9 @@ class SlotSteps:
         self.group.softmax[layer] = softmax
         if self._forward.observes:
             self.observe(layer, observed(query, scale))
-        bias, weighs = self.bias(layer), self.group.needs.weights
-        if weighs or not softmax.plain:
-            seen, weights = softmax.attend(query, key, value, bias, scale)
-            if weighs:
-                self.add_attention(layer, weights)
-            return seen
+        bias = self.bias(layer)
+        if not softmax.plain:
+            return softmax.attend(query, key, value, bias, scale)[0]
         if (kernel := self._forward.kernel) is not None:
             assert bias is not None
             return kernel(query, key, value, bias, self._lengths[layer], scale)

@@ -90,9 +90,9 @@ class SlotPrompts:
         own = group.lengths[:, forward.lanes, :, None] + place[:, None]
         self._own: Int[Tensor, "layers B H T"] = own.clamp_min_(0)
         if group.queries is not None:
-            newest = forward.real & (place >= place[:, -1:] + 1 - group.needs.queries)
+            newest = forward.real & (place >= place[:, -1:] + 1 - group.ring)
             self._newest = newest.nonzero(as_tuple=True)
-            self._in_ring = forward.positions[self._newest] % group.needs.queries
+            self._in_ring = forward.positions[self._newest] % group.ring
         self._even = all(group.even[forward.lanes])  # then all heads and layers share a mask
         self._shared_mask: Bool[Tensor, "B 1 T L"] | None = None
         self._heads = torch.arange(group.shape.heads, device=place.device)

@@ -1,5 +1,6 @@
 """The entries of layers with one capacity, of every sequence and head, in one allocation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ from torch import Tensor
 from skipkv._types import Memory, Needs
 from skipkv._types.records import updated
 from skipkv.runtime.store.softmax import PLAIN
+
+COUNTED_TOGETHER = 16
+"""Decode steps, at most, whose attention is counted together; each keeps a query until then."""
+# Elements of attention weights computed at a time: what the weights of a step take in a large
+# cache.
+_WEIGHTS = 2**22
 
 
 @attrs.frozen(kw_only=True)
@@ -142,8 +149,9 @@ class LayerGroup:
             for record in needs.recorded
         }
         """Numbers beside each entry; a free slot holds what an entry starts with."""
-        # a ring: the query of position p lies at p % W
-        self.queries = zeros(shape.groups, needs.queries, shape.dim) if needs.queries else None
+        self.ring = max(needs.queries, COUNTED_TOGETHER if needs.weights else 0)
+        """Queries that each head keeps: the query of position p lies at p % ring."""
+        self.queries = zeros(shape.groups, self.ring, shape.dim) if self.ring else None
         self.bias: Float[Tensor, "layers S H capacity"] = zeros(capacity)
         """Memory for the mask of decode steps, which `SlotSteps` writes."""
         self.softmax = [PLAIN] * shape.layers
@@ -178,6 +186,37 @@ class LayerGroup:
         held = {record: values[layer, lanes, :, :slots] for record, values in self.records.items()}
         for record, found in updated(held, weights, positions).items():
             held[record].copy_(found if free is None else found.masked_fill(free, record.start))
+
+    def count_attention(self, lanes: slice, tokens: int) -> None:
+        """Bring statistics up to date with the last decode steps of these lanes.
+
+        Since these steps entries have been added and none dropped, so that each query sees again
+        what it saw.
+
+        Args:
+            lanes: the lanes.
+            tokens: of each lane, whose attention is not counted yet; their queries are kept.
+        """
+        assert self.queries is not None
+        count, heads, dim = lanes.stop - lanes.start, self.shape.heads, self.shape.dim
+        width = max(self.widths[lanes])
+        ages = torch.arange(-tokens, 0, device=self.keys.device)
+        positions = self.seen[lanes, None] + ages  # [B t]
+        places = (positions % self.ring)[:, None, None, :, None]
+        places = places.expand(-1, heads, self.shape.groups, -1, dim)
+        slots = torch.arange(width, device=self.keys.device)
+        step = max(1, _WEIGHTS // (count * heads * self.shape.groups * width))
+        for layer, lengths in enumerate(self.lengths[:, lanes]):
+            keys = self.keys[layer, lanes, :, :width]
+            queries = self.queries[layer, lanes].gather(3, places)  # [B H G t D]
+            own = (lengths[..., None] + ages)[:, :, None, :, None]  # each token's slot
+            free = slots >= lengths[..., None]
+            for start in range(0, tokens, step):
+                some = slice(start, start + step)
+                weights = self.softmax[layer].seen(
+                    queries[:, :, :, some], keys, slots <= own[:, :, :, some], 1 / math.sqrt(dim)
+                )
+                self.receive(layer, lanes, weights, positions[:, some], free)
 
     @property
     def bytes(self) -> int:
@@ -215,14 +254,14 @@ class LayerGroup:
     def recent_queries(
         self, layers: slice, lanes: Sequence[int]
     ) -> Float[Tensor, "l n H G W D"] | None:
-        """The last `W` queries of each of these rows, oldest first."""
-        if self.queries is None:
-            return None
+        """The last queries of each of these rows, as many as parts need, oldest first."""
         window = self.needs.queries
-        ages = torch.arange(window, device=self.keys.device)
-        ring = (self.seen[span(lanes)][:, None] + ages) % window  # [n W]
+        if self.queries is None or not window:
+            return None
+        ages = torch.arange(-window, 0, device=self.keys.device)
+        places = (self.seen[span(lanes)][:, None] + ages) % self.ring  # [n W]
         rows = self.queries[layers, span(lanes)]
-        index = ring[None, :, None, None, :, None].expand_as(rows)
+        index = places[None, :, None, None, :, None].expand(*rows.shape[:4], -1, rows.shape[5])
         return rows.gather(4, index)
 
     def reserve(self, capacity: int, *, limit: int | None = None) -> None:

@@ -60,16 +60,26 @@ class Softmax:
         Returns:
             What the queries read, and the weight of each entry.
         """
-        axes = query.shape[:-1]  # [B H *N]; flat, so that keys and values are not repeated
+        weights = self.seen(query, key, mask, scale)
+        read = weights.to(value.dtype).flatten(2, -2) @ value
+        return read.view(*query.shape[:-1], -1), weights
+
+    def seen(
+        self,
+        query: Float[Tensor, "B H *N D"],
+        key: Float[Tensor, "B H L D"],
+        mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None,
+        scale: float,
+    ) -> Float[Tensor, "B H *N L"]:
+        """The weight that each query gives to each entry; the arguments are those of `attend`."""
+        axes = query.shape[:-1]  # [B H *N]; flat, so that keys are not repeated
         products = (query.flatten(2, -2) @ key.mT).view(*axes, -1)
         logits = self.cap(products.float() * scale)
         if mask is not None and mask.dtype is torch.bool:
             logits = logits.masked_fill(~mask, -torch.inf)
         elif mask is not None:
             logits = logits + mask
-        weights = self.weights(logits)
-        read = weights.to(value.dtype).flatten(2, -2) @ value
-        return read.view(*axes, -1), weights
+        return self.weights(logits)
 
 
 PLAIN = Softmax()

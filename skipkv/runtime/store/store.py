@@ -107,6 +107,7 @@ class SlotStore:
         self.peak_bytes = self.kv_bytes
         self.changes = 0
         """Counts changes other than decode steps. An object with views of the store compares it."""
+        self._uncounted = slice(0, 0), 0  # lanes, and their last steps whose attention is to count
 
     @property
     def _parts(self) -> list[LayerGroup | WindowStore | StateStore]:
@@ -163,14 +164,35 @@ class SlotStore:
 
     def append(self, first: int, counts: Sequence[int]) -> None:
         """Count new tokens of the lanes from `first` on; the caller fills their slots."""
+        self.settle()
         self.changes += 1
         for lane, count in enumerate(counts, start=first):
             self.tokens_seen[lane] += count
+
+    def before_step(self, first: int, last: int) -> None:
+        """Make sure that the attention of a decode step of these lanes can be counted later."""
+        lanes, steps = self._uncounted
+        if steps and (steps == self.groups[0].ring or lanes != slice(first, last)):
+            self.settle()
 
     def step(self, first: int, last: int) -> None:
         """Count the token of a decode step in each of the lanes `first .. last`."""
         for lane in range(first, last):
             self.tokens_seen[lane] += 1
+        if self.needs.weights:
+            self._uncounted = slice(first, last), self._uncounted[1] + 1
+
+    def settle(self) -> None:
+        """Bring statistics of attention up to date.
+
+        Decode steps leave their queries behind, and their attention is counted some steps together:
+        fused kernels, which give no weights, serve the steps. It must be counted before entries,
+        lanes or statistics are read or moved.
+        """
+        (lanes, steps), self._uncounted = self._uncounted, (slice(0, 0), 0)
+        if steps:
+            for group in self.groups:
+                group.count_attention(lanes, steps)
 
     def compacted(self, lanes: Sequence[int]) -> None:
         """Update what the host knows after compactions; waits for the device."""
@@ -180,6 +202,7 @@ class SlotStore:
 
     def put(self, targets: Sequence[int], sources: Sequence[int]) -> None:
         """Copy the lanes `sources` to the lanes `targets`; all are read before any is written."""
+        self.settle()
         self.changes += 1
         to, of = on_device(targets, self.device), on_device(sources, self.device)
         for tensor in self._tensors():
@@ -190,6 +213,7 @@ class SlotStore:
 
     def clear(self, lane: int) -> None:
         """Erase a sequence, values included: the next sequence in its lane finds nothing of it."""
+        self.settle()
         self.changes += 1
         for tensor in self._tensors():
             tensor[:, lane] = 0
@@ -199,6 +223,7 @@ class SlotStore:
 
     def save(self, lane: int) -> SavedLane:
         """A copy of a sequence, which `load` writes into any lane of any store of this shape."""
+        self.settle()
         seen = self.tokens_seen[lane]
         return SavedLane(
             groups=[group.save(lane) for group in self.groups],

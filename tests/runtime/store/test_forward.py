@@ -243,6 +243,7 @@ def attend(done: Pass, layer: int, tile: int, scale: float | None) -> Tensor:
 def expect_mass(done: Pass, mass: dict[tuple[int, int, int, int], float]) -> None:
     """What each entry has received is what it had and what the pass gave it."""
     assert done.received is not None
+    done.store.settle()
     expected = done.received.double()
     for (layer, sequence, head, entry), weight in mass.items():
         slot = held(done.store, layer, sequence, head).index(entry)
@@ -280,6 +281,7 @@ def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
                 part.group.values[at, :, :, : part.width],
                 SHAPE.dim**-0.5,
             )
+    store.settle()
     assert store.groups[0].records[SUM].dtype == torch.float32
     # every query gives 1 in all
     total = torch.full((SHAPE.layers, 1, SHAPE.heads), 12.0 * SHAPE.groups)
