@@ -100,12 +100,12 @@ def costs(policy: "Policy") -> list[str]:
     needs, budget = policy.needs, policy.budget
     tokens = None if budget is None else budget.tokens
     room = 1.0 if tokens is None else most_of(policy.evictor, tokens) / tokens
-    numbers = len(needs.recorded)
+    numbers, steps = len(needs.recorded), COUNTED_TOGETHER
     queries = "query" if needs.queries == 1 else "queries"
     told = {
         f"{needs.queries} {queries} per query head": needs.queries > 0,
         f"{4 * numbers} bytes per entry": numbers > 0,
-        f"the queries of {COUNTED_TOGETHER} steps, whose attention is computed again": needs.weights,
+        f"the queries of {steps} steps, whose attention is computed again": needs.weights,
         f"memory for {room:g} budgets in every head": room > 1,
         "a network is asked of every new entry": bool(needs.written),
         "a file made for the model": needs.model is not None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skipkv._types import Memory, Needs
 from skipkv._types.records import updated
-from skipkv.runtime.store.softmax import PLAIN
+from skipkv.runtime.store.softmax import PLAIN, numbers
 
 COUNTED_TOGETHER = 16
 """Decode steps, at most, whose attention is counted together; each keeps a query until then."""
@@ -206,15 +206,20 @@ class LayerGroup:
         places = places.expand(-1, heads, self.shape.groups, -1, dim)
         slots = torch.arange(width, device=self.keys.device)
         step = max(1, _WEIGHTS // (count * heads * self.shape.groups * width))
-        for layer, lengths in enumerate(self.lengths[:, lanes]):
+        level = all(self.even[lanes])  # then all heads and layers share a mask
+        full = level and min(self.widths[lanes]) == width
+        held = self.lengths[:, lanes, : 1 if level else None, None]  # [layers B #H 1]
+        for layer in range(self.shape.layers):
+            if layer == 0 or not level:
+                seen = slots <= (held[layer] + ages)[..., None]
+                mask = numbers(seen).unsqueeze(2)  # [B #H 1 t L]
+                free = None if full else slots >= held[layer]
             keys = self.keys[layer, lanes, :, :width]
             queries = self.queries[layer, lanes].gather(3, places)  # [B H G t D]
-            own = (lengths[..., None] + ages)[:, :, None, :, None]  # each token's slot
-            free = slots >= lengths[..., None]
             for start in range(0, tokens, step):
                 some = slice(start, start + step)
                 weights = self.softmax[layer].seen(
-                    queries[:, :, :, some], keys, slots <= own[:, :, :, some], 1 / math.sqrt(dim)
+                    queries[:, :, :, some], keys, mask[:, :, :, some], 1 / math.sqrt(dim)
                 )
                 self.receive(layer, lanes, weights, positions[:, some], free)
 

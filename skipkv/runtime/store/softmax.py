@@ -74,12 +74,16 @@ class Softmax:
         """The weight that each query gives to each entry; the arguments are those of `attend`."""
         axes = query.shape[:-1]  # [B H *N]; flat, so that keys are not repeated
         products = (query.flatten(2, -2) @ key.mT).view(*axes, -1)
-        logits = self.cap(products.float() * scale)
-        if mask is not None and mask.dtype is torch.bool:
-            logits = logits.masked_fill(~mask, -torch.inf)
-        elif mask is not None:
-            logits = logits + mask
+        logits = self.cap(products.float().mul_(scale))
+        if mask is not None:
+            # a mask of numbers is faster: it has no axis of groups, and is added in place
+            logits.add_(numbers(mask) if mask.dtype is torch.bool else mask)
         return self.weights(logits)
+
+
+def numbers(mask: Bool[Tensor, "*axes L"]) -> Float[Tensor, "*axes L"]:
+    """What to add to logits: 0 where a mask is true, minus infinity elsewhere."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 PLAIN = Softmax()
