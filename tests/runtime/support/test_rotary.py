@@ -64,15 +64,6 @@ MODELS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
 def test_keys_before_the_rotation_are_what_the_model_projected(name: str) -> None:
     model, tokenizer = MODELS[name]()
     projected: dict[int, list[Tensor]] = {}
-    handles = [
-        # Qwen3 normalises keys between their projection and the rotation
-        getattr(layer.self_attn, "k_norm", layer.self_attn.k_proj).register_forward_hook(
-            lambda module, inputs, keys, number=number: projected.setdefault(number, []).append(
-                keys.reshape(-1, model.config.num_key_value_heads, module_dim(model))
-            )
-        )
-        for number, layer in enumerate(model.base_model.layers)
-    ]
     compared = 0
 
     def see(view: CacheView) -> None:
@@ -89,7 +80,16 @@ def test_keys_before_the_rotation_are_what_the_model_projected(name: str) -> Non
                 compared += len(held)
 
     policy = Policy(budget=BUDGET, scorer=Watching(see=see))
-    engine = Engine(model, tokenizer, policy, eos_token_ids=[])
+    engine = Engine(model, tokenizer, policy, eos_token_ids=[])  # looks at keys of its own first
+    handles = [
+        # Qwen3 normalises keys between their projection and the rotation
+        getattr(layer.self_attn, "k_norm", layer.self_attn.k_proj).register_forward_hook(
+            lambda module, inputs, keys, number=number: projected.setdefault(number, []).append(
+                keys.reshape(-1, model.config.num_key_value_heads, module_dim(model))
+            )
+        )
+        for number, layer in enumerate(model.base_model.layers)
+    ]
     [completion] = engine.generate([list(range(5, 15))], max_new_tokens=80)
     for handle in handles:
         handle.remove()
@@ -119,10 +119,6 @@ def test_a_part_that_edits_the_rotation_edits_no_model() -> None:
     assert before.scaling == 1
 
 
-def without_some(model: PreTrainedModel) -> None:
-    model.config.no_rope_layers = [1, 0]  # SmolLM3's field
-
-
 def dynamic(model: PreTrainedModel) -> None:
     model.base_model.rotary_emb.rope_type = "dynamic"
 
@@ -142,7 +138,6 @@ def another(model: PreTrainedModel) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (without_some, "has layers that do not turn keys"),
         (dynamic, "changes its frequencies with the length of a text .*dynamic"),
         (missing, "has no rotary position embedding"),
         (another, "turns keys in another way"),
