@@ -8,6 +8,7 @@ import attrs
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from skipkv._shares import ceil_of
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
 
@@ -193,7 +194,7 @@ class Budget:
             return self.tokens
         assert self.ratio is not None  # held by the constructor
         first = max(self.sinks, prompt) if self.prompt else self.sinks
-        return max(math.ceil(self.ratio * seen), first + self.window + 1)
+        return max(ceil_of(self.ratio, seen), first + self.window + 1)
 
     def protected(
         self, positions: Int[Tensor, "R H L"], seen: Int[Tensor, "R"], prompt: Int[Tensor, "R"]

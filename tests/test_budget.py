@@ -1,15 +1,17 @@
 """Budgets that layers divide."""
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skipkv import Budget
+from skipkv._shares import floor_of
 from skipkv.budget import divided
 from skipkv.errors import ConfigError
 from skipkv.policy import LinearShares
@@ -24,6 +26,16 @@ def test_parts_add_up_and_each_is_its_quota_rounded(whole: int, shares: list[flo
     for part, share in zip(parts, shares, strict=True):
         quota = whole * (share / math.fsum(shares))
         assert abs(part - quota) < 1 + 1e-6 * whole
+
+
+@example(hundredths=7, seen=100)
+@example(hundredths=29, seen=100)
+@given(hundredths=st.integers(1, 100), seen=st.integers(1, 10**6))
+def test_a_decimal_share_is_taken_as_it_is_written(hundredths: int, seen: int) -> None:
+    ratio = hundredths / 100
+    exact = Fraction(hundredths, 100) * seen
+    assert Budget(ratio=ratio, window=0).allowed(seen) == max(math.ceil(exact), 1)
+    assert floor_of(ratio, seen) == math.floor(exact)
 
 
 @given(

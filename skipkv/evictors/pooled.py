@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from skipkv._shares import floor_of
 from skipkv._types import CacheView
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
@@ -65,7 +66,7 @@ class Pooled:
 
     def most_per_head(self, budget: int) -> int:
         """The most entries that one head keeps."""
-        return math.floor(self.cap * budget)
+        return floor_of(self.cap, budget)
 
     def keep(
         self, scores: Float[Tensor, "R H L"], view: CacheView, budget: int
@@ -73,7 +74,7 @@ class Pooled:
         """The best `H * budget` entries of a row, within the floor and the cap of each head."""
         protected = view.protected.int()
         able = best(scores, view, self.most_per_head(budget), protected)
-        sure = best(scores, view, math.floor(self.floor * budget), protected) | view.protected
+        sure = best(scores, view, floor_of(self.floor, budget), protected) | view.protected
         order = ordered(scores, (sure.int() + protected).masked_fill(~able, -1))
         whole = budget * scores.shape[1]
         every = order.flatten(1)  # [R H*L]

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from skipkv._calls import scores_of
+from skipkv._shares import SLACK
 from skipkv._types import CacheView, Needs, needs_of
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
@@ -62,5 +63,5 @@ class Reserved:
         worth = scores_of(self.scorer, view).masked_fill(~free, -torch.inf)
         order = worth.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
         room = budget - view.protected.sum(dim=-1, keepdim=True)
-        reserved = free & (order < (self.share * room).floor())
+        reserved = free & (order < (self.share * room.double() + SLACK).floor())
         return best(scores, view, budget, torch.where(view.protected, 2, reserved.int()))

@@ -92,9 +92,7 @@ class Shared:
             return self.evictor.keep(mean, view, budget)
         own = self.evictor.keep(scores, view, budget).float()
         votes = self._joined(own, view, "sum")
-        voters = own.shape[1] * (view.depth if self.layers else 1)
-        tier = (votes / voters * 99).round().int()  # voters in hundredths: tiers end at 100
-        return best(mean, view, budget, torch.where(view.protected, 100, tier))
+        return best(_by(votes, mean), view, budget, view.protected.int())
 
     def _joined(
         self, values: Float[Tensor, "R H L"], view: CacheView, how: Literal["sum", "mean", "max"]
@@ -116,3 +114,10 @@ class Shared:
 
         joined = over_heads(together(values), together(view.positions), how)
         return torch.empty_like(values).index_copy_(0, order, joined.reshape(values.shape))
+
+
+def _by(first: Float[Tensor, "R H L"], second: Float[Tensor, "R H L"]) -> Float[Tensor, "R H L"]:
+    """Minus the place of each slot in the order of `first`, `second` and the earlier slot."""
+    order = second.argsort(dim=-1, descending=True, stable=True)
+    ranked = first.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
+    return -order.gather(-1, ranked).argsort(dim=-1).float()

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipkv import CacheView
+from skipkv._shares import floor_of
 from skipkv.errors import ConfigError
 from skipkv.evictors import Pooled, TopK
 from skipkv.testing.strategies import budgets, cache_views, scores
@@ -22,9 +23,9 @@ def chosen(
         sorted(range(len(head)), key=lambda i, head=head: (not head[i][0], -head[i][1], i))  # type: ignore[misc]
         for head in row
     ]
-    able = [order[: math.floor(cap * budget)] for order in ranked]
+    able = [order[: floor_of(cap, budget)] for order in ranked]
     sure = [
-        {i for place, i in enumerate(order) if head[i][0] or place < math.floor(floor * budget)}
+        {i for place, i in enumerate(order) if head[i][0] or place < floor_of(floor, budget)}
         for head, order in zip(row, ranked, strict=True)
     ]
     room = len(row) * budget - sum(map(len, sure))

@@ -113,6 +113,26 @@ def test_an_evictor_inside_that_joins_layers_sees_all_of_them() -> None:
             assert (record.kept == record.kept[:1, :1]).all()
 
 
+def test_one_vote_more_counts_however_many_vote() -> None:
+    heads, slots = 300, 3  # 100 heads want the last slot, 101 the first one and 99 the other
+    wanted = torch.tensor([0] * 101 + [1] * 99 + [2] * 100)
+    values = torch.nn.functional.one_hot(wanted, slots)[None].float()
+    values[0, :, 2] += 0.4  # by the mean the last slot would be the best
+    positions = torch.arange(slots).expand(1, heads, slots)
+    view = CacheView(
+        keys=torch.zeros(1, heads, slots, 2),
+        values=torch.zeros(1, heads, slots, 2),
+        positions=positions,
+        protected=torch.zeros_like(positions, dtype=torch.bool),
+        seen=torch.tensor([slots]),
+        sequences=torch.tensor([0]),
+        layers=torch.tensor([0]),
+        depth=1,
+    )
+    keep = Shared(over="vote").keep(values, view, 1)
+    assert keep[0].tolist() == [[True, False, False]] * heads
+
+
 @given(data=st.data())
 def test_layers_that_share_a_set_count_like_heads(data: Any) -> None:
     depth, heads, slots = 3, 2, 9
