@@ -14,8 +14,8 @@ FILES = sorted((ROOT / "skipkv").rglob("*.py"))
 PARTS = {"segmenters", "scorers", "evictors", "steerers", "schedulers"}
 
 # `errors, _shares <- _validators <- _types, _learned <- _protocols, _calls, parts, budget <-
-# policy <- presets <- models <- runtime <- the rest`: the runtime asks `models` which architectures it
-# decodes, and `Engine.from_pretrained` for a model; nothing in `models` knows how a model is
+# policy <- presets <- models <- runtime <- the rest`: the runtime asks `models` which architectures
+# it decodes, and `Engine.from_pretrained` for a model; nothing in `models` knows how a model is
 # decoded.
 RANK = {
     "errors": 0,

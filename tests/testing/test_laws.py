@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import torch
 from broken import BY_PROTOCOL
 
 from skipkv import Needs
@@ -229,6 +230,40 @@ def test_an_undeclared_need_is_told_with_its_remedy(
         check_scorer(Reads(), examples=30)
     assert caught.value.law == "needs"
     assert f"Declare what score reads: {remedy}." in str(caught.value)
+
+
+class ByNumber:
+    """Reads the number that a sequence has in the view, which depends on its neighbours."""
+
+    def score(self, view: Any) -> Any:
+        return view.positions * (1.0 - view.sequences[:, None, None])
+
+    def keep(self, scores: Any, view: Any, budget: int) -> Any:
+        return TopK().keep(self.score(view), view, budget)
+
+
+@pytest.mark.parametrize("check", [check_scorer, check_evictor])
+def test_a_part_that_reads_the_number_of_a_sequence_breaks_the_law_of_rows(check: Any) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check(ByNumber())
+    assert caught.value.law == "rows"
+
+
+class Drawing:
+    """Noise that no view tells of."""
+
+    def score(self, view: Any) -> Any:
+        return torch.rand(view.positions.shape)
+
+    def keep(self, scores: Any, view: Any, budget: int) -> Any:
+        return TopK().keep(self.score(view), view, budget)
+
+
+@pytest.mark.parametrize("check", [check_scorer, check_evictor])
+def test_a_part_that_answers_anew_at_every_call_is_not_told_to_declare_needs(check: Any) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check(Drawing())
+    assert caught.value.law == "deterministic"
 
 
 def law_of(component: Any, name: str) -> Law:

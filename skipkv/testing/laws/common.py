@@ -62,6 +62,14 @@ def check_same(before: Tensor, after: Tensor, where: Tensor, changed: str) -> No
         )
 
 
+def _alike(before: Tensor, after: Tensor, where: Tensor) -> bool:
+    try:
+        check_same(before, after, where, "")
+    except Broken:
+        return False
+    return True
+
+
 def snapshot(value: object) -> dict[str, Tensor]:
     """Copies of a value's tensors."""
     return {name: tensor.clone() for name, tensor in tensors(value)}
@@ -121,6 +129,8 @@ def check_needs(
     what = difference(needs)
     if what is None:
         return
+    if difference(needs) is None or not _alike(expected, ask(view), where):
+        return  # the answer changes from call to call, which is another law's matter
     declared = attrs.asdict(needs, recurse=False)
     queries = 0 if view.queries is None else view.queries.shape[3]
     everything: dict[str, Any] = {
@@ -159,11 +169,15 @@ def bare(view: CacheView, needs: Needs) -> CacheView:
 
 
 def rows_of(view: CacheView, rows: Any) -> CacheView:
-    """Some rows of a view, in another order."""
+    """Some rows of a view, as if their sequences were the only ones: numbered from 0."""
+    own = {name: t[rows] for name, t in _own_tensors(view).items()}
+    there, own["sequences"] = own["sequences"].unique(return_inverse=True)
+    tables = view.sentences
     return attrs.evolve(
         view,
-        **{name: t[rows] for name, t in _own_tensors(view).items()},
+        **own,
         records={record: values[rows] for record, values in view.records.items()},
+        sentences=None if tables is None else [tables[number] for number in there.tolist()],
     )
 
 
