@@ -7,8 +7,8 @@ import attrs
 class Record:
     """What one policy did to the predictions in one text.
 
-    The lists have a number per position, from the first position whose logits were computed after
-    the policy had dropped something. Before it every policy is the full cache.
+    The lists have a number per position, from the first position after the prompt whose logits were
+    computed after the policy had dropped something. Before it every policy is the full cache.
 
     Args:
         text: number of the text.
@@ -34,5 +34,11 @@ class Record:
 
     @property
     def distances(self) -> list[int]:
-        """For each position the tokens fed since the last event: from 1 to the interval."""
-        return [(self.first + i - 1) % self.interval + 1 for i in range(len(self.kl))]
+        """For each position the tokens fed since the last event: from 1 to the interval.
+
+        The first event comes right before the first position; at the end of a prompt that may be
+        between two others.
+        """
+        return [
+            min(i + 1, (self.first + i - 1) % self.interval + 1) for i in range(len(self.kl))
+        ]

@@ -22,9 +22,11 @@ RKV = ("rkv", presets.rkv(16, interval=8))
 STREAMING = ("streaming", presets.streaming_llm(16, sinks=2, interval=8))
 
 
-def run(*policies: Any, texts: Any = TEXTS, model: Any = MODEL, **options: Any) -> Any:
+def run(
+    *policies: Any, texts: Any = TEXTS, model: Any = MODEL, prompt: int = 8, **options: Any
+) -> Any:
     folder = options.pop("folder", None)
-    comparison = Comparison(policies=policies, prompt_tokens=8, **options)
+    comparison = Comparison(policies=policies, prompt_tokens=prompt, **options)
     return compare(model, TOKENIZER, texts, comparison, folder=folder, progress=False)
 
 
@@ -46,22 +48,28 @@ def seen_by(text: list[int], budget: int, sinks: int, interval: int, prompt: int
     return mask
 
 
-def test_the_numbers_are_those_of_a_masked_model_in_float64(tmp_path: Path) -> None:
-    run(STREAMING, folder=tmp_path)
+@pytest.mark.parametrize(
+    ("prompt", "first"),
+    [(8, 17), (21, 21)],  # the second one exceeds the budget: an event at its end, then after 25
+)
+def test_the_numbers_are_those_of_a_masked_model_in_float64(
+    prompt: int, first: int, tmp_path: Path
+) -> None:
+    run(STREAMING, folder=tmp_path, prompt=prompt)
     exact = toy_model().double()
     for record in records(tmp_path):
         text = TEXTS[record.text]
-        mask = seen_by(text, budget=16, sinks=2, interval=8, prompt=8)
+        mask = seen_by(text, budget=16, sinks=2, interval=8, prompt=prompt)
         bias = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, -torch.inf)
         ids = torch.tensor([text])
         with torch.no_grad():
             p = exact(input_ids=ids).logits[0].log_softmax(dim=-1)
             q = exact(input_ids=ids, attention_mask=bias[None, None]).logits[0]
         q = q.log_softmax(dim=-1)
-        assert record.first == 17
-        assert len(record.kl) == len(text) - 1 - 17
+        assert record.first == first
+        assert len(record.kl) == len(text) - 1 - first
         for i, kl in enumerate(record.kl):
-            at = 17 + i
+            at = first + i
             pairs = zip(p[at].tolist(), q[at].tolist(), strict=True)
             expected = sum(math.exp(a) * (a - b) for a, b in pairs)
             assert kl == pytest.approx(expected, abs=2e-6, rel=1e-3)
@@ -70,7 +78,8 @@ def test_the_numbers_are_those_of_a_masked_model_in_float64(tmp_path: Path) -> N
             top = p[at].topk(2).values
             if top[0] - top[1] > 1e-5:
                 assert record.same[i] == int(p[at].argmax() == q[at].argmax())
-            assert record.distances[i] == (at - 1) % 8 + 1
+            before = max(e for e in (first, 17, 25, 33, 41) if first <= e <= at)  # the last event
+            assert record.distances[i] == at - before + 1
 
 
 def test_the_full_cache_is_itself() -> None:
