@@ -39,6 +39,4 @@ class Record:
         The first event comes right before the first position; at the end of a prompt that may be
         between two others.
         """
-        return [
-            min(i + 1, (self.first + i - 1) % self.interval + 1) for i in range(len(self.kl))
-        ]
+        return [min(i + 1, (self.first + i - 1) % self.interval + 1) for i in range(len(self.kl))]

@@ -268,7 +268,7 @@ class PressFromScorer(ScorerPress):  # type: ignore[misc]
             UnsupportedModelError: the model has none that skipkv knows.
         """
         if needs_of(self.scorer).rotary:
-            self._rotation = rotation_of(model)
+            self._rotation = rotation_of(model, windows=True)  # a press sees all layers
 
     def score(
         self,

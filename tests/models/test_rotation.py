@@ -52,6 +52,18 @@ def keys_at(model: PreTrainedModel, position: int) -> dict[int, Tensor]:
     return {layer: cache.layers[layer].keys for layer in Architecture.of(model.config).full}
 
 
+@pytest.mark.parametrize("family", ["gemma3_text", "olmo3"])
+def test_layers_with_a_window_may_turn_keys_in_another_way(family: str) -> None:
+    made = model(family)
+    module: Any = made.base_model.rotary_emb
+    if not hasattr(module, "sliding_attention_inv_freq"):
+        pytest.skip("this transformers has one rotation for both kinds of layers")
+    module.sliding_attention_inv_freq *= 0.5
+    rotation_of(made)
+    with pytest.raises(UnsupportedModelError, match="turns the keys of layer 1 in another way"):
+        rotation_of(made, windows=True)
+
+
 def unturned(model: PreTrainedModel) -> dict[int, Tensor]:
     """The keys of the same token as they are before any turn."""
     module: Any = model.base_model.rotary_emb

@@ -5,7 +5,7 @@ own functions compute, and with the keys that the model itself writes.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -29,7 +29,9 @@ _CHANGING = ("dynamic", "longrope")
 _PROBED = (0, 3, 50, 1000)  # positions
 _TOKENS = 8  # that the model is shown at these positions
 
-_confirmed: "WeakKeyDictionary[torch.nn.Module, Rotation]" = WeakKeyDictionary()
+_Confirmed = tuple[Rotation, set[int]]
+"""A rotation, and the layers whose keys have been found to be turned by it."""
+_confirmed: "WeakKeyDictionary[torch.nn.Module, _Confirmed]" = WeakKeyDictionary()
 
 
 def check_rotary(policy: Policy, model: PreTrainedModel) -> None:
@@ -38,13 +40,14 @@ def check_rotary(policy: Policy, model: PreTrainedModel) -> None:
         rotation_of(model)
 
 
-def rotation_of(model: PreTrainedModel) -> Rotation:
+def rotation_of(model: PreTrainedModel, *, windows: bool = False) -> Rotation:
     """The rotation of a model's keys, in all layers that attend to the whole past.
 
     The first call for a model feeds it single tokens, to compare the keys that it writes.
 
     Args:
         model: a causal language model of a supported family.
+        windows: whether it must be that of the layers with a sliding window too.
 
     Raises:
         UnsupportedModelError: its positions do not turn keys by constant frequencies.
@@ -66,12 +69,15 @@ def rotation_of(model: PreTrainedModel) -> Rotation:
         frequencies=frequencies.detach().to(model.device, torch.float32, copy=True),
         scaling=float(getattr(module, f"{own}attention_scaling", 1.0)),
     )
-    known = _confirmed.get(model)
-    if known is not None and _same(known, rotation):
+    found = Architecture.of(model.config)
+    layers = {*found.full, *(found.windowed if windows else ())}
+    known, seen = _confirmed.get(model, (None, set()))
+    if known is not None and _same(known, rotation) and layers <= seen:
         return rotation
     _check_function(model, rotation, module, apply, *([FULL] if own else []))
-    _check_keys(model, rotation)
-    _confirmed[model] = Rotation(frequencies=rotation.frequencies.clone(), scaling=rotation.scaling)
+    _check_keys(model, rotation, sorted(layers))
+    mine = Rotation(frequencies=rotation.frequencies.clone(), scaling=rotation.scaling)
+    _confirmed[model] = mine, layers
     return rotation
 
 
@@ -93,8 +99,8 @@ def _check_function(
         _refuse(model, "turns keys in another way than pairs of dimensions i and F + i")
 
 
-def _check_keys(model: PreTrainedModel, rotation: Rotation) -> None:
-    """Compare the keys of one token at several positions, in every layer.
+def _check_keys(model: PreTrainedModel, rotation: Rotation, layers: Sequence[int]) -> None:
+    """Compare the keys of one token at several positions, in each of these layers.
 
     A token without a past attends to itself alone. So its hidden states are the same at every
     position, and its keys differ by the rotation only.
@@ -105,7 +111,8 @@ def _check_keys(model: PreTrainedModel, rotation: Rotation) -> None:
     positions = torch.tensor(_PROBED, device=device).repeat_interleave(number)[:, None]  # [P*n 1]
     cache: Any = DynamicCache(config=model.config)
     given: Any = {cache_name(model.base_model): cache, "use_cache": True}
-    with no_gradient(model), evaluating(model):
+    plain = torch.autocast(device.type, enabled=False)  # the model's own dtype says what rounds
+    with no_gradient(model), evaluating(model), plain:
         try:
             model.base_model(
                 input_ids=ids.repeat(len(_PROBED))[:, None], position_ids=positions, **given
@@ -115,7 +122,7 @@ def _check_keys(model: PreTrainedModel, rotation: Rotation) -> None:
                 raise
             said = " ".join(str(cause).split())[:300]
             _refuse(model, f"raised {type(cause).__name__} when fed single tokens: {said}")
-        for layer in Architecture.of(model.config).full:
+        for layer in layers:
             keys = cache.layers[layer].keys.float()  # [P*n H 1 D]
             before = rotation.unrotated(keys, positions[:, None].expand(keys.shape[:3]))
             if apart := _by_position(before, model.dtype):

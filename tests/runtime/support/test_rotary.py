@@ -119,6 +119,19 @@ def test_a_part_that_edits_the_rotation_edits_no_model() -> None:
     assert before.scaling == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_is_no_other_rotation(dtype: torch.dtype) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        rotation_of(toy_model("qwen3").to(dtype))
+
+
+def test_a_damaged_model_is_not_taken_for_one_with_another_rotation() -> None:
+    model = toy_model()
+    with torch.no_grad():
+        model.model.layers[0].self_attn.k_proj.weight[0] = torch.nan
+    rotation_of(model)
+
+
 def dynamic(model: PreTrainedModel) -> None:
     model.base_model.rotary_emb.rope_type = "dynamic"
 
