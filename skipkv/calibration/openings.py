@@ -41,6 +41,7 @@ def openings(
         classify: names the kind of a thought.
     """
     ids = [*trace.prompt, *trace.tokens]
+    adds = text.whole(ids)
     found: list[Opening] = []
     before = not marks.thinks
     opened: int | None = None
@@ -55,7 +56,7 @@ def openings(
         was, before = before, thinking
         if position < len(trace.prompt) - 1:
             continue
-        pieces.append(text[ids[position]])
+        pieces.append(adds[position])
         if was and not thinking:  # the closing mark does not belong to the thought
             pieces = ["".join(pieces).rpartition(marks.closing)[0]]
             close()

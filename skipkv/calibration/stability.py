@@ -47,7 +47,7 @@ def agreement(
     )
     # an opening without room to regenerate has no agreement
     fitting = [i for i, o in enumerate(opened) if o.position + 1 + max_tokens <= limit]
-    shares = torch.zeros(len(opened))
+    alike = torch.zeros(len(opened))
     completions = engine.generate(
         [ids[: opened[i].position + 1] for i in fitting],
         max_new_tokens=max_tokens,
@@ -59,5 +59,5 @@ def agreement(
     for completion in completions:
         i = fitting[completion.index]
         if completion.text.strip() and classify(completion.text) == opened[i].kind:
-            shares[i] += 1 / samples
-    return shares
+            alike[i] += 1
+    return alike / samples
