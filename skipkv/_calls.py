@@ -2,6 +2,8 @@
 
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import attrs
@@ -27,6 +29,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     kind: tuple(field.name for field in attrs.fields(kind))
     for kind in (CacheView, Rotation, SentenceTable, SteeringContext)
 }
+_asked: ContextVar[list[Tensor] | None] = ContextVar("_asked", default=None)
 # torch's messages for exhausted memory on the CPU, and on devices without an error class for it.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
@@ -72,9 +75,26 @@ def scores_of(scorer: object, view: CacheView) -> Float[Tensor, "R H L"]:
     Raises:
         PartError: the scorer raised, edited the view, or did not return scores.
     """
-    scores = call(scorer, "score", {"view": view})
+    asked, before = _asked.get(), _asked.set(None)  # what it asks of others in turn is its own
+    try:
+        scores: Tensor = call(scorer, "score", {"view": view})
+    finally:
+        _asked.reset(before)
     check_tensor(scorer, "score", scores, "[R, H, L]", view.positions, torch.float32)
-    return scores  # type: ignore[no-any-return]
+    if asked is not None:
+        asked.append(scores)
+    return scores
+
+
+@contextmanager
+def scores_asked() -> Iterator[list[Float[Tensor, "R H L"]]]:
+    """Within this context `scores_of` adds what scorers answer to the list."""
+    asked: list[Tensor] = []
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
 
 
 def remembered_of(scorer: object, view: CacheView) -> dict[Memory, Float[Tensor, "R H L"]]:

@@ -14,7 +14,9 @@ from skipkv._calls import (
     call,
     check_tensor,
     culprit,
+    parts_of,
     remembered_of,
+    scores_asked,
     scores_of,
     tensors,
     versions,
@@ -27,7 +29,6 @@ from skipkv.evictors import Evictor
 from skipkv.evictors.protocol import most_of, pools_heads
 from skipkv.policy import Policy
 from skipkv.schedulers import BatchScheduler
-from skipkv.scorers import Scorer
 from skipkv.segmenters import Segmenter
 from skipkv.steerers import Steerer
 
@@ -145,9 +146,9 @@ class Decision:
 
     Args:
         keep: the keep mask.
-        held: per sequence, whether its scores are finite, whether its mask is within the
-            budget, keeps no empty slot, and keeps what is protected, and whether what is
-            remembered is finite.
+        held: per sequence, whether its scores are finite, those that the evictor asks for too;
+            whether its mask is within the budget, keeps no empty slot, and keeps what is protected;
+            and whether what is remembered is finite.
         remembered: what memories hold from now on.
     """
 
@@ -187,7 +188,10 @@ def decide(
             watch(view, scores)
         finite = torch.isfinite(scores) | ~occupied
         remembered = remembered_of(policy.scorer, view)
-        keep = _keep(policy.evictor, scores, view, budget)
+        with scores_asked() as asked:  # an evictor may have scorers of its own
+            keep = _keep(policy.evictor, scores, view, budget)
+        for more in asked:
+            finite = finite & (torch.isfinite(more) | ~occupied)
     except PartError as error:
         failure = without_frames(error)
         faults: list[SkipKVError | None] = [failure] * count
@@ -252,7 +256,7 @@ def law_faults(
     name: object = policy.scorer
     if not all(finite for finite, *_ in held):
         model = _model_faults(view, occupied, len(held))
-        name = _culprit(policy.scorer, view)
+        name = _culprit(policy, view)
     faults: list[SkipKVError | None] = []
     for number, (finite, within, real, safe, remembers) in enumerate(held):
         fault: SkipKVError | None = None
@@ -287,11 +291,15 @@ def law_faults(
     return faults
 
 
-def _culprit(scorer: Scorer, view: CacheView) -> object:
+def _culprit(policy: Policy, view: CacheView) -> object:
+    inside = [part for part in parts_of(policy.evictor) if callable(getattr(part, "score", None))]
     try:
-        return culprit(scorer, view)
+        for scorer in (policy.scorer, *inside):
+            if not (torch.isfinite(scores_of(scorer, view)) | ~view.occupied).all():
+                return culprit(scorer, view)
     except PartError:  # a term answered differently this time: blame the sum
-        return scorer
+        pass
+    return policy.scorer
 
 
 def _model_faults(

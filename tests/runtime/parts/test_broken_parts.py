@@ -18,7 +18,7 @@ import skipkv
 from skipkv import Budget, Completion, Engine, Policy, Sampling, ThinkingMarks, presets
 from skipkv._types import CacheView, Needs, SteeringContext
 from skipkv.errors import ModelError, PartError
-from skipkv.evictors import TopK
+from skipkv.evictors import Reserved, Shared, TopK
 from skipkv.runtime import loop
 from skipkv.scorers import KeyNorm
 from skipkv.steerers import AdditiveSteerer, SteeringVector
@@ -119,6 +119,19 @@ def test_heads_that_share_budgets_keep_no_more_than_their_sum() -> None:
         assert str(completion.error) == (
             "Odd() kept more than the budget of 24 entries per head, or more than 48 of one head."
         )
+
+
+def test_a_scorer_inside_an_evictor_is_held_to_finite_scores_too() -> None:
+    def score(view: CacheView) -> Tensor:
+        longest = (view.seen == 40)[:, None, None]
+        return torch.where(longest, torch.nan, view.positions.float())
+
+    odd = part(score=score)
+    for evictor in (Reserved(scorer=odd), Shared(evictor=Reserved(scorer=odd))):
+        policy = Policy(budget=BUDGET, scorer=KeyNorm(), evictor=evictor)
+        first, second, third = decode(policy)
+        assert (first.error, third.error) == (None, None)
+        assert str(second.error).startswith("Odd() scored an entry NaN or infinite.")
 
 
 def edits(view: CacheView, name: str) -> None:
