@@ -52,7 +52,7 @@ class TokenDropAlgorithm:
     def __init__(self, policy: Policy, *, over: str = "mean") -> None:
         check_policy(policy, user="TokenDropAlgorithm")
         _check(policy)
-        self._policy = policy.with_(evictor=Shared(over=over, layers=True))
+        self._policy = policy.with_(evictor=Shared(evictor=policy.evictor, over=over, layers=True))
         assert policy.budget is not None  # checked
         self._budget = policy.budget
         self._window = needs_of(policy.scorer).queries

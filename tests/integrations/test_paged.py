@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skipkv import Budget, CacheView, Policy, presets, select
 from skipkv.errors import ConfigError, InputError
-from skipkv.evictors import Shared
+from skipkv.evictors import Shared, SinkAndRecent
 from skipkv.integrations.paged import TokenDropAlgorithm, dropped_spans
 from skipkv.scorers import KeyNorm, Recency, WindowAttention
 from skipkv.steerers import AdditiveSteerer, SteeringVector
@@ -129,6 +129,18 @@ def test_event_by_event_the_worker_holds_what_select_keeps(policy, by_layer):
             assert len(worker.held) == policy.budget.tokens
     assert len(worker.events) == 4
     assert worker.held[: policy.budget.sinks] == list(range(policy.budget.sinks))
+
+
+@pytest.mark.parametrize("over", ["mean", "max", "vote"])
+def test_the_evictors_own_sinks_stay_whatever_the_scores(over):
+    policy = Policy(
+        budget=Budget(tokens=8, window=1, interval=4),
+        scorer=KeyNorm(),
+        evictor=SinkAndRecent(sinks=3),
+    )
+    keys = {f"layer.{n}": torch.rand(1, HEADS, 14, SIZE) for n in range(LAYERS)}
+    kept = TokenDropAlgorithm(policy, over=over).select_kept_positions(keys)
+    assert kept.tolist() == [0, 1, 2, 9, 10, 11, 12, 13]
 
 
 def test_nothing_is_dropped_within_the_budget_nor_while_a_prompt_is_read():
