@@ -7,7 +7,7 @@ import pytest
 import torch
 from broken import BY_PROTOCOL
 
-from skipkv import Needs
+from skipkv import Needs, presets
 from skipkv.errors import ConfigError
 from skipkv.evictors import KeepAll, TopK
 from skipkv.scorers import KeyNorm, KeyRedundancy, Random
@@ -264,6 +264,12 @@ def test_a_part_that_answers_anew_at_every_call_is_not_told_to_declare_needs(che
     with pytest.raises(ConformanceError) as caught:
         check(Drawing())
     assert caught.value.law == "deterministic"
+
+
+@pytest.mark.parametrize("policy", [presets.gkv(64), presets.adakv(64)], ids=["gkv", "adakv"])
+def test_parts_that_remember_or_share_budgets_are_shown_what_they_declare(policy: Any) -> None:
+    part = OnToy(scaled_down(policy), None)
+    assert hold(law_of(policy, "needs"), part, examples=5) is None
 
 
 def law_of(component: Any, name: str) -> Law:

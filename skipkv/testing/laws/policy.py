@@ -218,6 +218,12 @@ class _StrictScorer:
     def score(self, view: CacheView) -> Any:
         return self.inner.score(bare(view, self.needs))
 
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)  # what else it can do, and says of itself
+        if name == "remember":
+            return lambda view: found(bare(view, self.needs))
+        return found
+
 
 @attrs.frozen
 class _StrictEvictor:
@@ -231,6 +237,9 @@ class _StrictEvictor:
 
     def keep(self, scores: Any, view: CacheView, budget: int) -> Any:
         return self.inner.keep(scores, bare(view, self.needs), budget)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
 
 @attrs.define
