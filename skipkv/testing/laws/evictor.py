@@ -11,6 +11,7 @@ from skipkv._types import CacheView
 from skipkv.evictors import Evictor
 from skipkv.evictors.protocol import most_of, pools_heads
 from skipkv.testing.laws.common import (
+    alone,
     check_needs,
     check_same,
     check_tensor,
@@ -18,7 +19,6 @@ from skipkv.testing.laws.common import (
     full_views,
     heads_of,
     protocol_law,
-    rows_of,
     snapshot,
     with_other_empty_slots,
 )
@@ -34,12 +34,21 @@ def _drawn(case: Case, views: Any) -> tuple[CacheView, Tensor, int]:
     return view, values, case.draw("budget", budgets(view))
 
 
+def _choosing(case: Case, views: Any) -> tuple[CacheView, Tensor, int]:
+    """The same, with a budget that some head exceeds, so that something must go, if possible."""
+    view = case.draw("view", views)
+    values = case.draw("scores", scores(view))
+    least = max(1, int(view.protected.sum(dim=-1).max()))
+    most = max(least, int(view.occupied.sum(dim=-1).max()) - 1)
+    return view, values, case.draw("budget", st.integers(least, most))
+
+
 def _first(wrong: Tensor) -> list[int]:
     return list(wrong.nonzero()[0].tolist())
 
 
 def _needs(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, full_views(evictor))
+    view, values, budget = _choosing(case, full_views(evictor))
     everywhere = torch.ones_like(view.occupied)
 
     def ask(shown_view: CacheView) -> Tensor:
@@ -98,7 +107,7 @@ def _room(evictor: Any, case: Case) -> None:
 
 
 def _deterministic(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor))
+    view, values, budget = _choosing(case, views_for(evictor))
     before = evictor.keep(values, view, budget).clone()
     other = case.draw("other view, shown in between", views_for(evictor))
     evictor.keep(torch.zeros(other.positions.shape), other, other.positions.shape[2])
@@ -116,15 +125,15 @@ def _pure(evictor: Any, case: Case) -> None:
 
 
 def _rows(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor, rows=SEVERAL))
+    view, values, budget = _choosing(case, views_for(evictor, rows=SEVERAL))
     rows = case.draw("row", one_row(view.seen.shape[0]))
-    alone = evictor.keep(values[rows], rows_of(view, rows), budget)
+    found = evictor.keep(values[rows], alone(view, rows), budget)
     expected = evictor.keep(values, view, budget)[rows]
-    check_same(expected, alone, torch.ones_like(alone), "with that row alone in the view")
+    check_same(expected, found, torch.ones_like(found), "with that row alone in the view")
 
 
 def _heads(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor, heads=SEVERAL))
+    view, values, budget = _choosing(case, views_for(evictor, heads=SEVERAL))
     heads = case.draw("heads, in this order", st.permutations(range(view.positions.shape[1])))
     permuted = evictor.keep(values[:, heads], heads_of(view, heads), budget)
     expected = evictor.keep(values, view, budget)[:, heads]
@@ -132,7 +141,7 @@ def _heads(evictor: Any, case: Case) -> None:
 
 
 def _empty_slots(evictor: Any, case: Case) -> None:
-    view, values, budget = _drawn(case, views_for(evictor))
+    view, values, budget = _choosing(case, views_for(evictor))
     more = case.draw("more empty slots", st.integers(0, 4))
     size = case.draw("what empty slots hold", st.sampled_from([100.0, 3e38]))
     other = with_other_empty_slots(view, more, size)

@@ -12,6 +12,7 @@ from skipkv._types import needs_of
 from skipkv.errors import PartError
 from skipkv.scorers import Scorer
 from skipkv.testing.laws.common import (
+    alone,
     check_needs,
     check_same,
     check_tensor,
@@ -19,7 +20,6 @@ from skipkv.testing.laws.common import (
     full_views,
     heads_of,
     protocol_law,
-    rows_of,
     snapshot,
     with_other_empty_slots,
 )
@@ -67,9 +67,9 @@ def _pure(scorer: Any, case: Case) -> None:
 def _rows(scorer: Any, case: Case) -> None:
     view = case.draw("view", views_for(scorer, rows=SEVERAL))
     rows = case.draw("row", one_row(view.seen.shape[0]))
-    alone = scorer.score(rows_of(view, rows))
+    found = scorer.score(alone(view, rows))
     check_same(
-        scorer.score(view)[rows], alone, view.occupied[rows], "with that row alone in the view"
+        scorer.score(view)[rows], found, view.occupied[rows], "with that row alone in the view"
     )
 
 
@@ -114,14 +114,16 @@ def _memory(scorer: Any, case: Case) -> None:
         raise Broken(str(error)) from None
     check_unchanged(view, before, "remember")
     rows = case.draw("row", one_row(view.seen.shape[0]))
-    alone = remembered_of(scorer, rows_of(view, rows))
+    by_itself = remembered_of(scorer, alone(view, rows))
     longer = remembered_of(scorer, with_other_empty_slots(view, 2, 100.0))
     slots = view.positions.shape[2]
     for memory, values in found.items():
         if (view.occupied & ~torch.isfinite(values)).any():
             raise Broken(f"remember, for {memory!r}, gave an entry {shown(values)}.")
         here = view.occupied[rows]
-        check_same(values[rows], alone[memory], here, "remembered with that row alone in the view")
+        check_same(
+            values[rows], by_itself[memory], here, "remembered with that row alone in the view"
+        )
         changed = longer[memory][..., :slots]
         check_same(values, changed, view.occupied, "remembered with other empty slots")
 
@@ -143,13 +145,13 @@ def _written(scorer: Any, case: Case) -> None:
     row = case.draw("row", one_row(len(keys)))
     token = case.draw("token", one_row(keys.shape[2]))
     one = (keys[row][:, :, token], values[row][:, :, token], hidden[row][:, token])
-    alone = written_of(scorer, *one, layer)
+    by_itself = written_of(scorer, *one, layer)
     for record, said in found.items():
         if not torch.isfinite(said).all():
             raise Broken(f"on_write, for {record!r}, gave {shown(said)}.")
         here = said[row][:, :, token]
         everywhere = torch.ones_like(here, dtype=torch.bool)
-        check_same(here, alone[record], everywhere, "written with that token alone")
+        check_same(here, by_itself[record], everywhere, "written with that token alone")
 
 
 def one_row(count: int) -> Any:
