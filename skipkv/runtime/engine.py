@@ -16,6 +16,7 @@ from skipkv.errors import ConfigError, InputError, SkipKVWarning
 from skipkv.models import load
 from skipkv.models.architecture import text_config
 from skipkv.policy import Policy
+from skipkv.runtime.graph import Record
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.parts.steering import check_steerer, warn_if_idle
 from skipkv.runtime.requests.answer import Answers
@@ -74,8 +75,14 @@ class Engine:
             are decoding. Small chunks let running sequences wait less, large ones bring newcomers
             in sooner; what is kept and decoded does not depend on it.
         graphs: on CUDA, under a budget in tokens, replay decode steps as one recorded graph; where
-            that fails, a warning says why and steps are launched one by one. Under tensor
-            parallelism steps are neither recorded nor compiled.
+            that fails, a warning says why and steps are launched one by one. A function records
+            steps in another way, on any device: it gets one that does a step on fixed tensors, and
+            returns one that does the same again. Under tensor parallelism steps are neither
+            recorded nor compiled.
+        read_every: decode steps between two looks at the tokens. Each look makes an accelerator
+            wait, so by default there are 16 there, and 1 on a CPU. With 1 an accelerator streams
+            each token at once and decodes none beyond a sequence's end, in slower steps. No token
+            depends on it.
         compile: compile the decoder layers for decode steps, which takes seconds at the first of
             them; "auto" does so on CUDA. The name of a backend of `torch.compile` does so with that
             backend. Cache, attention and prompts stay as they are. Compiled layers round less
@@ -89,8 +96,8 @@ class Engine:
             on several devices, or a model of a family that is not tested and that decodes in
             another way through skipkv's cache.
         InputError: the model or the tokenizer is none, or no EOS token is known.
-        ConfigError: the policy is none, `batch_size` or `prefill_chunk` is below 1, or a steerer
-            does not fit the model.
+        ConfigError: the policy is none, `batch_size`, `prefill_chunk` or `read_every` is below 1,
+            `graphs` is neither a bool nor a function, or a steerer does not fit the model.
 
     Example:
         >>> from skipkv import Engine, presets
@@ -110,7 +117,8 @@ class Engine:
         batch_size: int = 8,
         eos_token_ids: int | Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
-        graphs: bool = True,
+        graphs: bool | Record = True,
+        read_every: int | None = None,
         compile: Compile = "auto",
         thinking: ThinkingMarks | str | None = "auto",
     ) -> None:
@@ -134,6 +142,15 @@ class Engine:
                 "how many tokens of a newcomer's prompt are fed between two decode steps of the "
                 "others."
             )
+        if not (callable(graphs) or isinstance(graphs, bool)):
+            raise ConfigError(
+                f"Engine(graphs={graphs!r}) must be True, False, or a function that records a step."
+            )
+        if read_every is not None and (not isinstance(read_every, int) or read_every < 1):
+            raise ConfigError(
+                f"Engine(read_every={read_every!r}) must be a whole number, 1 or more: it is how "
+                "many decode steps lie between two looks at the tokens."
+            )
         check_untested(model, by="Engine")
         continues(model)  # tried now, while nothing is under way
         self.model: PreTrainedModel = model
@@ -144,7 +161,8 @@ class Engine:
         alone = (
             ranks_of(model) == 1
         )  # what ranks send to each other is neither recorded nor compiled
-        self._graphs = graphs and alone
+        self._graphs = graphs if alone else False
+        self._read_every = read_every
         self._compiled = compiled_layers(model, compile) if alone else None
         given = None if eos_token_ids is None else whole_numbers("eos_token_ids", eos_token_ids)
         self._eos = _eos(model, tokenizer) if given is None else frozenset(given)
@@ -165,7 +183,8 @@ class Engine:
         batch_size: int = 8,
         eos_token_ids: int | Sequence[int] | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
-        graphs: bool = True,
+        graphs: bool | Record = True,
+        read_every: int | None = None,
         compile: Compile = "auto",
         thinking: ThinkingMarks | str | None = "auto",
         trust_remote_code: bool = False,
@@ -181,6 +200,7 @@ class Engine:
             eos_token_ids: as for the constructor.
             prefill_chunk: as for the constructor.
             graphs: as for the constructor.
+            read_every: as for the constructor.
             compile: as for the constructor.
             thinking: as for the constructor.
             trust_remote_code: run Python code that comes with the model; without it none runs.
@@ -201,6 +221,7 @@ class Engine:
             eos_token_ids=eos_token_ids,
             prefill_chunk=prefill_chunk,
             graphs=graphs,
+            read_every=read_every,
             compile=compile,
             thinking=thinking,
         )
@@ -320,7 +341,8 @@ class Engine:
         character, or what may be the beginning of a stop string.
 
         A piece is the text of a token. On an accelerator tokens are read 16 at a time, since every
-        look makes it wait, so 16 pieces come at once. Streaming changes no token.
+        look makes it wait, so 16 pieces come at once. `Engine(read_every=...)` says how many.
+        Streaming changes no token.
 
         Args:
             prompts: as for `generate`, and so are the others.
@@ -572,6 +594,7 @@ class Engine:
             text=self._text,
             prefill_chunk=self.prefill_chunk,
             graphs=self._graphs,
+            read_every=self._read_every,
             streaming=streaming,
         )
 

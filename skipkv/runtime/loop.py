@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList
 
 from skipkv._calls import without_frames
 from skipkv.errors import PartError, SkipKVError
-from skipkv.runtime.graph import RecordedSteps, recorder
+from skipkv.runtime.graph import Record, RecordedSteps, recorder
 from skipkv.runtime.parts import checked
 from skipkv.runtime.requests.prefill import LONGEST_PASS, PREFILL_CHUNK, Reading, columns
 from skipkv.runtime.requests.sampling import NO_TOKEN, Sampling, choose, uniforms
@@ -27,14 +27,8 @@ from skipkv.runtime.support.continuing import warn_of_single_tokens
 from skipkv.runtime.text.stopping import StopFinder
 from skipkv.runtime.text.token_text import TokenText
 
-# Decode steps between two readings of the tokens. A reading makes an accelerator wait; what a
-# finished sequence decodes until then is thrown away.
-_STEPS_UNREAD = 16
-
-
-def _can_ask(device: torch.device) -> bool:
-    """Whether a look at the newest tokens costs no wait."""
-    return device.type == "cpu"
+# Decode steps after which the host looks at all sequences, if nothing else makes it look.
+_BURST = 16
 
 
 @attrs.define(kw_only=True)
@@ -77,7 +71,10 @@ class DecodeLoop:
         eos: tokens that end a sequence.
         text: the text of tokens.
         prefill_chunk: tokens of a newcomer's prompt fed between two steps of the others.
-        graphs: record steps where that is possible.
+        graphs: record steps where that is possible. A function records them on any device.
+        read_every: decode steps between two readings of the tokens. A reading makes an accelerator
+            wait; what a finished sequence decodes until then is thrown away. None: 1 on a CPU, 16
+            elsewhere.
         streaming: sequences come out whenever they have grown, too.
     """
 
@@ -88,7 +85,8 @@ class DecodeLoop:
         eos: frozenset[int],
         text: TokenText,
         prefill_chunk: int = PREFILL_CHUNK,
-        graphs: bool = True,
+        graphs: bool | Record = True,
+        read_every: int | None = None,
         streaming: bool = False,
     ) -> None:
         self.waiting: list[Order] = []
@@ -104,11 +102,14 @@ class DecodeLoop:
         self._ends = eos | {NO_TOKEN}  # tokens at which a sequence ends
         self._text = text
         self._chunk = prefill_chunk
-        self._record = recorder(self._device) if graphs and session.room is not None else None
+        record = recorder(self._device) if graphs is True else graphs or None
+        self._record = None if session.room is None else record
         # Recorded steps choose all tokens in one way: that of the first of them.
         self._recorded: RecordedSteps | None = None
         self._recorded_way: tuple[float | int, ...] = ()
-        self._asks = _can_ask(self._device)
+        on_host = self._device.type == "cpu"
+        self._read_every = read_every or (1 if on_host else _BURST)
+        self._asks = self._read_every == 1  # then the host knows every token
         # Further samples of a newcomer's prompt; each has a lane for itself from the beginning.
         self._samples: dict[Sequence, list[Sequence]] = {}
         # Sequences with a lane that wait until another one has read their prefix.
@@ -394,8 +395,10 @@ class DecodeLoop:
         """Steps to the next look at the tokens, at most."""
         if self._session.newcomers:
             return 1  # they need not wait long
+        if not self._asks:
+            return self._read_every
         looks = self._streaming or any(d.finder is not None for d in self._session.decoders)
-        return 1 if self._asks and looks else _STEPS_UNREAD
+        return 1 if looks else _BURST
 
     def _step(
         self,

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
 
 import torch
 from adapted_list import CASES
@@ -19,7 +19,6 @@ import skipkv
 from skipkv import Engine, Policy, presets
 from skipkv.errors import SkipKVWarning
 from skipkv.models.architecture import Architecture
-from skipkv.runtime import loop
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -66,8 +65,7 @@ def is_recorded(model: PreTrainedModel) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*begins anew.*", SkipKVWarning)
         plain = _decoded(model, policy)
-        with patch.object(loop, "recorder", lambda device: recorder):
-            assert _decoded(model, policy) == plain
+        assert _decoded(model, policy, graphs=recorder) == plain
     assert recorder.replays
 
 
@@ -77,10 +75,8 @@ def _own(model: PreTrainedModel) -> list[tuple[int, ...]]:
     return [tuple(generated(model, [prompt])[0].tolist()) for prompt in PROMPTS]
 
 
-def _decoded(
-    model: PreTrainedModel, policy: Policy, *, prefill_chunk: int = 256
-) -> list[tuple[int, ...]]:
-    engine = Engine(model, TOKENIZER, policy, prefill_chunk=prefill_chunk)
+def _decoded(model: PreTrainedModel, policy: Policy, **how: Any) -> list[tuple[int, ...]]:
+    engine = Engine(model, TOKENIZER, policy, **how)
     return [c.tokens for c in engine.generate(PROMPTS, max_new_tokens=NEW)]
 
 

@@ -4,7 +4,7 @@ What is decoded, kept and counted for a request is what it gives alone, where no
 prompt goes in whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 
 from skipkv import Budget, CacheView, Engine, Policy, Sampling, presets
 from skipkv.evictors import Pooled
-from skipkv.runtime import loop
 from skipkv.runtime.loop import DecodeLoop
 from skipkv.runtime.requests.sequence import Order
 from skipkv.runtime.requests.sequence import Sequence as Decoded
@@ -102,6 +101,7 @@ def loop_of(
     slots: int,
     chunk: int,
     observers: Sequence[Any] = (),
+    **how: Any,
 ) -> DecodeLoop:
     with torch.inference_mode():
         session = Session(
@@ -116,6 +116,7 @@ def loop_of(
         eos=frozenset(),
         text=TEXT,
         prefill_chunk=chunk,
+        **how,
     )
 
 
@@ -183,24 +184,23 @@ def test_samples_and_stop_strings_are_a_requests_own_however_prompts_are_cut(
 
 
 def test_looking_at_the_tokens_less_often_changes_nothing_while_prompts_are_read(
-    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    model: PreTrainedModel,
 ) -> None:
     policy = POLICIES["skipkv, steered"]
     requests = [attrs.evolve(request, stop=("e", "x", "s")) for request in queue()]
     often = decoded(model, policy, requests, slots=3, chunk=3)
-    monkeypatch.setattr(loop, "_can_ask", lambda device: False)
-    assert decoded(model, policy, requests, slots=3, chunk=3) == often
+    assert decoded(model, policy, requests, slots=3, chunk=3, read_every=16) == often
 
 
 @pytest.mark.parametrize("name", ["skipkv, steered"])
 def test_steps_of_fixed_operations_follow_who_comes_and_goes(
-    name: str, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    name: str, model: PreTrainedModel
 ) -> None:
     """Those that CUDA records as a graph; here each is done anew."""
     policy, requests = POLICIES[name], queue()
     alone = each_alone(model, policy, requests)
-    monkeypatch.setattr(loop, "recorder", lambda device: lambda body: body)
-    assert decoded(model, policy, requests, slots=3, chunk=3) == alone
+    again = decoded(model, policy, requests, slots=3, chunk=3, graphs=lambda body: body)
+    assert again == alone
 
 
 @settings(max_examples=10, deadline=None)
@@ -265,11 +265,10 @@ def test_whoever_decodes_is_fed_between_any_two_chunks_of_the_newcomers(
         assert len(fed) >= first
 
 
-@pytest.mark.parametrize("asks", [True, False])  # as on the host, and on an accelerator
+@pytest.mark.parametrize("read_every", [1, 16])  # as on the host, and on an accelerator
 def test_a_long_prompt_holds_up_neither_those_who_decode_nor_a_short_prompt(
-    asks: bool, monkeypatch: pytest.MonkeyPatch
+    read_every: int,
 ) -> None:
-    monkeypatch.setattr(loop, "_can_ask", lambda device: asks)
     model, watched = toy_model(), Watched()
     model.register_forward_pre_hook(watched.hook, with_kwargs=True)
     sizes = [(4, 30), (4, 2), (40, 3), (6, 3)]  # the third takes the slot of the second
@@ -277,7 +276,8 @@ def test_a_long_prompt_holds_up_neither_those_who_decode_nor_a_short_prompt(
         Order(index=i, prompt=counted(prompt), max_new_tokens=new)
         for i, (prompt, new) in enumerate(sizes)
     ]
-    decoding = loop_of(model, Policy(scheduler=watched), slots=3, chunk=8)
+    policy = Policy(scheduler=watched)
+    decoding = loop_of(model, policy, slots=3, chunk=8, read_every=read_every)
     assert [f.request.index for f in decoding.run(requests)] == [1, 3, 2, 0]
     assert [(first, counts) for first, counts, *_ in watched.passes][:8] == [
         (0, [4, 4, 8]),
@@ -411,36 +411,20 @@ def test_a_stream_closed_while_a_prompt_is_being_read_leaves_the_model_as_it_was
     assert state() == before
 
 
-def places(model: PreTrainedModel) -> tuple[Session, Callable[[], list[float]]]:
-    """A session, and what its sequences were marked with, in order."""
-    session = Session(model, POLICIES["skipkv, steered"], sequences=4, text=TEXT)
-
-    def marks() -> list[float]:
-        store, steering, reader = session.store, session._steering, session._reader
-        assert steering is not None
-        assert reader is not None
-        found = store.groups[0].keys[0, :, 0, 0, 0].tolist()
-        assert store.tokens_seen == [int(mark) for mark in found]
-        assert steering._thoughts[:, 0].tolist() == found
-        decoding = session.decoding
-        assert reader.decoded._ring[:decoding, 0, 0].tolist() == found[:decoding]
-        return found[: len(session.sequences)]
-
-    return session, marks
-
-
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and_goes(
     model: PreTrainedModel, data: st.DataObject
 ) -> None:
-    session, marks = places(model)
+    session = Session(model, POLICIES["skipkv, steered"], sequences=4, text=TEXT)
+    store = session.store
     decoding: set[int] = set()
     reading: set[int] = set()
     for mark in range(1, 15):
         alive = len(decoding) + len(reading)
         assert session.decoding == len(decoding)
-        order = marks()
+        order = store.tokens_seen[:alive]
+        assert store.groups[0].keys[0, :alive, 0, 0, 0].tolist() == order
         assert [s.prompt_tokens for s in session.sequences] == order
         assert [s.lane for s in session.sequences] == list(range(alive))
         assert set(order[: len(decoding)]) == decoding
@@ -450,20 +434,16 @@ def test_sequences_lie_side_by_side_those_that_decode_in_front_whoever_comes_and
         if choice == "start":
             number = session.start(Decoded(prompt_tokens=mark)).lane
             assert number == alive
-            session.store.groups[0].keys[:, number] = mark
-            session.store.tokens_seen[number] = mark
-            assert session._steering is not None
-            session._steering._thoughts[number] = mark
+            store.groups[0].keys[:, number] = mark
+            store.tokens_seen[number] = mark
             reading.add(mark)
         elif choice == "join":
             number = data.draw(st.integers(len(decoding), alive - 1))
             session.join(session.sequences[number])
-            assert session._reader is not None
-            session._reader.decoded._ring[len(decoding)] = int(order[number])
-            reading.remove(int(order[number]))
-            decoding.add(int(order[number]))
+            reading.remove(order[number])
+            decoding.add(order[number])
         else:
             number = data.draw(st.integers(0, alive - 1))
             session.stop(session.sequences[number])
-            reading.discard(int(order[number]))
-            decoding.discard(int(order[number]))
+            reading.discard(order[number])
+            decoding.discard(order[number])

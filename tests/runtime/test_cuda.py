@@ -13,12 +13,11 @@ import pytest
 import torch
 
 import skipkv
-from skipkv import Policy, Sampling, presets
+from skipkv import Observer, Policy, Sampling, presets
 from skipkv._types import CacheView
 from skipkv.errors import PartError
 from skipkv.evictors import TopK
-from skipkv.runtime import graph
-from skipkv.runtime.loop import DecodeLoop
+from skipkv.runtime import ObservedPass, graph
 from skipkv.runtime.parts import event
 from skipkv.runtime.seam.compiled import CompiledLayers
 from skipkv.runtime.store import kernels
@@ -393,20 +392,60 @@ def test_budgets_are_exact_in_half_precision(name: str, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize("name", ["full", *BUDGETED])
-def test_a_decode_step_waits_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = DecodeLoop._step
+def test_a_decode_step_waits_for_nothing(name: str) -> None:
+    """The device is waited for between the last step before a reading and the next step only."""
+    model = model_on_gpu()
+    policy = presets.full() if name == "full" else BUDGETED[name]
+    engine = Engine(model, toy_tokenizer(), policy, eos_token_ids=[], graphs=False)
+    readings = Readings()
+    list(engine.generate(PROMPTS, max_new_tokens=80, observers=[readings]))
+    steps = 0
 
-    def watched(loop: DecodeLoop, *args: Any) -> Any:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return step(loop, *args)
-        finally:
+    def begin(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs["input_ids"].shape[1] == 1:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def end(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        nonlocal steps
+        steps += kwargs["input_ids"].shape[1] == 1
+        if steps in readings.after:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(DecodeLoop, "_step", watched)
-    policy = presets.full() if name == "full" else BUDGETED[name]
-    engine = Engine(model_on_gpu(), toy_tokenizer(), policy, eos_token_ids=[], graphs=False)
-    assert all(c.error is None for c in engine.generate(PROMPTS, max_new_tokens=80))
+    model.register_forward_pre_hook(begin, with_kwargs=True)
+    model.register_forward_hook(end, with_kwargs=True)
+    try:
+        assert all(c.error is None for c in engine.generate(PROMPTS, max_new_tokens=80))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert steps == readings.after[-1] == 79
+
+
+class Readings(Observer):
+    """Keeps the numbers of decode steps after which tokens were read."""
+
+    def __init__(self) -> None:
+        self.after: list[int] = []
+
+    def on_pass(self, passed: ObservedPass) -> None:
+        self.after.append(sum(self.after[-1:]) + passed.steps)
+
+
+def test_an_engine_that_is_told_so_launches_every_step() -> None:
+    model, calls = model_on_gpu(), 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    model.register_forward_pre_hook(count)
+    launched = []
+    for graphs in (False, True):
+        engine = Engine(model, toy_tokenizer(), BUDGETED["snapkv"], eos_token_ids=[], graphs=graphs)
+        before = calls
+        list(engine.generate(PROMPTS, max_new_tokens=80))
+        launched.append(calls - before)
+    assert launched[0] == 80  # the prompts, and 79 steps
+    assert launched[1] < 10
 
 
 @pytest.mark.parametrize("name", BUDGETED)

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets
 from skipkv.errors import ConfigError, InputError, PartError
-from skipkv.runtime import loop
 from skipkv.runtime.seam.names import cache_name
 from skipkv.schedulers import Continuous, LengthGrouped, padding_tokens
 from skipkv.scorers import KeyNorm, KeyRedundancy, Recency, WindowAttention
@@ -290,20 +289,24 @@ def test_a_sequence_ends_at_eos_and_its_slot_is_used_again(
 
 @pytest.mark.parametrize("name", ["full", "skipkv"])
 def test_looking_at_the_tokens_less_often_changes_none(
-    name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    name: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """On an accelerator the host looks every few steps; what was decoded too far is thrown away."""
     policy = presets.full() if name == "full" else presets.skipkv(32, threshold=0.5, interval=16)
     model = toy_model(eos=True, seed=3)
-    engine = Engine(model, tokenizer, policy, batch_size=3)
     options: dict[str, Any] = {
         "max_new_tokens": 50,
         "stop": ["so"],
         "sampling": Sampling(temperature=1.5, n=4),
     }
-    every_step = list(engine.generate(PROMPTS, **options))
-    monkeypatch.setattr(loop, "_can_ask", lambda device: False)
-    seldom = list(engine.generate(PROMPTS, **options))
+    every_step, seldom = (
+        list(
+            Engine(model, tokenizer, policy, batch_size=3, read_every=steps).generate(
+                PROMPTS, **options
+            )
+        )
+        for steps in (1, 16)
+    )
     assert {c.stop_reason for c in every_step} == {"eos", "stop_string", "length"}
     assert [(c.tokens, c.text, c.stop_reason) for c in seldom] == [
         (c.tokens, c.text, c.stop_reason) for c in every_step
@@ -501,6 +504,9 @@ def test_bad_input_is_refused_at_the_call(
         ({"batch_size": "4"}, "batch_size='4'"),
         ({"batch_size": 2.0}, "batch_size=2.0"),
         ({"prefill_chunk": None}, "prefill_chunk=None"),
+        ({"graphs": "cuda"}, "graphs='cuda'"),
+        ({"read_every": 2.0}, "read_every=2.0"),
+        ({"read_every": 0}, "read_every=0"),
         ({"eos_token_ids": ["</s>"]}, "eos_token_ids must hold whole numbers .*got '</s>'"),
         ({"eos_token_ids": "</s>"}, "eos_token_ids must be a list of whole numbers, got '</s>'"),
     ],

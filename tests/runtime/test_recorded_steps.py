@@ -24,7 +24,7 @@ from skipkv import (
     presets,
 )
 from skipkv.evictors import Pooled
-from skipkv.runtime import graph, loop
+from skipkv.runtime import graph
 from skipkv.scorers import GateScore, Random, WriteGate
 from skipkv.scorers.algebra import ScorerAlgebra
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
@@ -75,9 +75,15 @@ POLICIES["written"] = Policy(
 )
 
 
-def decode(policy: Policy, model: PreTrainedModel | None = None, **options: Any) -> list[Any]:
+def decode(
+    policy: Policy,
+    model: PreTrainedModel | None = None,
+    *,
+    graphs: bool | graph.Record = True,
+    **options: Any,
+) -> list[Any]:
     model = model or toy_model(eos=True, seed=3)
-    engine = Engine(model, toy_tokenizer(), policy, batch_size=3)
+    engine = Engine(model, toy_tokenizer(), policy, batch_size=3, graphs=graphs)
     completions = engine.generate(PROMPTS, max_new_tokens=40, trace=True, **options)
     return [
         (c.tokens, c.stop_reason, [e.kept.tolist() for e in c.trace or ()], c.stats.events)
@@ -88,21 +94,18 @@ def decode(policy: Policy, model: PreTrainedModel | None = None, **options: Any)
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("sampling", [None, Sampling(temperature=1.5, top_k=20, seed=1)], ids=repr)
 def test_replayed_steps_give_the_tokens_and_keep_the_entries_of_steps_one_by_one(
-    name: str, sampling: Sampling | None, monkeypatch: pytest.MonkeyPatch
+    name: str, sampling: Sampling | None
 ) -> None:
     """Sequences end and others begin meanwhile, events compact the cache between replays."""
     expected = decode(POLICIES[name], sampling=sampling)
     recorder = Recorder()
-    monkeypatch.setattr(loop, "recorder", lambda device: recorder)
-    assert decode(POLICIES[name], sampling=sampling) == expected
+    assert decode(POLICIES[name], graphs=recorder, sampling=sampling) == expected
     assert len(recorder.recorded) >= 2  # one for every number of sequences that lasts
     assert recorder.replays > 2 * len(recorder.recorded)
 
 
 @pytest.mark.parametrize("second", ["full_attention", "sliding_attention"])
-def test_attention_with_sinks_and_windows_is_recorded_too(
-    second: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_with_sinks_and_windows_is_recorded_too(second: str) -> None:
     config = GptOssConfig(
         vocab_size=len(toy_tokenizer()),
         hidden_size=32,
@@ -123,14 +126,11 @@ def test_attention_with_sinks_and_windows_is_recorded_too(
         torch.nn.init.constant_(layer.self_attn.sinks, 2.0)
     expected = decode(presets.snapkv(24, interval=8), model)
     recorder = Recorder()
-    monkeypatch.setattr(loop, "recorder", lambda device: recorder)
-    assert decode(presets.snapkv(24, interval=8), model) == expected
+    assert decode(presets.snapkv(24, interval=8), model, graphs=recorder) == expected
     assert recorder.replays
 
 
-def test_a_step_that_cannot_be_recorded_is_launched_and_a_warning_says_why(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_step_that_cannot_be_recorded_is_launched_and_a_warning_says_why() -> None:
     expected = decode(POLICIES["rkv"])
     asked: list[int] = []
 
@@ -138,19 +138,15 @@ def test_a_step_that_cannot_be_recorded_is_launched_and_a_warning_says_why(
         asked.append(1)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(loop, "recorder", lambda device: refuse)
     with pytest.warns(UserWarning, match=r"RuntimeError: operation not permitted.*same tokens"):
-        assert decode(POLICIES["rkv"]) == expected
+        assert decode(POLICIES["rkv"], graphs=refuse) == expected
     assert asked == [1]
 
 
-@pytest.mark.parametrize("policy", [presets.full(), presets.rkv(24)], ids=["full", "switched off"])
-def test_caches_that_grow_and_engines_that_are_told_so_do_not_record(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "recorder", lambda device: pytest.fail("asked for a recorder"))
-    engine = Engine(toy_model(), toy_tokenizer(), policy, graphs=policy.budget is None)
-    assert len(list(engine.generate(["a"], max_new_tokens=5))) == 1
+def test_caches_that_grow_are_not_recorded() -> None:
+    recorder = Recorder()
+    decode(presets.full(), graphs=recorder)
+    assert not recorder.recorded
 
 
 def test_a_cpu_records_nothing() -> None:

@@ -8,9 +8,6 @@ from torch import Tensor
 
 from skipkv.runtime.store.decode import DecodeForward
 
-# Steps written to the ring together: one write for many steps costs little more than for one.
-_WAITING = 16
-
 
 class LastHidden:
     """The newest hidden states of every sequence: a ring by position, `[sequences, kept, E]`.
@@ -20,13 +17,22 @@ class LastHidden:
         kept: number of newest states to keep per sequence.
         hidden_size: hidden size of the model.
         device: device of the ring.
+        waiting: steps written to the ring together: one write for many steps costs little more
+            than for one.
     """
 
     def __init__(
-        self, sequences: int, *, kept: int, hidden_size: int, device: torch.device | str
+        self,
+        sequences: int,
+        *,
+        kept: int,
+        hidden_size: int,
+        device: torch.device | str,
+        waiting: int = 16,
     ) -> None:
         self._ring = torch.zeros(sequences, kept, hidden_size, device=device)
         self._kept = kept
+        self._most = min(waiting, kept)  # steps that may wait
         self._waiting: list[Float[Tensor, "B E"]] = []
         self._forward: DecodeForward | None = None  # the forward of the waiting states' steps
 
@@ -36,7 +42,7 @@ class LastHidden:
             self._write()
             self._forward = forward
         self._waiting.append(states)
-        if forward.fixed or len(self._waiting) == min(_WAITING, self._kept):
+        if forward.fixed or len(self._waiting) == self._most:
             self._write()
 
     def newest(self, sequence: int, count: int, *, seen: int) -> Float[Tensor, "N E"]:

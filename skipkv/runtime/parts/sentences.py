@@ -19,8 +19,6 @@ from skipkv.segmenters import Segmenter
 # The hidden states of the open sentence's newest tokens are held one by one, because a segmenter
 # may close a sentence some tokens late (Punkt waits for the next word). Older states are summed.
 _HELD = 64
-# The most numbers summed at once. It bounds the memory of a call, whatever the batch.
-_AT_ONCE = 2**21
 
 
 class SentenceTracker:
@@ -131,6 +129,8 @@ def feed(
     ids: Sequence[Sequence[int]],
     pieces: Sequence[Sequence[str]],
     hidden: Sequence[Float[Tensor, "_ E"]],
+    *,
+    at_once: int = 2**21,
 ) -> list[PartError | None]:
     """Feed the next tokens of several sequences to their trackers, with shared tensor operations.
 
@@ -139,6 +139,8 @@ def feed(
         ids: token ids, per sequence.
         pieces: their text.
         hidden: last hidden states after the final norm, at these tokens.
+        at_once: the most numbers summed at once. It bounds the memory of a call, whatever the
+            batch.
 
     Returns:
         Per tracker, the error of its segmenter or None. Do not feed a tracker after its error.
@@ -152,7 +154,7 @@ def feed(
         if len(new) != len(states):
             raise ValueError(f"{len(new)} tokens came with {len(states)} hidden states.")
     largest = max((_HELD + len(states)) * states.shape[1] for states in hidden)
-    step = max(1, _AT_ONCE // largest)
+    step = max(1, at_once // largest)
     errors: list[PartError | None] = []
     for start in range(0, len(trackers), step):
         some = slice(start, start + step)

@@ -9,9 +9,6 @@ import attrs
 from skipkv.runtime.results.completion import Completion
 from skipkv.runtime.text.token_text import byte_tokens
 
-# Tokens kept as context when older ones are dropped: enough for the newest text to be as after all
-# of them.
-_CONTEXT = 16
 # Some tokenizers clean up spaces (" ." becomes "."). Text before a space that follows two letters
 # or digits is then final: none of the clean-up patterns reaches across it.
 _SETTLED = re.compile(r".*\w\w(?=\s)", re.DOTALL)
@@ -51,6 +48,8 @@ class TextStream:
     Args:
         tokenizer: a transformers tokenizer.
         stop: strings at which the text ends.
+        context: tokens kept as context when older ones are dropped: enough for the newest text to
+            be as after all of them.
 
     Example:
         >>> from skipkv.testing import toy_tokenizer
@@ -60,9 +59,10 @@ class TextStream:
         ['one ', '', 'two plus']
     """
 
-    def __init__(self, tokenizer: Any, *, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, *, stop: Sequence[str] = (), context: int = 16) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        self._context = context
         self._cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
         self._bytes = byte_tokens(tokenizer)
         added = tokenizer.added_tokens_decoder
@@ -82,7 +82,7 @@ class TextStream:
         certain = self._settled(text)
         self._held += certain[self._certain :]
         self._certain = max(self._certain, len(certain))
-        if len(self._recent) > 4 * _CONTEXT and self._recent[-1] not in self._bytes:
+        if len(self._recent) > 4 * self._context and self._recent[-1] not in self._bytes:
             self._forget(len(text))
         ready = self._before_stop()
         piece, self._held = self._held[:ready], self._held[ready:]
@@ -132,7 +132,7 @@ class TextStream:
 
         A run of byte tokens is not divided: a part of it may be no text.
         """
-        start = len(self._recent) - _CONTEXT
+        start = len(self._recent) - self._context
         while start and self._recent[start - 1] in self._bytes:
             start -= 1
         recent = self._recent[start:]

@@ -17,9 +17,6 @@ from skipkv.runtime.store.softmax import PLAIN, Softmax, observed
 Record = Callable[[Float[Tensor, "B H G t L"], slice], None]
 """Gets the attention weights of some columns of a pass."""
 
-# Queries per tile where a part needs the attention weights, which the fused kernel does not give.
-_TILE = 128
-
 
 def attend(
     part: Prompts | Steps,
@@ -29,6 +26,8 @@ def attend(
     value: Float[Tensor, "B H L D"],
     scale: float,
     softmax: Softmax = PLAIN,
+    *,
+    tile: int = 128,
 ) -> Float[Tensor, "B T Q D"]:
     """Attention of one layer in a forward pass.
 
@@ -40,6 +39,8 @@ def attend(
         value: the values that the rows hold.
         scale: factor of the logits.
         softmax: how logits become weights.
+        tile: queries at a time where a part needs the attention weights, which the fused kernel
+            does not give.
     """
     batch, heads, _, size = key.shape
     columns = query.shape[2]
@@ -51,7 +52,7 @@ def attend(
     if isinstance(part, SlotPrompts):
         part.observe(layer, observed(grouped, scale), softmax)
         record = partial(part.add_attention, layer) if part.weighs else None
-    return _prompt(grouped, key, value, part.mask(layer), scale, softmax, record)
+    return _prompt(grouped, key, value, part.mask(layer), scale, softmax, record, tile)
 
 
 def _prompt(
@@ -62,12 +63,13 @@ def _prompt(
     scale: float,
     softmax: Softmax,
     record: Record | None,
+    tile: int,
 ) -> Float[Tensor, "B T Q D"]:
     """Attention of a pass over prompts; `record` gets the weights of each tile of queries."""
     if softmax.plain and record is None:
         output = _fused_attention(query, key, value, mask, scale)
     else:
-        output = _seen_attention(query, key, value, mask, scale, softmax, record)
+        output = _seen_attention(query, key, value, mask, scale, softmax, record, tile)
     # [B H G T D] -> [B T Q D]
     batch, _, _, columns, size = query.shape
     return output.reshape(batch, -1, columns, size).transpose(1, 2).contiguous()
@@ -97,15 +99,16 @@ def _seen_attention(
     scale: float,
     softmax: Softmax,
     record: Record | None,
+    tile: int,
 ) -> Float[Tensor, "B H G T D"]:
     """Attention with the weights at hand: a tile of queries at a time."""
     outputs = []
-    for start in range(0, query.shape[3], _TILE):
-        tile = slice(start, start + _TILE)
+    for start in range(0, query.shape[3], tile):
+        columns = slice(start, start + tile)
         output, weights = softmax.attend(
-            query[..., tile, :], key, value, mask[:, :, None, tile], scale
+            query[..., columns, :], key, value, mask[:, :, None, columns], scale
         )
         if record is not None:
-            record(weights, tile)
+            record(weights, columns)
         outputs.append(output)
     return torch.cat(outputs, dim=3)

@@ -19,7 +19,6 @@ from skipkv import Budget, Completion, Engine, Policy, Sampling, ThinkingMarks, 
 from skipkv._types import CacheView, Needs, SteeringContext
 from skipkv.errors import ModelError, PartError
 from skipkv.evictors import Reserved, Shared, TopK
-from skipkv.runtime import loop
 from skipkv.scorers import KeyNorm
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
@@ -34,8 +33,9 @@ PROMPTS = [[X] * 30, [X] * 40, [X] * 26]
 
 def decode(policy: Policy, prompts: Any = PROMPTS, **options: Any) -> list[Completion]:
     model = options.pop("model", None) or toy_model()
-    size = options.pop("batch_size", 4)
-    engine = Engine(model, toy_tokenizer(), policy, batch_size=size)
+    names = ("batch_size", "read_every", "graphs")
+    how = {name: options.pop(name) for name in names if name in options}
+    engine = Engine(model, toy_tokenizer(), policy, **{"batch_size": 4, **how})
     return list(engine.generate(prompts, **{"max_new_tokens": 40, **options}))
 
 
@@ -237,12 +237,10 @@ FAULTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("read_every", [1, 16])
 def test_a_steerer_that_breaks_ends_the_sequences_it_broke_on_and_no_other(
-    fault: str, recorded: bool, monkeypatch: pytest.MonkeyPatch
+    fault: str, read_every: int
 ) -> None:
-    if recorded:  # as on an accelerator: steps of fixed operations, tokens unread for 16 of them
-        monkeypatch.setattr(loop, "_can_ask", lambda device: False)
     healthy = decode(Policy(budget=BUDGET, steerer=Pushes()), THINKING, sampling=SAMPLED)
     position = max(at for completion in healthy for at in steps_of(completion))
     guilty = [i for i, c in enumerate(healthy) if position in steps_of(c)]
@@ -250,7 +248,7 @@ def test_a_steerer_that_breaks_ends_the_sequences_it_broke_on_and_no_other(
     change, message = FAULTS[fault]
     policy = Policy(budget=BUDGET, steerer=Pushes((position,), change))
     for number, (broke, well) in enumerate(
-        zip(decode(policy, THINKING, sampling=SAMPLED), healthy, strict=True)
+        zip(decode(policy, THINKING, sampling=SAMPLED, read_every=read_every), healthy, strict=True)
     ):
         if number in guilty:
             assert broke.stop_reason == "error"
@@ -286,7 +284,7 @@ def test_a_steerer_that_edits_what_it_is_shown_ends_all_rows_of_the_step() -> No
         assert str(completion.error).startswith("Odd().delta edited hidden in place")
 
 
-@pytest.mark.parametrize("burst", [1, 16])
+@pytest.mark.parametrize("read_every", [1, 16])
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -298,16 +296,15 @@ def test_a_steerer_that_edits_what_it_is_shown_ends_all_rows_of_the_step() -> No
     ids=["raises", "no such request", "no numbers", "endless"],
 )
 def test_a_scheduler_that_breaks_ends_what_waits_and_what_runs_goes_on(
-    answer: Callable[[Any], Any], message: str, burst: int, monkeypatch: pytest.MonkeyPatch
+    answer: Callable[[Any], Any], message: str, read_every: int
 ) -> None:
     def admit(waiting: Any, *, free: int, running: int) -> Any:
         return [0, 1] if len(waiting) == 4 else answer(waiting)
 
-    monkeypatch.setattr(loop, "_STEPS_UNREAD", burst)
     prompts = [*PROMPTS, [X] * 8]
     healthy = decode(Policy(budget=BUDGET), prompts, batch_size=2)
     policy = Policy(budget=BUDGET, scheduler=part(admit=admit))
-    *ran, third, fourth = decode(policy, prompts, batch_size=2, trace=True)
+    *ran, third, fourth = decode(policy, prompts, batch_size=2, read_every=read_every, trace=True)
     assert [c.tokens for c in ran] == [c.tokens for c in healthy[:2]]
     assert [c.error for c in ran] == [None, None]
     for completion in (third, fourth):
@@ -369,20 +366,24 @@ def test_logits_that_are_not_finite_end_their_sequence_and_the_model_is_named(
     assert "not finite (float32)" in str(broken.error)
 
 
-@pytest.mark.parametrize("burst", [1, 16])
+@pytest.mark.parametrize("read_every", [1, 16])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_logits_that_become_nan_while_decoding_end_the_sequence_there(
-    burst: int, recorded: bool, monkeypatch: pytest.MonkeyPatch
+    read_every: int, recorded: bool
 ) -> None:
     """Neighbours decode on meanwhile, and no token is fed that is none."""
     healthy = decode(Policy(budget=BUDGET), THINKING, sampling=SAMPLED)
     bad = healthy[0].tokens[20]
     assert any(bad not in c.tokens for c in healthy)
-    monkeypatch.setattr(loop, "_can_ask", lambda device: burst == 1)
-    if recorded:
-        monkeypatch.setattr(loop, "recorder", lambda device: lambda body: body)
     with spoiled(toy_model(), bad) as model:
-        ended = decode(Policy(budget=BUDGET), THINKING, sampling=SAMPLED, model=model)
+        ended = decode(
+            Policy(budget=BUDGET),
+            THINKING,
+            sampling=SAMPLED,
+            model=model,
+            read_every=read_every,
+            graphs=(lambda body: body) if recorded else False,
+        )
     for completion, well in zip(ended, healthy, strict=True):
         if bad not in well.tokens[:-1]:
             assert completion.tokens == well.tokens

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipkv.runtime.parts import last_hidden
 from skipkv.runtime.parts.last_hidden import LastHidden
 from skipkv.runtime.store.decode import DecodeForward
 
@@ -32,34 +30,32 @@ class Forward(DecodeForward):
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), kept=st.integers(1, 7), waiting=st.integers(1, 5))
 def test_the_newest_states_are_those_of_the_last_steps(data: Any, kept: int, waiting: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(last_hidden, "_WAITING", waiting)
-        ring = LastHidden(SEQUENCES, kept=kept, hidden_size=SIZE, device="cpu")
-        prompts = data.draw(st.lists(st.integers(1, 9), min_size=SEQUENCES, max_size=SEQUENCES))
-        seen, states = list(prompts), [[] for _ in prompts]  # type: ignore[var-annotated]
-        number = 0.0
-        for _ in range(data.draw(st.integers(1, 6), label="stretches")):
-            first = data.draw(st.integers(0, SEQUENCES - 1), label="first")
-            last = data.draw(st.integers(first + 1, SEQUENCES), label="last")
-            forward = Forward(first, seen[first:last], fixed=data.draw(st.booleans()))
-            for _ in range(data.draw(st.integers(1, 9), label="steps")):
-                forward.step()
-                number += 1
-                ring.add(forward, torch.full((last - first, SIZE), number))
-                for sequence in range(first, last):
-                    seen[sequence] += 1
-                    states[sequence].append(number)
-            if data.draw(st.booleans(), label="put"):
-                lanes = st.lists(st.integers(0, SEQUENCES - 1), min_size=2, max_size=2, unique=True)
-                targets, sources = data.draw(lanes), data.draw(lanes)
-                ring.put(targets, sources)
-                moved = [(seen[source], list(states[source])) for source in sources]
-                for target, (count, held) in zip(targets, moved, strict=True):
-                    seen[target], states[target] = count, held
-            sequence = data.draw(st.integers(0, SEQUENCES - 1), label="read")
-            count = data.draw(st.integers(0, min(kept, len(states[sequence]))), label="count")
-            found = ring.newest(sequence, count, seen=seen[sequence])
-            assert found[:, 0].tolist() == states[sequence][len(states[sequence]) - count :]
+    ring = LastHidden(SEQUENCES, kept=kept, hidden_size=SIZE, device="cpu", waiting=waiting)
+    prompts = data.draw(st.lists(st.integers(1, 9), min_size=SEQUENCES, max_size=SEQUENCES))
+    seen, states = list(prompts), [[] for _ in prompts]  # type: ignore[var-annotated]
+    number = 0.0
+    for _ in range(data.draw(st.integers(1, 6), label="stretches")):
+        first = data.draw(st.integers(0, SEQUENCES - 1), label="first")
+        last = data.draw(st.integers(first + 1, SEQUENCES), label="last")
+        forward = Forward(first, seen[first:last], fixed=data.draw(st.booleans()))
+        for _ in range(data.draw(st.integers(1, 9), label="steps")):
+            forward.step()
+            number += 1
+            ring.add(forward, torch.full((last - first, SIZE), number))
+            for sequence in range(first, last):
+                seen[sequence] += 1
+                states[sequence].append(number)
+        if data.draw(st.booleans(), label="put"):
+            lanes = st.lists(st.integers(0, SEQUENCES - 1), min_size=2, max_size=2, unique=True)
+            targets, sources = data.draw(lanes), data.draw(lanes)
+            ring.put(targets, sources)
+            moved = [(seen[source], list(states[source])) for source in sources]
+            for target, (count, held) in zip(targets, moved, strict=True):
+                seen[target], states[target] = count, held
+        sequence = data.draw(st.integers(0, SEQUENCES - 1), label="read")
+        count = data.draw(st.integers(0, min(kept, len(states[sequence]))), label="count")
+        found = ring.newest(sequence, count, seen=seen[sequence])
+        assert found[:, 0].tolist() == states[sequence][len(states[sequence]) - count :]
 
 
 def test_states_of_any_float_are_kept_in_float32() -> None:

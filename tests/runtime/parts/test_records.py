@@ -159,8 +159,8 @@ def test_what_is_remembered_moves_with_its_entry_and_its_sequence() -> None:
         done = list(engine.generate(asked, max_new_tokens=25, **options))
         assert [one.error for one in done] == [None] * 6
     assert scorer.checked > 1000
-    with skipkv.attach(toy_model(layers=3), policy) as attached:
-        model: Any = attached._model
+    model: Any = toy_model(layers=3)
+    with skipkv.attach(model, policy):
         batch = TOKENIZER.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
         model.generate(**batch, max_new_tokens=25, do_sample=False)
 

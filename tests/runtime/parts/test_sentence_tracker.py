@@ -130,9 +130,7 @@ def test_sequences_fed_together_are_each_as_if_fed_alone(
         ids = [stream[part] for stream, part in zip(streams, parts, strict=True)]
         hidden = [h[part] for h, part in zip(states, parts, strict=True)]
         pieces = [[PIECES[i] for i in some] for some in ids]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sentences, "_AT_ONCE", at_once)
-            errors = sentences.feed(together, ids, pieces, hidden)
+        errors = sentences.feed(together, ids, pieces, hidden, at_once=at_once)
         assert [error is not None for error in errors] == [i == broken for i in range(len(ids))]
         for number, tracker in enumerate(alone):
             if number != broken:

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from small_tokenizers import TOKENIZERS, byte_fallback, byte_level, cleaning
 from torch import Tensor
 
-from skipkv import Budget, CacheView, Completion, Engine, Policy, Sampling, presets, tiny
+from skipkv import Budget, CacheView, Completion, Engine, Observer, Policy, Sampling, presets, tiny
 from skipkv.errors import InputError, PartError
-from skipkv.runtime import loop
-from skipkv.runtime.results import streaming
+from skipkv.runtime import ObservedPass
 from skipkv.runtime.results.streaming import TextStream
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -35,15 +34,14 @@ def test_what_is_streamed_begins_the_text_of_all_tokens_and_the_rest_completes_i
     order = random.Random(data.draw(st.integers(0, 99)))
     ids = order.choices(few, k=data.draw(st.integers(1, 120)))
     whole = any_tokenizer.decode(ids, skip_special_tokens=True)
-    stream, streamed, fed = TextStream(any_tokenizer), "", 0
-    with pytest.MonkeyPatch.context() as patch:
-        # with little context older tokens are let go often, and at awkward places
-        patch.setattr(streaming, "_CONTEXT", data.draw(st.sampled_from([1, 2, 16])))
-        while fed < len(ids):
-            count = order.choice([1, 1, 3, 16])
-            streamed += stream.feed(ids[fed : fed + count])
-            fed += count
-            assert whole.startswith(streamed)
+    # with little context older tokens are let go often, and at awkward places
+    stream = TextStream(any_tokenizer, context=data.draw(st.sampled_from([1, 2, 16])))
+    streamed, fed = "", 0
+    while fed < len(ids):
+        count = order.choice([1, 1, 3, 16])
+        streamed += stream.feed(ids[fed : fed + count])
+        fed += count
+        assert whole.startswith(streamed)
     assert streamed + stream.rest(whole) == whole
 
 
@@ -149,21 +147,35 @@ def test_pieces_join_to_the_text_of_what_generate_gives(
     batch_size: int, burst: int, samples: int, new: int, stop: list[str], seed: int
 ) -> None:
     policy = presets.skipkv(32, threshold=0.5, interval=16)
-    engine = Engine(ENDING, toy_tokenizer(), policy, batch_size=batch_size)
+    model, tokenizer = ENDING, toy_tokenizer()
+    often = Engine(model, tokenizer, policy, batch_size=batch_size)
+    engine = Engine(model, tokenizer, policy, batch_size=batch_size, read_every=burst)
     options: dict[str, Any] = {
         "max_new_tokens": new,
         "stop": stop,
         "sampling": Sampling(temperature=1.5, n=samples, seed=seed),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_can_ask", lambda device: burst == 1)
-        patch.setattr(loop, "_STEPS_UNREAD", burst)
-        texts, completions = streamed(engine, **options)
-    expected = {(c.index, c.sample): c for c in engine.generate(PROMPTS, **options)}
+    texts, completions = streamed(engine, **options)
+    expected = {(c.index, c.sample): c for c in often.generate(PROMPTS, **options)}
     assert texts == {place: c.text for place, c in expected.items()}
     assert {place: (c.tokens, c.stop_reason) for place, c in completions.items()} == {
         place: (c.tokens, c.stop_reason) for place, c in expected.items()
     }
+
+
+@pytest.mark.parametrize("read_every", [None, 1, 5])  # a CPU reads every token
+def test_as_many_tokens_are_streamed_at_once_as_the_engine_is_told(read_every: int | None) -> None:
+    class Steps(Observer):
+        def __init__(self) -> None:
+            self.read: list[int] = []
+
+        def on_pass(self, passed: ObservedPass) -> None:
+            self.read.append(passed.steps)
+
+    steps = Steps()
+    engine = Engine(toy_model(), toy_tokenizer(), presets.full(), read_every=read_every)
+    list(engine.stream(["a"], max_new_tokens=18, observers=[steps]))
+    assert steps.read == [0] + ([5, 5, 5, 2] if read_every == 5 else [1] * 17)
 
 
 def test_tiny_is_streamed_token_by_token_and_two_sequences_side_by_side() -> None:

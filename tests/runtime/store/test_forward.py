@@ -228,16 +228,15 @@ def attend(done: Pass, layer: int, tile: int, scale: float | None) -> Tensor:
     part, at = done.forward.of(layer)
     query = done.queries[layer].flatten(1, 2)  # [B Q T D]
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # its strides in a model
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_TILE", tile)
-        return attention.attend(
-            part,
-            at,
-            query,
-            part.group.keys[at, rows, :, : part.width],
-            part.group.values[at, rows, :, : part.width],
-            scale or SHAPE.dim**-0.5,
-        )
+    return attention.attend(
+        part,
+        at,
+        query,
+        part.group.keys[at, rows, :, : part.width],
+        part.group.values[at, rows, :, : part.width],
+        scale or SHAPE.dim**-0.5,
+        tile=tile,
+    )
 
 
 def expect_mass(done: Pass, mass: dict[tuple[int, int, int, int], float]) -> None:
