@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any, NoReturn
 
 import attrs
@@ -49,6 +50,8 @@ from skipkv.runtime.trial import check_untested
 # What transformers' continuous batching is started by: it decodes with a cache of its own, in a
 # thread whose errors do not reach the caller.
 _PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+# What transformers' generate() prepares every pass with. It says which of them are over a prompt.
+_PREPARE = "prepare_inputs_for_generation"
 # Forward passes between two looks at whether logits were finite, where looking makes the device
 # wait.
 _UNSEEN = 16
@@ -127,7 +130,11 @@ def attach(
             attachment._thinking,
             vocabulary=text_config(model).vocab_size,
         )
-    with borrowed(model, by=ATTACH), _without_paging(model, attachment):
+    with (
+        borrowed(model, by=ATTACH),
+        _without_paging(model, attachment),
+        _told_of_prompts(model, attachment),
+    ):
         handles = [
             model.register_forward_pre_hook(attachment._before, with_kwargs=True),
             model.register_forward_hook(attachment._after, with_kwargs=True, always_call=True),
@@ -168,6 +175,26 @@ def _without_paging(model: PreTrainedModel, attachment: "Attachment") -> Iterato
     finally:
         for name in names:
             del vars(model)[name]
+
+
+@contextmanager
+def _told_of_prompts(model: PreTrainedModel, attachment: "Attachment") -> Iterator[None]:
+    """Tell an attachment for which passes `generate()` prepares a piece of a prompt."""
+    own, inner = vars(model).get(_PREPARE), getattr(model, _PREPARE)
+
+    @wraps(inner)
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        attachment._reads = bool(kwargs.get("is_first_iteration"))
+        return inner(*args, **kwargs)
+
+    vars(model)[_PREPARE] = prepare
+    try:
+        yield
+    finally:
+        if own is None:
+            del vars(model)[_PREPARE]
+        else:
+            vars(model)[_PREPARE] = own
 
 
 class Attachment:
@@ -212,10 +239,13 @@ class Attachment:
         self._thread = 0  # that of the pass
         self._called = False  # whether the model's forward was ever called
         self._prompting = False  # until the first decode step
+        self._reads = False  # whether generate() said that the next pass is over a prompt
+        self._stepped = False  # whether the newest pass was a decode step, with its events to come
         self._nested = False  # a pass of our own, before the one the caller asked for
         self._decoded: list[Int[Tensor, "B 1"]] = []  # tokens not read yet
         self._done: dict[int, Stats] = {}  # of rows that wait for the others
-        self._so_far: dict[int, Stats] = {}  # of rows whose newest token may have been their last
+        # Of rows that may end with the token after those read, or have ended with the last of them.
+        self._so_far: dict[int, tuple[Stats, Stats]] = {}
         self._finite: list[Bool[Tensor, "B"]] = []  # of passes whose logits were not looked at
         self._started = self._passed = 0.0  # seconds
 
@@ -308,7 +338,10 @@ class Attachment:
         if starting:
             _check_cache(cache)
         ids, real = _tokens(kwargs)
-        decoding = not starting and ids.shape[1] == 1  # then a look at the mask would only wait
+        # The last piece of a prompt may be one token: generate(prefill_chunk_size=...).
+        reads, self._reads = self._reads and self._prompting, False
+        # When decoding, a look at the mask would only wait.
+        decoding = not starting and ids.shape[1] == 1 and not reads
         if decoding:
             counts = [1] * len(ids)
         else:
@@ -321,6 +354,7 @@ class Attachment:
                 f"The cache holds {len(session.sequences)} sequences, and this pass has {len(ids)} "
                 "rows. Feed all of them, or start a new generation with the rows that are wanted."
             )
+        self._catch_up(session)
         seen = session.store.tokens_seen
         if decoding:
             if 0 in seen[: len(ids)]:
@@ -332,12 +366,14 @@ class Attachment:
             # what was decoded must be read before the tokens of this pass are
             self._read()
             session.read(session.sequences)
+            self._done.clear()
+            self._so_far.clear()
             if self._prompting:  # generate(prefill_chunk_size=...)
                 for row, count in zip(session.sequences, counts, strict=False):
                     row.lengthen_prompt(count)
         if not decoding or ids.device.type == "cpu":
             _check_positions(kwargs.get("position_ids"), real, seen)
-        return (), self._arguments(session, ids, counts, kwargs, prompt=starting)
+        return (), self._arguments(session, ids, counts, kwargs, prompt=not decoding)
 
     def _arguments(
         self,
@@ -350,7 +386,6 @@ class Attachment:
     ) -> dict[str, Any]:
         """Feed all of a prompt but its last pass; the arguments for that one."""
         columns = ids.shape[1]
-        prompt = prompt or columns > 1
         why = self._why_cut(session, counts) if prompt else None
         if why is not None:
             if not kwargs.get("logits_to_keep"):
@@ -464,7 +499,16 @@ class Attachment:
             self._events(session, session.sequences[: len(pass_.ids)])
             return
         self._decoded.append(pass_.ids)
-        if due := session.due():
+        self._stepped = True
+
+    def _catch_up(self, session: Session) -> None:
+        """Run the events that are due since the last decode step.
+
+        They come before the next pass and not after the step, because a step may be the last one.
+        Then no event follows, as in the Engine.
+        """
+        stepped, self._stepped = self._stepped, False
+        if stepped and (due := session.due()):
             self._read()
             self._events(session, due)
 
@@ -490,9 +534,11 @@ class Attachment:
             if end is None and start < len(tokens):
                 end = start - 1  # before the padding; -1 is the last token of what was read before
             if end is not None and number not in self._done:
-                before = self._so_far.get(number) if end < 0 else None
-                self._done[number] = before or self._stats(row, steps_ago=len(tokens) - end)
-            self._so_far[number] = self._stats(row, steps_ago=1)
+                before = self._so_far.get(number) if end < 1 else None  # before an event since
+                self._done[number] = (
+                    before[end] if before else self._stats(row, steps_ago=len(tokens) - end)
+                )
+            self._so_far[number] = self._stats(row), self._stats(row, steps_ago=1)
 
     def _events(self, session: Session, rows: Sequence[Row]) -> None:
         session.events(rows)
@@ -537,7 +583,7 @@ class Attachment:
             row = self._session.start(Row(prompt_tokens=prompt_tokens))
             self._session.join(row)  # generate() feeds all at once
         self._hooks.enter_context(self._session.hooked())
-        self._prompting = True
+        self._prompting, self._stepped = True, False
 
     def _close(self) -> None:
         self._hooks.close()

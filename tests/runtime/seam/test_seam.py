@@ -485,7 +485,8 @@ def test_what_would_be_ignored_is_refused_by_name(
         pytest.raises(InputError, match=message),
     ):
         call(model, batch)
-    assert not {"generate_batch", "init_continuous_batching"} & set(vars(model))
+    lent = {"generate_batch", "init_continuous_batching", "prepare_inputs_for_generation"}
+    assert not lent & set(vars(model))
 
 
 def followed(model: Any, batch: dict[str, Tensor], tail: list[list[int]], mask: Tensor) -> Any:
