@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache, DynamicCache
 
 from skipkv.budget import Budget
 from skipkv.errors import ConfigError, InputError, SkipKVWarning
@@ -24,13 +23,20 @@ from skipkv.runtime.requests.sampling import can_choose
 from skipkv.runtime.requests.sequence import Sequence as Row
 from skipkv.runtime.results.completion import EventRecord, Stats
 from skipkv.runtime.results.observers import EventLog, Observers
-from skipkv.runtime.seam.cache import SlotCache
 from skipkv.runtime.seam.functions import NAME
 from skipkv.runtime.seam.lending import ATTACH, borrowed
 from skipkv.runtime.seam.names import CACHE_NAMES, check_version
 from skipkv.runtime.seam.wrapped import causal_lm
 from skipkv.runtime.session import Pass, Session
 from skipkv.runtime.store.forward import PromptForward
+from skipkv.runtime.support.calls import (
+    aligned,
+    check_cache,
+    check_history,
+    check_positions,
+    keywords,
+    real_tokens,
+)
 from skipkv.runtime.support.checks import (
     check_architecture,
     check_layers,
@@ -323,21 +329,13 @@ class Attachment:
                 f"The model's attention became {attention!r} while a policy was attached to it. "
                 "Choose it before skipkv.attach, which computes attention itself."
             )
-        if args:
-            kwargs = {"input_ids": args[0], **kwargs}
-            if len(args) > 1:
-                raise InputError("Under skipkv.attach, call the model with keyword arguments.")
-        if kwargs.get("output_attentions") or self._model.config.output_attentions:
-            raise InputError(
-                "Under skipkv.attach attention weights are not returned: most kernels never have "
-                "them. Remove output_attentions=True, or write a scorer that sees view.attention."
-            )
+        kwargs = keywords(self._model.config, args, kwargs)
         given = [kwargs.pop(name) for name in CACHE_NAMES if kwargs.get(name) is not None]
         cache = given[0] if given else None
         starting = self._session is None or cache is not self._session.cache
         if starting:
-            _check_cache(cache)
-        ids, real = _tokens(kwargs)
+            check_cache(cache)
+        ids, real = real_tokens(kwargs)
         # The last piece of a prompt may be one token: generate(prefill_chunk_size=...).
         reads, self._reads = self._reads and self._prompting, False
         # When decoding, a look at the mask would only wait.
@@ -345,7 +343,7 @@ class Attachment:
         if decoding:
             counts = [1] * len(ids)
         else:
-            ids, counts = _aligned(ids, real, last_only=kwargs.get("logits_to_keep") == 1)
+            ids, counts = aligned(ids, real, last_only=kwargs.get("logits_to_keep") == 1)
         if starting:
             self._start(counts)
         session = self._last
@@ -362,7 +360,7 @@ class Attachment:
                     f"Prompt {seen.index(0)} is empty: its attention mask is all zero."
                 )
         elif not starting:
-            _check_history(kwargs.get("attention_mask"), ids.shape[1], seen)
+            check_history(kwargs.get("attention_mask"), ids.shape[1], seen)
             # what was decoded must be read before the tokens of this pass are
             self._read()
             session.read(session.sequences)
@@ -372,7 +370,7 @@ class Attachment:
                 for row, count in zip(session.sequences, counts, strict=False):
                     row.lengthen_prompt(count)
         if not decoding or ids.device.type == "cpu":
-            _check_positions(kwargs.get("position_ids"), real, seen)
+            check_positions(kwargs.get("position_ids"), real, seen)
         return (), self._arguments(session, ids, counts, kwargs, prompt=not decoding)
 
     def _arguments(
@@ -587,98 +585,6 @@ class Attachment:
 
     def _close(self) -> None:
         self._hooks.close()
-
-
-def _tokens(kwargs: dict[str, Any]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """The tokens of this pass and which of them are not padding."""
-    ids = kwargs.get("input_ids")
-    if ids is None:
-        raise InputError("Under skipkv.attach, generation needs input_ids (not inputs_embeds).")
-    if kwargs.get("use_cache") is False:
-        raise InputError("use_cache=False leaves no cache to bound. Remove it under skipkv.attach.")
-    if kwargs.get("labels") is not None:
-        raise InputError("skipkv.attach is for generation; compute a loss outside of it.")
-    mask = kwargs.get("attention_mask")
-    if mask is None:
-        return ids, torch.ones_like(ids, dtype=torch.bool)
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
-        raise InputError("Under skipkv.attach, attention_mask must be [batch, tokens] or None.")
-    return ids, mask[:, -ids.shape[1] :].bool()
-
-
-def _aligned(
-    ids: Int[Tensor, "B T"], real: Bool[Tensor, "B T"], *, last_only: bool
-) -> tuple[Int[Tensor, "B T"], list[int]]:
-    """The tokens with all padding on the left, and how many of each row are no padding.
-
-    Padding lies inside where a further turn is padded on the left: before it stands the last token
-    of the turn before. Moving it changes which column is whose, but not the last one.
-    """
-    counts: list[int] = real.sum(dim=1).tolist()
-    if not bool((real[:, :-1] & ~real[:, 1:]).any()):
-        return ids, counts
-    if not last_only or not bool((real[:, -1] | ~real.any(dim=1)).all()):
-        raise InputError(
-            "The batch is padded on the right (or inside). Decoding needs left padding: set "
-            "tokenizer.padding_side = 'left'."
-        )
-    order = real.long().argsort(dim=1, stable=True)  # padding first, tokens in order
-    return ids.gather(1, order), counts
-
-
-def _check_cache(cache: Any) -> None:
-    """Raise `InputError` for a cache that a new generation cannot begin with."""
-    if isinstance(cache, SlotCache):
-        raise InputError(
-            "This generation's cache is no longer the attached one: another generation began under "
-            "the same skipkv.attach, in another thread, or by guidance_scale, whose unconditional "
-            "passes have a cache of their own. One generation at a time, without guidance."
-        )
-    if isinstance(cache, Cache) and cache.get_seq_length() > 0:
-        raise InputError(
-            "Under skipkv.attach a generation must start with an empty cache: do not pass a cache "
-            "that already holds something."
-        )
-    if cache is None or (type(cache) is DynamicCache and not getattr(cache, "offloading", False)):
-        return
-    raise InputError(
-        f"Under skipkv.attach the policy's cache takes the place of {type(cache).__name__}"
-        f"{' with offloading' if type(cache) is DynamicCache else ''}. Remove "
-        "cache_implementation, or the cache you passed."
-    )
-
-
-def _check_history(mask: Tensor | None, columns: int, seen: Sequence[int]) -> None:
-    """Raise `InputError` if a mask hides tokens of earlier turns, whose entries are stored."""
-    if mask is None or mask.shape[1] == columns:
-        return
-    for row, (known, held) in enumerate(
-        zip(mask[:, :-columns].sum(dim=1).tolist(), seen, strict=False)
-    ):
-        if known != held:
-            raise InputError(
-                f"Row {row}: the attention mask shows {known} tokens of earlier turns, but the "
-                f"cache has seen {held}. Entries cannot be hidden afterwards, such as the padding "
-                "that generate() feeds to a row that ended early. Feed each conversation alone, or "
-                "start anew without a cache."
-            )
-
-
-def _check_positions(given: Tensor | None, real: Bool[Tensor, "B T"], seen: Sequence[int]) -> None:
-    """Raise `InputError` for positions other than those that follow from the mask."""
-    if given is None:
-        return
-    if given.ndim != 2 or given.shape[1] != real.shape[1]:
-        raise InputError(
-            f"Under skipkv.attach position_ids must be [batch, tokens], got {list(given.shape)}."
-        )
-    start = torch.tensor(seen[: len(real)], device=real.device)[:, None]
-    expected = start + real.long().cumsum(dim=1) - 1
-    if bool(((given != expected) & real).any()):
-        raise InputError(
-            "Under skipkv.attach positions count a row's tokens from 0, without gaps; the "
-            "position_ids given differ. Remove them."
-        )
 
 
 def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
