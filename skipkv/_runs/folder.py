@@ -109,8 +109,7 @@ class RunFolder:
         then = self.read()
         if then is None:
             return
-        now = json.loads(json.dumps(settings))  # tuples become lists, as they did in the file
-        different = list(_differences(then["settings"], now, ""))
+        different = list(_differences(then["settings"], settings, ""))
         if different:
             raise InputError(
                 f"{self.path} holds a run with other settings: {'; '.join(different)}. Use the "
@@ -154,7 +153,7 @@ _DIGESTS = {
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any], at: str) -> Iterator[str]:
     for key in now:
-        if key not in then or then[key] == now[key]:
+        if key not in then or then[key] == _as_written(now[key]):
             continue
         both = isinstance(now[key], Mapping) and isinstance(then[key], Mapping)
         if both and "composition" in now[key] and "composition" in then[key]:
@@ -165,4 +164,9 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], at: str) -> It
         elif key in _DIGESTS:
             yield f"{at.strip()}: {_DIGESTS[key]}" if at else _DIGESTS[key]
         else:
-            yield f"{at}{key} was {then[key]!r} and is {now[key]!r}"
+            yield f"{at}{key} was {then[key]!r} and is {_as_written(now[key])!r}"
+
+
+def _as_written(value: Any) -> Any:
+    """A value as a file gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))

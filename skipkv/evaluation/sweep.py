@@ -718,10 +718,11 @@ class _Run:
         known = {Cell.of(entry): entry for entry in self._run["cells"]}
         held = Counter(cell for cell, _, _ in self._done)
         for cell in cells:
-            entry = {**attrs.asdict(cell), **stamp(self._policy(cell))}
+            now = stamp(self._policy(cell))
+            entry = {**attrs.asdict(cell), **now}
             if held[cell] and cell in known:
                 earlier = list(known[cell].get("earlier", ()))
-                changed = differs(known[cell], entry)
+                changed = differs(known[cell], now)
                 if changed is not None:
                     self._check_vouched(cell, changed)
                     earlier.append({"changed": changed, "samples": held[cell]})
