@@ -10,6 +10,7 @@ from skipkv._runs.folder import RECORDS, RUN, RunFolder
 from skipkv._runs.identity import Stamp, differs, stamp
 from skipkv._runs.lines import LineFile, read_lines
 from skipkv._runs.tables import csv_cell, markdown_cell, plot_label
+from skipkv._runs.vouching import described, vouched_for
 
 __all__ = [
     "RECORDS",
@@ -19,11 +20,13 @@ __all__ = [
     "Stamp",
     "check_writable",
     "csv_cell",
+    "described",
     "differs",
     "markdown_cell",
     "plot_label",
     "read_lines",
     "require_extra",
     "stamp",
+    "vouched_for",
     "writing",
 ]

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from skipkv import __version__
 from skipkv._progress import progress_bar
-from skipkv._runs import LineFile, RunFolder, Stamp, differs, stamp
+from skipkv._runs import LineFile, RunFolder, Stamp, described, stamp
 from skipkv._validators import is_a
 from skipkv.benchmark.case import Case, Job
 from skipkv.benchmark.isolation import Answer, can_fork, guarded, in_child
@@ -22,7 +22,7 @@ from skipkv.benchmark.measurement import Measurement
 from skipkv.benchmark.prompts import prompts
 from skipkv.benchmark.subjects import PolicySubject, Subject
 from skipkv.benchmark.summary import Summary, folder_at
-from skipkv.errors import ConfigError, InputError
+from skipkv.errors import ConfigError
 from skipkv.evaluation import fingerprints
 from skipkv.models.architecture import text_config
 from skipkv.runtime.support.checks import cache_shape
@@ -108,6 +108,7 @@ class Bench:
         *,
         model_name: str = "model",
         progress: bool | None = None,
+        same_policies: bool = False,
     ) -> Summary:
         """Run the measurements that the folder lacks, and sum up all it holds.
 
@@ -122,6 +123,8 @@ class Bench:
             model_name: name of the model in the summary.
             progress: whether to show a bar on stderr. By default a bar on a terminal, and elsewhere
                 a line every 30 seconds.
+            same_policies: go on where a policy is described otherwise than that of the folder, as
+                by another version of skipkv: you say that both do the same. The summary says so.
 
         Raises:
             InputError: the folder holds a run with other settings or policies, or cannot be
@@ -133,7 +136,7 @@ class Bench:
             tokenizer, count=max(self.batch_sizes), tokens=self.prompt_tokens, seed=self.seed
         )
         with there.locked():
-            self._open(there, model, rows, model_name)
+            self._open(there, model, rows, model_name, same_policies=same_policies)
             file = LineFile(there.path / there.records, Measurement)
             try:
                 self._measure(file, model, tokenizer, rows, progress)
@@ -161,7 +164,13 @@ class Bench:
         return self.budgets if subject.takes_budget else (None,)
 
     def _open(
-        self, folder: RunFolder, model: Any, rows: tuple[tuple[int, ...], ...], model_name: str
+        self,
+        folder: RunFolder,
+        model: Any,
+        rows: tuple[tuple[int, ...], ...],
+        model_name: str,
+        *,
+        same_policies: bool,
     ) -> None:
         """Check that this run can resume what the folder holds, and record it in `run.json`."""
         settings = self.settings()
@@ -170,14 +179,12 @@ class Bench:
         settings["prompts"] = fingerprints.of_prompts(rows[:1])
         folder.check(settings)
         run = folder.read() or {"settings": settings, "model": model_name, "sessions": []}
-        policies = run.setdefault("policies", {})
-        for name, now in self._stamps():
-            changed = differs(policies.setdefault(name, now), now)
-            if changed is not None:
-                raise InputError(
-                    f"{folder.path} holds {name} measured with another policy: {changed}. Choose "
-                    "another folder, or another name for the policy."
-                )
+        run["policies"] = described(
+            run.get("policies", {}),
+            dict(self._stamps()),
+            folder.path,
+            same_policies=same_policies,
+        )
         run["sessions"].append(_session())
         folder.write(run)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from skipkv._runs import RUN, RunFolder, markdown_cell, read_lines
+from skipkv._runs import RUN, RunFolder, markdown_cell, read_lines, vouched_for
 from skipkv.benchmark.case import Case
 from skipkv.benchmark.crossover import crossover
 from skipkv.benchmark.measurement import Measurement
@@ -99,11 +99,14 @@ class Summary:
         model: name of the model.
         settings: settings of the run.
         rows: one row per case.
+        vouched: a note for each policy that was described otherwise at times, and of which the user
+            said that it does the same.
     """
 
     model: str
     settings: dict[str, Any]
     rows: tuple[Row, ...]
+    vouched: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -135,7 +138,8 @@ class Summary:
         if run is None:
             raise InputError(f"{folder} holds no benchmark: it has no {RUN}.")
         measurements, _ = read_lines(there.path / there.records, Measurement)
-        return cls.of(measurements, model=run["model"], settings=run["settings"])
+        found = cls.of(measurements, model=run["model"], settings=run["settings"])
+        return attrs.evolve(found, vouched=vouched_for(run.get("policies", {})))
 
     def json(self) -> str:
         """All rows, without their curves."""
@@ -144,7 +148,8 @@ class Summary:
             fields = attrs.asdict(row)
             fields.pop("curve")
             rows.append({**fields.pop("case"), **fields})
-        return json.dumps({"model": self.model, "settings": self.settings, "rows": rows}, indent=2)
+        about = {"model": self.model, "settings": self.settings, "vouched": self.vouched}
+        return json.dumps({**about, "rows": rows}, indent=2)
 
     def markdown(self) -> str:
         """The tables, in Markdown."""
@@ -156,6 +161,7 @@ class Summary:
             self.speedups(),
             self.memory(),
             self.crossings(),
+            *self.vouched,
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skipkv.cli.exits import FAILED, clean_exit, loading, resumable
-from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
+from skipkv.cli.options import Debug, Device, Dtype, Published, SamePolicies, TrustRemoteCode
 from skipkv.cli.placement import check_placement
 from skipkv.cli.tables import put_summary
 from skipkv.errors import InputError, MissingExtraError
@@ -86,6 +86,7 @@ def bench(
         int | None, typer.Option(min=1, help="CPU threads of every run. Default: all cores.")
     ] = None,
     plots: Annotated[str, typer.Option(help="Format of the plots: png, svg or none.")] = "png",
+    same_policies: SamePolicies = False,
     dtype: Dtype = "auto",
     device: Device = None,
     published: Published = False,
@@ -166,7 +167,9 @@ def bench(
             if "kvpress" in chosen:
                 folder = stack.enter_context(saved(weights, folder_of(model)))
             with resumable(output):
-                summary = asked(subjects, folder).run(weights, tokenizer, output, model_name=model)
+                summary = asked(subjects, folder).run(
+                    weights, tokenizer, output, model_name=model, same_policies=same_policies
+                )
         _report(summary, output, plots)
 
 

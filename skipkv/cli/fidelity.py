@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from skipkv.cli.exits import clean_exit, loading, resumable
-from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
+from skipkv.cli.options import Debug, Device, Dtype, Published, SamePolicies, TrustRemoteCode
 from skipkv.cli.placement import check_placement
 from skipkv.cli.prompts import read_prompts
 from skipkv.errors import InputError, MissingExtraError
@@ -76,6 +76,7 @@ def fidelity(
             help="Folder for records, table and plot. A run that is already there goes on.",
         ),
     ] = "skipkv-fidelity",
+    same_policies: SamePolicies = False,
     dtype: Dtype = "auto",
     device: Device = None,
     published: Published = False,
@@ -132,7 +133,9 @@ def fidelity(
         )
         folder = Path(output)
         with resumable(folder):
-            found = compare(loaded, tokenizer, ids, comparison, folder=folder)
+            found = compare(
+                *(loaded, tokenizer, ids, comparison), folder=folder, same_policies=same_policies
+            )
         typer.echo(found.markdown())
         picture = folder / "fidelity.png"
         try:

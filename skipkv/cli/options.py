@@ -29,6 +29,14 @@ Published = Annotated[
         "says.",
     ),
 ]
+SamePolicies = Annotated[
+    bool,
+    typer.Option(
+        "--same-policies",
+        help="Go on where a policy is described otherwise than that of the folder, as by another "
+        "version of skipkv: you say that both do the same. The summary says so.",
+    ),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
 ]

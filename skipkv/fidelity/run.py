@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipkv import presets
 from skipkv._progress import progress_bar
-from skipkv._runs import LineFile, RunFolder, stamp
+from skipkv._runs import LineFile, RunFolder, Stamp, described, stamp, vouched_for
 from skipkv.budget import Budget
 from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation.fingerprints import of_model, of_prompts
@@ -73,6 +73,7 @@ def compare(
     *,
     folder: str | Path | None = None,
     progress: bool | None = None,
+    same_policies: bool = False,
 ) -> Report:
     """Feed texts under each policy, and compare its predictions with the full cache's.
 
@@ -87,6 +88,8 @@ def compare(
         folder: where records and summaries are written, line by line; a comparison that was
             stopped goes on there, and further policies join it. None keeps them in memory.
         progress: show a bar; None shows one on a terminal.
+        same_policies: go on where a policy is described otherwise than that of the folder, as by
+            another version of skipkv: you say that both do the same. The summary says so.
 
     Returns:
         The tables.
@@ -115,13 +118,13 @@ def compare(
         "model": of_model(model),
         "texts": of_prompts(ids),
         "prompt_tokens": comparison.prompt_tokens,
-        "policies": {_key(label, p): stamp(p) for label, p in comparison.policies},
     }
-    with _store(folder, settings) as store:
+    policies = {_key(label, p): stamp(p) for label, p in comparison.policies}
+    with _store(folder, settings, policies, same_policies=same_policies) as (store, vouched):
         _measure(model, tokenizer, ids, comparison, store, progress)
         asked = {(label, _tokens(policy)) for label, policy in comparison.policies}
         records = [r for r in store.records if folder or (r.policy, r.budget) in asked]
-    found = report(records)
+    found = attrs.evolve(report(records), vouched=vouched)
     if folder is not None:
         found.write(Path(folder))
     return found
@@ -139,19 +142,26 @@ class _Memory:
 
 @contextmanager
 def _store(
-    folder: str | Path | None, settings: dict[str, Any]
-) -> "Iterator[LineFile[Record] | _Memory]":
+    folder: str | Path | None,
+    settings: dict[str, Any],
+    policies: dict[str, Stamp],
+    *,
+    same_policies: bool,
+) -> "Iterator[tuple[LineFile[Record] | _Memory, tuple[str, ...]]]":
+    """Where records are held, and notes on policies that the user vouched for."""
     if folder is None:
-        yield _Memory()
+        yield _Memory(), ()
         return
     run = RunFolder(folder, "fidelity", outputs=("summary.md", "summary.json"))
     run.check(settings)
     with run.locked():
         before = (run.read() or {}).get("settings", {})
-        policies = {**before.get("policies", {}), **settings["policies"]}
-        run.write({"settings": {**settings, "policies": policies}})
+        known = described(
+            before.get("policies", {}), policies, run.path, same_policies=same_policies
+        )
+        run.write({"settings": {**settings, "policies": known}})
         with closing(LineFile(run.path / run.records, Record)) as file:
-            yield file
+            yield file, vouched_for(known)
 
 
 def _measure(

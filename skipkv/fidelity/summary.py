@@ -70,9 +70,12 @@ class Report:
 
     Args:
         rows: by budget, and at each budget the nearest to the full cache first.
+        vouched: a note for each policy that was described otherwise at times, and of which the user
+            said that it does the same.
     """
 
     rows: tuple[Row, ...]
+    vouched: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         """The table, in Markdown."""
@@ -89,7 +92,7 @@ class Report:
                 f"{'best' if row.excess is None else _shown(row.excess)} | "
                 f"{', '.join(f'{x:.3f}' for x in row.by_distance)} |"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"\n{note}" for note in self.vouched)])
 
     def write(self, folder: Path) -> None:
         """Write `summary.md` and `summary.json`.

@@ -120,6 +120,12 @@ def test_another_policy_of_the_same_name_is_refused(small: tuple[Any, Any], tmp_
     bench([subject(3)]).run(*small, tmp_path, progress=False)
     with pytest.raises(InputError, match="holds mine at 16 measured with another policy: Window"):
         bench([subject(5)]).run(*small, tmp_path, progress=False)
+    for again in ({"same_policies": True}, {}):  # the user says so once
+        found = bench([subject(5)]).run(*small, tmp_path, progress=False, **again)
+        [note] = found.vouched
+        assert note.startswith("Vouched for: mine at 16 was also measured when its policy was")
+        assert note in found.markdown()
+        assert note in json.loads(found.json())["vouched"]
 
 
 def _exhausted() -> dict[str, Any]:

@@ -25,9 +25,9 @@ STREAMING = ("streaming", presets.streaming_llm(16, sinks=2, interval=8))
 def run(
     *policies: Any, texts: Any = TEXTS, model: Any = MODEL, prompt: int = 8, **options: Any
 ) -> Any:
-    folder = options.pop("folder", None)
+    where = {name: options.pop(name) for name in ("folder", "same_policies") if name in options}
     comparison = Comparison(policies=policies, prompt_tokens=prompt, **options)
-    return compare(model, TOKENIZER, texts, comparison, folder=folder, progress=False)
+    return compare(model, TOKENIZER, texts, comparison, progress=False, **where)
 
 
 def records(folder: Path) -> list[Record]:
@@ -137,6 +137,24 @@ def test_a_folder_of_another_comparison_is_refused(tmp_path: Path) -> None:
         run(RKV, folder=tmp_path, model=toy_model(seed=1))
     with pytest.raises(InputError, match="rkv @ 16"):
         run(("rkv", presets.rkv(16, interval=8, importance=0.2)), folder=tmp_path)
+
+
+def test_a_policy_of_another_description_goes_on_where_the_user_vouches_for_it(
+    tmp_path: Path,
+) -> None:
+    whole = run(RKV, folder=tmp_path)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace(", pool=7", ""))
+    gained = r"rkv @ 16 measured with another policy: WindowAttention has gained pool=7\."
+    with pytest.raises(InputError, match=f"{gained} Where both do the same, --same-policies"):
+        run(RKV, folder=tmp_path)
+    for again in ({"same_policies": True}, {}):  # once said it is known
+        found = run(RKV, folder=tmp_path, **again)
+        assert found.rows == whole.rows
+        [note] = found.vouched
+        assert note.startswith("Vouched for: rkv @ 16 was also measured when")
+        assert note in (tmp_path / "summary.md").read_text()
+        assert note in json.loads((tmp_path / "summary.json").read_text())["vouched"]
 
 
 def full_of_prompt() -> tuple[str, Policy]:
