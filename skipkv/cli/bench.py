@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skipkv.cli.exits import FAILED, clean_exit, loading, resumable
-from skipkv.cli.options import Debug, Device, Dtype, Published, SamePolicies, TrustRemoteCode
+from skipkv.cli.options import (
+    Debug,
+    Device,
+    Dtype,
+    Published,
+    SamePolicies,
+    TrustRemoteCode,
+    path_given,
+)
 from skipkv.cli.placement import check_placement
 from skipkv.cli.tables import put_summary
 from skipkv.errors import InputError, MissingExtraError
@@ -69,6 +77,7 @@ def bench(
             "--output",
             "-o",
             metavar="DIR",
+            parser=path_given,
             help="Folder for records, tables and plots. A run that is already there goes on.",
         ),
     ] = Path("skipkv-bench"),

@@ -8,7 +8,7 @@ import typer
 
 from skipkv.cli.exits import clean_exit, loading, resumable
 from skipkv.cli.generate import as_chats, check_known
-from skipkv.cli.options import Debug, Device, Dtype, TrustRemoteCode
+from skipkv.cli.options import Debug, Device, Dtype, TrustRemoteCode, path_given
 from skipkv.cli.placement import check_placement
 from skipkv.cli.prompts import Prompt, read_prompts
 from skipkv.errors import InputError, MissingExtraError
@@ -41,23 +41,30 @@ def calibrate(
         ),
     ],
     output: Annotated[
-        str,
+        Path,
         typer.Option(
-            "--output", "--out", "-o", metavar="FILE", help="The file the vector is written to."
+            "--output",
+            "--out",
+            "-o",
+            metavar="FILE",
+            parser=path_given,
+            help="The file the vector is written to.",
         ),
-    ] = "vector.safetensors",
+    ] = Path("vector.safetensors"),
     queries: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
             metavar="FILE",
+            parser=path_given,
             help="Also write what the model's queries are like on average in the traces, which "
             "the policy triattention needs.",
         ),
     ] = None,
     threshold: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
             metavar="FILE",
+            parser=path_given,
             help="Also estimate the similarity above which a sentence counts as repeated, and "
             "write it to this file of settings; its other entries stay. With skipkv.json in the "
             "model's folder, skipkv:threshold=calibrated takes it.",
@@ -132,17 +139,19 @@ def calibrate(
         ),
     ] = None,
     work: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
+            parser=path_given,
             metavar="FOLDER",
             help="Folder that keeps traces and states, so that a stopped run goes on. Default: "
             "OUTPUT.work.",
         ),
     ] = None,
     plot: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
             metavar="FILE",
+            parser=path_given,
             help="File for the plot of the separation. Default: beside the output, as .png.",
         ),
     ] = None,
@@ -202,14 +211,6 @@ def calibrate(
         )
         number = _layer(layer)
         completions = None if traces is None else read_completions(traces, text=text_field)
-        picture: str | None = str(Path(output).with_suffix(".png")) if plot is None else plot
-        try:
-            require_matplotlib()
-        except MissingExtraError as missing:
-            if plot is not None:
-                raise
-            typer.echo(f"skipkv: no plot. {missing}", err=True)
-            picture = None
         written: dict[Path, str] = {}
         for option, file in (
             ("--output", output), ("--queries", queries), ("--threshold", threshold),
@@ -217,14 +218,22 @@ def calibrate(
             if file is None:
                 continue
             _check_folder(option, file)
-            other = written.setdefault(Path(file).resolve(), option)
+            other = written.setdefault(file.resolve(), option)
             if other != option:
                 raise InputError(
                     f"{option} {file} is the file of {other} too, and one would replace the "
                     "other. Name another file."
                 )
+        picture: Path | None = output.with_suffix(".png") if plot is None else plot
+        try:
+            require_matplotlib()
+        except MissingExtraError as missing:
+            if plot is not None:
+                raise
+            typer.echo(f"skipkv: no plot. {missing}", err=True)
+            picture = None
         if threshold is not None:
-            check_settings(Path(threshold))
+            check_settings(threshold)
         check_placement(dtype, device)
         own = next((DEFAULTS[name] for name in (model, data) if name in EMBEDDED), None)
         if temperature is None:
@@ -263,7 +272,7 @@ def calibrate(
         sums = None if queries is None else QuerySums(engine.model)
         pairs = None if threshold is None else SentencePairs(engine)
         watchers = [one.add for one in (sums, pairs) if one is not None]
-        folder = Path(work or f"{output}.work")
+        folder = work or output.with_name(f"{output.name}.work")
         with resumable(folder):
             states = collect(
                 engine,
@@ -303,13 +312,13 @@ def calibrate(
         report(found)
         typer.echo(f"\nvector of layer {found.layer} written to {output}")
         if picture is not None:
-            plot_separation(found, picture)
+            plot_separation(found, str(picture))
             typer.echo(f"plot written to {picture}")
         if pairs is not None:
             assert threshold is not None
             repeats = RepeatThreshold.of(pairs.traces)
             store_calibrated(
-                Path(threshold),
+                threshold,
                 "skipkv",
                 {"threshold": repeats.threshold.value},
                 made=f"skipkv calibrate: {repeats.summary}, seed={seed}",
@@ -375,10 +384,10 @@ def _layer(value: str) -> int | None:
     return int(value)
 
 
-def _check_folder(option: str, file: str) -> None:
+def _check_folder(option: str, file: Path) -> None:
     """Raise `InputError` if the folder of a file does not exist, before hours of work."""
-    if not Path(file).absolute().parent.is_dir():
-        raise InputError(f"{option} {file}: there is no folder {Path(file).parent}. Make it.")
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"{option} {file}: there is no folder {file.parent}. Make it.")
     from skipkv._runs import check_writable
 
-    check_writable(Path(file).parent, (Path(file).name,))
+    check_writable(file.parent, (file.name,))

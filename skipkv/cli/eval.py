@@ -9,7 +9,7 @@ import typer
 
 from skipkv.cli.config import Config
 from skipkv.cli.exits import FAILED, clean_exit, loading, resumable
-from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode
+from skipkv.cli.options import Debug, Device, Dtype, Published, TrustRemoteCode, path_given
 from skipkv.cli.placement import check_placement
 from skipkv.cli.tables import put_summary
 from skipkv.errors import InputError
@@ -122,13 +122,16 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
+            parser=path_given,
             help="Folder for records, tables and plots. A run that is already there goes on.",
         ),
     ] = Path("skipkv-eval"),
     summarize: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Decode nothing; write the tables and plots of DIR again."
+            metavar="DIR",
+            parser=path_given,
+            help="Decode nothing; write the tables and plots of DIR again.",
         ),
     ] = None,
     shard: Annotated[
@@ -156,7 +159,9 @@ def evaluate(
     merge: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Decode nothing; check the shards of DIR, and join them in DIR."
+            metavar="DIR",
+            parser=path_given,
+            help="Decode nothing; check the shards of DIR, and join them in DIR.",
         ),
     ] = None,
     config: Annotated[Path | None, Config] = None,

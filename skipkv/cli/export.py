@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from skipkv.cli.exits import clean_exit, loading
-from skipkv.cli.options import BudgetTokens, Debug, Dtype, Interval, Published, TrustRemoteCode
+from skipkv.cli.options import (
+    BudgetTokens,
+    Debug,
+    Dtype,
+    Interval,
+    Published,
+    TrustRemoteCode,
+    path_given,
+)
 
 
 def export(
@@ -17,7 +25,10 @@ def export(
             help="A preset or package.module:object, with options as in skipkv:threshold=0.9."
         ),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", parser=path_given, help="A folder that is not there yet."),
+    ],
     budget: BudgetTokens = None,
     interval: Interval = None,
     weights: Annotated[

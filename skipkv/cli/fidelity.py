@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from skipkv.cli.exits import clean_exit, loading, resumable
-from skipkv.cli.options import Debug, Device, Dtype, Published, SamePolicies, TrustRemoteCode
+from skipkv.cli.options import (
+    Debug,
+    Device,
+    Dtype,
+    Published,
+    SamePolicies,
+    TrustRemoteCode,
+    path_given,
+)
 from skipkv.cli.placement import check_placement
 from skipkv.cli.prompts import read_prompts
 from skipkv.errors import InputError, MissingExtraError
@@ -68,14 +76,15 @@ def fidelity(
         ),
     ] = 4,
     output: Annotated[
-        str,
+        Path,
         typer.Option(
             "--output",
             "-o",
             metavar="DIR",
+            parser=path_given,
             help="Folder for records, table and plot. A run that is already there goes on.",
         ),
-    ] = "skipkv-fidelity",
+    ] = Path("skipkv-fidelity"),
     same_policies: SamePolicies = False,
     dtype: Dtype = "auto",
     device: Device = None,
@@ -131,13 +140,12 @@ def fidelity(
             max_tokens=max_tokens,
             batch_size=batch_size,
         )
-        folder = Path(output)
-        with resumable(folder):
+        with resumable(output):
             found = compare(
-                *(loaded, tokenizer, ids, comparison), folder=folder, same_policies=same_policies
+                *(loaded, tokenizer, ids, comparison), folder=output, same_policies=same_policies
             )
         typer.echo(found.markdown())
-        picture = folder / "fidelity.png"
+        picture = output / "fidelity.png"
         try:
             from skipkv._runs import require_extra
 

@@ -17,6 +17,7 @@ from skipkv.cli.options import (
     Model,
     Published,
     TrustRemoteCode,
+    path_given,
 )
 from skipkv.cli.output import write
 from skipkv.cli.placement import check_placement
@@ -127,6 +128,7 @@ def generate(
         Path | None,
         typer.Option(
             metavar="DIR",
+            parser=path_given,
             help="Write what the policy kept of each completion to DIR; `skipkv trace` shows it.",
         ),
     ] = None,

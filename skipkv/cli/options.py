@@ -1,8 +1,24 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def path_given(value: str | Path) -> Path:
+    """The path that an option names; pathlib takes an empty one for the current folder.
+
+    Args:
+        value: what was given, or the option's default.
+
+    Raises:
+        BadParameter: it is empty.
+    """
+    if not str(value).strip():
+        raise typer.BadParameter("an empty path. Name a file or a folder; . is the current folder.")
+    return Path(value)
+
 
 Model = Annotated[
     str,

@@ -16,6 +16,7 @@ from skipkv.cli.options import (
     Interval,
     Published,
     TrustRemoteCode,
+    path_given,
 )
 from skipkv.cli.placement import check_placement
 from skipkv.cli.terminal import put, visible
@@ -34,7 +35,11 @@ def trace(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page that any browser shows to FILE."),
+        typer.Option(
+            metavar="FILE",
+            parser=path_given,
+            help="Write a page that any browser shows to FILE.",
+        ),
     ] = None,
     text: Annotated[
         bool,
