@@ -55,7 +55,7 @@ def serve(
     ] = 8,
     queue: Annotated[
         int, typer.Option(min=1, help="Sequences that wait for a lane; at more: status 429.")
-    ] = 64,
+    ] = 256,
     max_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Most tokens that a request may ask for. Default: no limit."),

@@ -23,7 +23,7 @@ class Limits:
     """
 
     body: int = attrs.field(default=2**20, validator=is_a(int, least=1))
-    queue: int = attrs.field(default=64, validator=is_a(int, least=1))
+    queue: int = attrs.field(default=256, validator=is_a(int, least=1))
     choices: int = attrs.field(default=16, validator=is_a(int, least=1))
     tokens: int | None = attrs.field(default=None, validator=is_a(int, least=1, optional=True))
     seconds: float | int = attrs.field(default=600, validator=is_a(float, least=1))

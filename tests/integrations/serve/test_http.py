@@ -315,6 +315,35 @@ def test_a_full_queue_is_answered_with_429_and_health_goes_on() -> None:
         second.close()
 
 
+def test_a_burst_as_large_as_clients_send_is_not_refused() -> None:
+    gate, server = gated()
+    with server:
+        client = client_of(server)
+        streams = [client.completions.create(**LONG, model="toy", stream=True)]
+        assert gate.reached.wait(SECONDS)
+        many: Any = {"model": "toy", "prompt": ["one"] * 16, "max_tokens": 3, "stream": True}
+        streams += [client.completions.create(**many) for _ in range(12)]
+        assert metrics(server)["waiting default"] == 192
+        gate.opened.set()
+        for stream in streams:
+            stream.close()
+
+
+def test_a_messages_name_changes_nothing_where_the_template_does_not_read_it() -> None:
+    engine = engine_of(presets.full())
+    plain = {"role": "user", "content": "one plus two"}
+    for template, read in ((TEMPLATE, False), ("{{ messages[0].name }} " + TEMPLATE, True)):
+        engine.tokenizer.chat_template = template
+        with HttpServer(engine, name="toy", port=0) as server:
+            tokens = [
+                client_of(server)
+                .chat.completions.create(model="toy", messages=[message], max_tokens=1)
+                .usage.prompt_tokens
+                for message in ({**plain, "name": "wait"}, {**plain, "name": "so wait so"})
+            ]
+        assert (tokens[0] != tokens[1]) is read
+
+
 def test_a_request_that_takes_too_long_is_ended_and_says_so() -> None:
     gate, server = gated(Limits(seconds=1))
     with server:
