@@ -6,11 +6,13 @@ import attrs
 import pytest
 import torch
 import transformers
+from torch import Tensor
 from toy_prompts import PROMPTS, apart
 
 import skipkv
 from skipkv import Budget, Engine, Policy, Stats, presets
 from skipkv.evictors import Pooled
+from skipkv.runtime.seam import names
 from skipkv.scorers import AccumulatedAttention
 from skipkv.testing import toy_model, toy_tokenizer
 
@@ -111,3 +113,25 @@ def test_a_prompt_that_generate_feeds_in_pieces_costs_what_a_whole_one_does(
     assert kept == expected
     unlike = {"seconds": 0.0, "peak_kv_bytes": 0}
     assert attrs.evolve(theirs, **unlike) == attrs.evolve(stats, **unlike)
+
+
+def test_a_row_that_ends_at_the_first_token_of_a_further_turn_costs_what_came_before_it() -> None:
+    prompts = torch.tensor([[5 + (7 * i + row) % 60 for i in range(20)] for row in (0, 3)])
+
+    def turns(new: int, **ends: Any) -> tuple[list[Stats], Tensor]:
+        how: Any = {"do_sample": False, "return_dict_in_generate": True, "pad_token_id": 0}
+        with skipkv.attach(MODEL, presets.rkv(16, interval=4)) as attached:
+            first = MODEL.generate(prompts, max_new_tokens=9, min_new_tokens=9, **how)
+            cache = {names.cache_name(MODEL): getattr(first, names.cache_name(MODEL))}
+            ids = torch.cat([first.sequences, prompts[:, :6]], dim=1)
+            second = MODEL.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, **cache, **ends, **how
+            )
+            return attached.stats, second.sequences[:, ids.shape[1] :]
+
+    [expected, _], tokens = turns(1)
+    end = int(tokens[0, 0])
+    assert end != tokens[1, 0]
+    [found, other], _ = turns(12, eos_token_id=end)
+    assert other.new_tokens > found.new_tokens
+    assert attrs.evolve(found, seconds=0.0) == attrs.evolve(expected, seconds=0.0)
