@@ -8,7 +8,7 @@ decoded again: `--only` and `--budgets` choose, `--no-decode` writes the page al
 was stopped goes on in the same folder. Two processes need a folder each, and labels of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -53,10 +53,7 @@ def main(
     if unknown := [label for label in wanted if label not in every]:
         raise typer.BadParameter(f"{unknown} are none of {[*every]}.", param_hint="--only")
     data = load_dataset("rambler", limit=PROBLEMS, seed=SEED)
-    kept = OutcomesFolder(
-        FOLDER / "rambler",
-        {"problems": PROBLEMS, "samples": SAMPLES, "seed": SEED, "content": data.fingerprint},
-    )
+    kept = OutcomesFolder(FOLDER / "rambler", settings())
     if decode:
         loaded = rambler.load(device="cpu")
         sampling = Sampling(
@@ -76,6 +73,12 @@ def main(
             insert(DOCS / "rambler.md", f"members-{name}", text)
         else:
             print(text, end="\n\n")
+
+
+def settings() -> dict[str, object]:
+    """What all outcomes share."""
+    data = load_dataset("rambler", limit=PROBLEMS, seed=SEED)
+    return {"problems": PROBLEMS, "samples": SAMPLES, "seed": SEED, "content": data.fingerprint}
 
 
 def candidates() -> dict[str, Candidate]:
@@ -136,34 +139,47 @@ def folded(folder: Path, candidate: Candidate) -> list[Outcomes]:
 
 def tables(cells: dict[Key, Outcomes]) -> dict[str, str]:
     """The tables of the page, in Markdown, by name."""
-    shares = BUDGETS.split(",")
     full, order = cells[FULL, None], ordered(cells)
 
-    def differing(label: str, asked: str) -> str:
-        cell, rival = cells.get((label, asked)), cells.get((RKV, asked))
-        return shown(cell.points_to(rival), "+.1f") if cell and rival and label != RKV else "-"
+    def to_rkv(cell: Outcomes) -> str:
+        rival = cells.get((RKV, cell.asked))
+        return "-" if rival in (None, cell) else shown(cell.points_to(rival), "+.1f")
 
-    def accuracy(label: str, asked: str) -> str:
-        cell = cells.get((label, asked))
-        return shown(cell.accuracy, ".1f") if cell else "-"
-
-    def length(label: str, asked: str) -> str:
-        cell = cells.get((label, asked))
-        longer = cell and cell.longer_than(full)
-        return f"{shown(longer, '+.1f')}; {cell.share('no end'):.1f}" if cell and longer else "-"
-
-    head = f"| policy | {' | '.join(shares)} |\n|---|" + "--:|" * len(shares)
-    rows = {
-        name: [f"| {label} | {' | '.join(cell(label, s) for s in shares)} |" for label in order]
-        for name, cell in (("accuracy", accuracy), ("rkv", differing), ("length", length))
-    }
+    to_others = matrix(cells, to_rkv)
     return {
-        **{name: "\n".join([head, *lines]) for name, lines in rows.items()},
+        "accuracy": accuracies(cells),
+        "differences": "\n\n".join(
+            [
+                "To the full cache, in points:",
+                matrix(cells, lambda cell: shown(cell.points_to(full), "+.1f")),
+                *(["To `rkv` at the same budget:", to_others] if to_others else []),
+            ]
+        ),
+        "length": matrix(
+            cells,
+            lambda cell: f"{shown(cell.longer_than(full), '+.1f')}; {cell.share('no end'):.1f}",
+        ),
         "errors": errors(cells, order),
         "habits": rambler_habits.of_outcomes(
             {title(cell): cell for key, cell in cells.items() if key[1] in (None, "8%")}
         ),
     }
+
+
+def accuracies(cells: dict[Key, Outcomes]) -> str:
+    """Right answers in percent, by policy and budget, in Markdown."""
+    return matrix(cells, lambda cell: shown(cell.accuracy, ".1f"))
+
+
+def matrix(cells: dict[Key, Outcomes], told: Callable[[Outcomes], str]) -> str:
+    """A row for each policy and a column for each budget; empty if nothing is told of any."""
+    shares, lines = BUDGETS.split(","), []
+    for label in ordered(cells):
+        row = [told(cells[label, s]) if (label, s) in cells else "-" for s in shares]
+        if {*row} != {"-"}:
+            lines.append(f"| {label} | {' | '.join(row)} |")
+    head = f"| policy | {' | '.join(shares)} |\n|---|" + "--:|" * len(shares)
+    return "\n".join([head, *lines]) if lines else ""
 
 
 def ordered(cells: dict[Key, Outcomes]) -> list[str]:
