@@ -111,6 +111,9 @@ def policies(
             evictor=TopK(),
         )
 
+    def pooled(budget: int, interval: int) -> Policy:
+        return presets.attended_distinct(budget, interval=interval, pool=3)
+
     def steered(
         preset: Callable[..., Policy], steerer: AdaptiveSteerer
     ) -> Callable[[int, int], Policy]:
@@ -128,6 +131,7 @@ def policies(
         "snapkv": presets.snapkv,
         "tova": presets.tova,
         "attended_distinct": presets.attended_distinct,
+        "attended_distinct, pool 3": pooled,
         **{
             f"attended_distinct + steering {s}": steered(presets.attended_distinct, v)
             for s, v in steerers.items()

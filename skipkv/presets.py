@@ -889,6 +889,7 @@ def attended_distinct(
     budget: AnyBudget,
     *,
     redundancy: float = 1.5,
+    pool: int = 1,
     window: int | None = None,
     sinks: int | None = None,
     prompt: bool | None = None,
@@ -905,6 +906,7 @@ def attended_distinct(
     Args:
         budget: entries per KV head: a number of tokens, a ratio in (0, 1], or a `Budget`.
         redundancy: weight of what is repeated; attention has 1.
+        pool: width of the max-pooling of attention over slots; 1 for none.
         window: most recent tokens, always kept. By default 32, at most a quarter of a budget in
             tokens, or those of a `Budget`.
         sinks: first tokens, always kept; none by default, for attention keeps them.
@@ -920,7 +922,7 @@ def attended_distinct(
             prompt=prompt,
             interval=interval,
         ),
-        scorer=AttentionRate().normalized()
+        scorer=AttentionRate(pool=pool).normalized()
         - redundancy * KeyRedundancy(unrotated=True).normalized(),
         evictor=TopK(),
     )
