@@ -6,6 +6,7 @@ import attrs
 import pytest
 import torch
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from skipkv._types import CacheView, Needs
 from skipkv.errors import ConfigError
@@ -62,6 +63,24 @@ def test_the_rate_of_attention_is_a_mean_over_the_queries_that_could_read_the_en
         queries = int(view.seen[r]) - int(view.positions[r, h, slot])  # its own and all later ones
         rate = float(view.attention[r, h, slot].double()) / queries
         assert float(scores[r, h, slot].exp()) == pytest.approx(max(rate, 1e-9), rel=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(view=cache_views(attention=True), pool=st.sampled_from([3, 5]))
+def test_a_pooled_rate_is_the_highest_of_an_entry_and_its_neighbours(
+    view: CacheView, pool: int
+) -> None:
+    scores, rates = AttentionRate(pool=pool).score(view), AttentionRate().score(view)
+    for r, h, slot in view.occupied.nonzero().tolist():
+        near = range(max(0, slot - pool // 2), min(rates.shape[2], slot + pool // 2 + 1))
+        held = [float(rates[r, h, other]) for other in near if view.occupied[r, h, other]]
+        assert float(scores[r, h, slot]) == max(held)
+
+
+@pytest.mark.parametrize("pool", [0, 2, -3])
+def test_a_pool_of_rates_has_a_middle(pool: int) -> None:
+    with pytest.raises(ConfigError, match=rf"pool={pool}\) must be odd"):
+        AttentionRate(pool=pool)
 
 
 @settings(max_examples=80, deadline=None)

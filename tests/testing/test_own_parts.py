@@ -56,6 +56,7 @@ GATED = [GateScore(gate=GATE), Retention(gate=GATE)]
 SCORERS = [
     AccumulatedAttention(),
     AttentionRate(),
+    AttentionRate(pool=3),
     KeyDiff(),
     KeyDiff(unrotated=True),
     KeyNorm(),
