@@ -131,6 +131,7 @@ def variants() -> dict[str, Callable[[int, int], Policy]]:
         "the last 8 queries' attention": scored(
             WindowAttention(window=8).normalized() - 1.5 * repeats
         ),
+        "attention pooled over 3 slots": ours(pool=3),
         "a window of 8": ours(window=8),
         "4 sinks": ours(sinks=4),
         "redundancy=1": ours(redundancy=1.0),
