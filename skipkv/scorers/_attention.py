@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from skipkv._types import CacheView
-from skipkv.errors import InputError
+from skipkv.errors import ConfigError, InputError
 
 
 def received(view: CacheView, reader: str) -> Float[Tensor, "R H L"]:
@@ -27,6 +27,15 @@ def received(view: CacheView, reader: str) -> Float[Tensor, "R H L"]:
             "runtime does where a part declares needs = Needs(attention=True)."
         )
     return view.attention.float()
+
+
+def check_pool(part: object, pool: int) -> None:
+    """Raise `ConfigError` unless a width of max-pooling over slots is an odd number from 1 on."""
+    if pool < 1 or pool % 2 == 0:
+        raise ConfigError(
+            f"{type(part).__name__}(pool={pool}) must be odd and at least 1, so that it has a "
+            "middle. Use 1 for no pooling."
+        )
 
 
 def newest_queries(view: CacheView, count: int, reader: str) -> Float[Tensor, "R H G W D"]:

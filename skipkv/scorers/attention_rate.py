@@ -9,8 +9,7 @@ from torch.nn.functional import max_pool1d
 
 from skipkv._types import CacheView, Needs
 from skipkv._validators import is_a
-from skipkv.errors import ConfigError
-from skipkv.scorers._attention import received
+from skipkv.scorers._attention import check_pool, received
 from skipkv.scorers.algebra import ScorerAlgebra
 
 # A share of attention below it is as good as none, and its logarithm would hide all others.
@@ -44,11 +43,7 @@ class AttentionRate(ScorerAlgebra):
     pool: int = attrs.field(default=1, validator=is_a(int), kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.pool < 1 or self.pool % 2 == 0:
-            raise ConfigError(
-                f"AttentionRate(pool={self.pool}) must be odd and at least 1, so that it has a "
-                "middle. Use 1 for no pooling."
-            )
+        check_pool(self, self.pool)
 
     @property
     def needs(self) -> Needs:

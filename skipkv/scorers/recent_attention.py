@@ -9,7 +9,13 @@ from torch.nn.functional import avg_pool1d
 from skipkv._types import CacheView, Needs
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
-from skipkv.scorers._attention import logits_of, newest_queries, some_at_a_time, with_sinks
+from skipkv.scorers._attention import (
+    check_pool,
+    logits_of,
+    newest_queries,
+    some_at_a_time,
+    with_sinks,
+)
 from skipkv.scorers.algebra import ScorerAlgebra
 
 
@@ -58,11 +64,7 @@ class RecentAttention(ScorerAlgebra):
                 f"RecentAttention(over={self.over!r}) must be 'mean' or 'max': how the attention "
                 "of several queries is joined. A sum orders entries as the mean does."
             )
-        if self.pool < 1 or self.pool % 2 == 0:
-            raise ConfigError(
-                f"RecentAttention(pool={self.pool}) must be odd and at least 1, so that it has a "
-                "middle. Use 1 for no pooling."
-            )
+        check_pool(self, self.pool)
 
     @property
     def needs(self) -> Needs:

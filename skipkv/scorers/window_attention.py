@@ -8,7 +8,7 @@ from torch.nn.functional import max_pool1d
 from skipkv._types import CacheView, Needs
 from skipkv._validators import is_a
 from skipkv.errors import ConfigError
-from skipkv.scorers._attention import newest_logits, softmax_over
+from skipkv.scorers._attention import check_pool, newest_logits, softmax_over
 from skipkv.scorers.algebra import ScorerAlgebra
 
 
@@ -47,11 +47,7 @@ class WindowAttention(ScorerAlgebra):
                 f"WindowAttention(window={self.window}) must be at least 1: it is the number of "
                 "newest queries observed. Use 1 for the newest query alone."
             )
-        if self.pool < 1 or self.pool % 2 == 0:
-            raise ConfigError(
-                f"WindowAttention(pool={self.pool}) must be odd and at least 1, so that it has a "
-                "middle. Use 1 for no pooling."
-            )
+        check_pool(self, self.pool)
 
     @property
     def needs(self) -> Needs:
