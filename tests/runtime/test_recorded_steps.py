@@ -59,6 +59,7 @@ def steered() -> Policy:
 
 POLICIES = {name: presets.get(name)(24, interval=8) for name in PRESETS if name != "skipkv"}
 POLICIES["skipkv"] = steered()
+POLICIES["seldom"] = presets.h2o(24, interval=36)  # more steps than are counted together
 POLICIES["records"] = Policy(
     budget=Budget(tokens=24, interval=8, window=4), scorer=Random(fresh=True) + Recorded()
 )
