@@ -185,7 +185,7 @@ class SlotStore:
     def settle(self) -> None:
         """Bring statistics of attention up to date.
 
-        Decode steps leave their queries in a ring, and their attention is counted later, some together:
+        Decode steps leave their queries in a ring, and attention is counted some steps together:
         fused kernels, which give no weights, serve the steps. It must be counted before entries,
         lanes or statistics are read or moved.
         """
