@@ -418,7 +418,9 @@ class DecodeLoop:
         recorded = self._recorded_steps(alike)
         if recorded is not None and not recorded.failed:
             return recorded.step(last, drawn)
-        ids = last.clamp_min(0)[:, None]  # there may be rows without a token
+        if known is None:  # there may be rows without a token
+            last = last.clamp_min(0)
+        ids = last[:, None]
         return _choose(self._session.logits(self._session.step(ids, known=known)), alike, drawn)
 
     def _recorded_steps(self, alike: abc.Sequence[_Alike]) -> RecordedSteps | None:

@@ -379,7 +379,7 @@ class Session:
             ids: a token for each of the first lanes.
             known: the tokens again, where the host has them.
         """
-        forward, count = self._decode, len(ids)
+        forward, count = self._decode, ids.shape[0]
         if forward is None or forward.last != count or not forward.current:
             forward = None
             self._make_room(0, [1] * count)
@@ -437,29 +437,28 @@ class Session:
 
     def logits(self, pass_: Pass) -> Float[Tensor, "B V"]:
         """Run a pass; returns the logits of its last column."""
-
-        def last() -> Float[Tensor, "B V"]:
-            output = self.model(**arguments, logits_to_keep=1)
-            return output.logits[:, -1]  # type: ignore[no-any-return]
-
         with self.run(pass_) as arguments:
-            layers, rows = self._compiled, len(pass_.ids)
+            layers = self._compiled
             if layers is None or layers.failed or not isinstance(pass_.forward, DecodeForward):
-                return last()
-            if layers.trusts(rows):
+                return self._last_logits(arguments)
+            if layers.trusts(len(pass_.ids)):
                 with layers.exchanged():
-                    return last()
+                    return self._last_logits(arguments)
             # A trial. All that it writes is written again by the pass itself, but for states.
             states = self.store.states
             held = None if states is None else states.save()
-            tried = layers.attempt(last)
+            tried = layers.attempt(partial(self._last_logits, arguments))
             self.cache.begin(pass_.forward)
             if states is not None and held is not None:
                 states.load(held)
-            found = last()
+            found = self._last_logits(arguments)
             if tried is not None:
                 layers.compare(tried, found, self.model.dtype)
             return found
+
+    def _last_logits(self, arguments: dict[str, Any]) -> Float[Tensor, "B V"]:
+        """The logits of the last column of a pass under way."""
+        return self.model(**arguments, logits_to_keep=1).logits[:, -1]  # type: ignore[no-any-return]
 
     def _begin_steering(self, steering: Steering, pass_: Pass) -> None:
         forward, ids = pass_.forward, pass_.ids
@@ -553,7 +552,7 @@ class Session:
 
     @property
     def _has_events(self) -> bool:
-        return self.policy.budget is not None or self.policy.needs.sentences
+        return self.policy.budget is not None or self.store.needs.sentences
 
     def take_steered(self) -> tuple[Steered, ...]:
         """What the steerer did in the passes since the last call, where that is observed."""

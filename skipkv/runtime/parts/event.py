@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from skipkv._types import SUM, CacheView, Record, Rotation, SentenceTable
+from skipkv._types import SUM, CacheView, Rotation, SentenceTable
 from skipkv.budget import Budget
 from skipkv.errors import SkipKVError, UnsupportedModelError
 from skipkv.evictors.protocol import mixes_layers, most_of
@@ -221,9 +221,10 @@ class _Event:
         queries = group.recent_queries(layers, lanes)
         prompts = on_device(self.prompts, device).repeat(depth)
 
-        def record(name: Record) -> Float[Tensor, "R H L"]:
-            return group.records[name][layers, at, :, :width].flatten(0, 1)
-
+        records = {
+            record: group.records[record][layers, at, :, :width].flatten(0, 1)
+            for record in group.records
+        }
         numbers = on_device(group.shape.numbers[layers], device)
         return CacheView(
             keys=group.keys[layers, at, :, :width].flatten(0, 1),
@@ -236,8 +237,8 @@ class _Event:
             depth=group.shape.depth,
             queries=None if queries is None else queries.flatten(0, 1),
             **_softmax(group, layers, len(lanes)),
-            attention=None if SUM not in group.records else record(SUM),
-            records={name: record(name) for name in self.policy.needs.records},
+            attention=records.get(SUM),
+            records={record: records[record] for record in group.needs.records},
             sentences=self.tables,
             rotation=self.rotation,
         )

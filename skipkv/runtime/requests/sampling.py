@@ -1,5 +1,6 @@
 """Choosing the next token: greedy or sampled. Every request has its own random stream."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, cast
@@ -225,6 +226,8 @@ def choose(
     logits = logits.float()
     if uniforms is None:
         best, tokens = logits.max(dim=-1)  # NaN is the largest of all
+        if best.device.type == "cpu" and all(map(math.isfinite, best.tolist())):
+            return tokens  # reading takes less time there than the operations below
         return tokens.masked_fill(~(best.abs() < torch.inf), NO_TOKEN)
     # The processors used here look at no history.
     history = cast(torch.LongTensor, torch.empty(logits.shape[0], 0, dtype=torch.long))

@@ -246,16 +246,19 @@ class SlotCache(Cache):
         self._remembered.add(layer_idx)
         return super().get_recurrent_state(layer_idx, *args, **kwargs)
 
-    @torch.no_grad()
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new entries; returns those the pass may attend to. No gradient passes."""
+        if torch.is_grad_enabled():  # under attach; the context takes time in every layer
+            with torch.no_grad():
+                return self.write(layer, keys, values)
         part, at = self._part(layer)
         self._written.append(layer)
         if layer not in self._as_configured:
             shape = self.forward.store.shape
             self._check_heads("keys", keys, shape.heads, shape.dim)
             self._check_heads("values", values, shape.heads, shape.dim)
-        keys, values = keys.to(self._dtype), values.to(self._dtype)
+        if keys.dtype != self._dtype or values.dtype != self._dtype:
+            keys, values = keys.to(self._dtype), values.to(self._dtype)
         if self.writing is not None and isinstance(part, SlotPrompts | SlotSteps):
             self.writing.write(part, at, layer, keys, values)
         return part.write(at, keys, values)
@@ -300,5 +303,7 @@ class SlotCache(Cache):
             self._check_heads("queries", query, shape.heads * shape.groups, shape.dim)
             self._check_heads("keys", key, shape.heads, shape.dim)
             self._as_configured.add(layer)
+        if query.dtype == self._dtype:
+            return attend(part, at, query, key, value, scale, softmax)
         output = attend(part, at, query.to(self._dtype), key, value, scale, softmax)
         return output.to(query.dtype)
