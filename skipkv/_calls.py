@@ -51,17 +51,26 @@ def call(part: object, method: str, shown: Mapping[str, object], **options: obje
     try:
         answer = getattr(part, method)(*shown.values(), **options)
     except Exception as cause:
-        named_already = isinstance(cause, PartError) and cause.part
-        if named_already or is_out_of_memory(cause):
+        if is_out_of_memory(cause):
             raise
-        raise broken(part, f".{method} raised {type(cause).__name__}: {cause}") from cause
+        named = isinstance(cause, PartError) and cause.part  # by a part inside this one
+        error = (
+            cause if named else broken(part, f".{method} raised {type(cause).__name__}: {cause}")
+        )
+        assert isinstance(error, PartError)
+        error.edited |= versions(shown) != before
+        if named:
+            raise
+        raise error from cause
     after = versions(shown)
     if edited := [name for name, version in before.items() if after.get(name) != version]:
-        raise broken(
+        error = broken(
             part,
             f".{method} edited {' and '.join(edited)} in place. Other parts and later steps read "
             "the same tensor: work on a copy, tensor.clone().",
         )
+        error.edited = True
+        raise error
     return answer
 
 

@@ -45,10 +45,12 @@ class PartError(SkipKVError):
     """A part broke its protocol while decoding: NaN, a wrong shape or dtype, a budget exceeded.
 
     The sequences that the part was asked about fail with it; all others go on. `part` is the
-    part's repr. Where the part raised an error, that error's traceback is a note of this one.
+    part's repr, and `edited` says whether it wrote to a tensor that it was shown. Where the part
+    raised an error, that error's traceback is a note of this one.
     """
 
     part: str | None = None
+    edited: bool = False
 
 
 class ModelError(SkipKVError):

@@ -7,7 +7,7 @@
 from skipkv._runs.disk import check_writable, writing
 from skipkv._runs.extras import require_extra
 from skipkv._runs.folder import RECORDS, RUN, RunFolder
-from skipkv._runs.identity import Stamp, differs, stamp
+from skipkv._runs.identity import differs, stamp
 from skipkv._runs.lines import LineFile, read_lines
 from skipkv._runs.tables import csv_cell, markdown_cell, plot_label
 from skipkv._runs.vouching import described, vouched_for
@@ -17,7 +17,6 @@ __all__ = [
     "RUN",
     "LineFile",
     "RunFolder",
-    "Stamp",
     "check_writable",
     "csv_cell",
     "described",

@@ -23,115 +23,55 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, re.Pattern)
 # Classes of these packages go by their names: `sessions` in run.json has the packages' versions.
 _KNOWN = {"skipkv", "torch", "transformers", "numpy", *sys.stdlib_module_names} - {"__main__"}
+# The field of what was learned that says how it was read from a file.
+_SOURCE = "_source"
+
+_Seen = dict[int, Any]
+"""The objects that were visited, by their ids."""
 
 
-class Stamp(dict[str, str]):
-    """The description of a policy in `run.json`.
+def stamp(policy: object) -> dict[str, str]:
+    """The description of a policy, or of any other value, for `run.json`.
 
     It has the policy's repr, `composition`, and a digest of its code and values, `code`. The digest
     is of bytecode, and so differs between versions of Python. It begins with Python's version, so
     that only digests of the same version are compared.
 
-    What was learned and read from a file, such as a steering vector, is described by its numbers. A
-    file may move. Descriptions of older versions of skipkv have its path; `changed_since` compares
-    with one of them.
+    What was learned and read from a file, such as a steering vector, is described by its numbers: a
+    file may move.
     """
-
-    def __init__(self, policy: object) -> None:
-        seen = _Seen()
-        code = _code_of(policy, seen)
-        self._policy = policy
-        self._files = [*{_source(v): v for v in seen.values() if _source(v)}.values()]
-        text = repr(policy)
-        for part in self._files:
-            text = text.replace(repr(part), f"{type(part).__name__}(content={_content(part)!r})")
-        super().__init__(composition=_ADDRESS.sub("", text), code=code)
-
-    def changed_since(self, then: Mapping[str, Any]) -> str | None:
-        """How this policy differs from one that an older version described; None if it does not.
-
-        Args:
-            then: a description with the paths of files.
-        """
-        old, new = then["composition"], _ADDRESS.sub("", repr(self._policy))
-        paths = self._paths_in(old)
-        if paths is None:
-            return changed(old, self["composition"] if "(content=" in old else new)
-        comparable = _compared(then.get("code"), _code_of(self._policy, _Seen(sources=paths)))
-        if comparable or (comparable is None and old == new):
-            return None
-        if comparable is None:
-            return f"{changed(old, new)}; what the file held was not recorded"
-        if old != new:
-            return f"{changed(old, new)}; what the file holds, or code of a part, changed too"
-        return _changed_inside(new)
-
-    def _paths_in(self, composition: str) -> dict[str, str] | None:
-        """How each file was read according to an older description, by how it is read now.
-
-        None if the policies differ in more than files.
-        """
-        order = [_source(part) for part in self._files]
-        pattern = re.escape(_ADDRESS.sub("", repr(self._policy)))
-        for number, source in enumerate(order):
-            call = rf"(?P<file{number}>\w+\((?:'[^']*'|\"[^\"]*\")[^()]*\))"
-            pattern = pattern.replace(re.escape(source), call, 1)
-            pattern = pattern.replace(re.escape(source), f"(?P=file{number})")
-        found = re.fullmatch(pattern, composition)
-        if not order or found is None:
-            return None
-        return {source: found[f"file{n}"] for n, source in enumerate(order)}
+    seen: _Seen = {}
+    code = _code_of(policy, seen)
+    text = repr(policy)
+    for part in [part for part in seen.values() if _is_from_file(part)]:
+        content = _code_of(part, {}).partition(":")[2]  # the same in every version of Python
+        text = text.replace(repr(part), f"{type(part).__name__}(content={content!r})")
+    return {"composition": _ADDRESS.sub("", text), "code": code}
 
 
-def stamp(policy: object) -> Stamp:
-    """The description of a policy, or of any other value, for `run.json`."""
-    return Stamp(policy)
-
-
-def _code_of(policy: object, seen: "_Seen") -> str:
+def _code_of(policy: object, seen: _Seen) -> str:
     digest = hashlib.sha256()
     for piece in _pieces(policy, seen):
         digest.update(piece.encode("utf-8", "surrogatepass") + b"\0")
     return f"{'{}.{}'.format(*sys.version_info)}:{digest.hexdigest()[:16]}"
 
 
-def _content(part: object) -> str:
-    """A digest of a learned part's numbers, the same in every version of Python."""
-    return _code_of(part, _Seen()).partition(":")[2]
-
-
-def _source(value: object) -> str:
-    """How a learned part was read from a file; empty where it was not."""
-    source = getattr(value, "_source", "") if _is_known(type(value)) else ""
-    return source if isinstance(source, str) else ""
-
-
-class _Seen(dict[int, Any]):
-    """The objects that were visited, by their ids.
-
-    Args:
-        sources: how learned parts are told to have been read from files, by how they were. None
-            leaves that out.
-    """
-
-    def __init__(self, sources: Mapping[str, str] | None = None) -> None:
-        super().__init__()
-        self.sources = sources
+def _is_from_file(value: object) -> bool:
+    """Whether a value was learned, and read from a file that its repr names."""
+    return _is_known(type(value)) and bool(getattr(value, _SOURCE, ""))
 
 
 def differs(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """How two stamps differ, in words; None if they describe the same policy.
 
     Args:
-        then: a stamp; one of an older version of skipkv has no `code`, or paths of files.
-        now: another stamp. Only a `Stamp` can be compared with one that has paths.
+        then: a stamp; one of an older version of skipkv has no `code`.
+        now: another stamp.
     """
     if then["composition"] != now["composition"]:
-        if isinstance(now, Stamp):
-            return now.changed_since(then)
         return changed(then["composition"], now["composition"])
     if _compared(then.get("code"), now["code"]) is False:
-        return _changed_inside(now["composition"])
+        return f"it is {now['composition']} as before, but the code or a value of a part changed"
     return None
 
 
@@ -140,10 +80,6 @@ def _compared(then: str | None, now: str) -> bool | None:
     if then is None or then.partition(":")[0] != now.partition(":")[0]:
         return None
     return then == now
-
-
-def _changed_inside(composition: str) -> str:
-    return f"it is {composition} as before, but the code or a value of a part changed"
 
 
 def _pieces(value: Any, seen: _Seen) -> Iterator[str]:
@@ -175,7 +111,7 @@ def _pieces(value: Any, seen: _Seen) -> Iterator[str]:
         yield f"{value.__module__}.{value.__qualname__}"
     else:
         yield from _class(type(value), seen)
-        yield from _pieces(_fields(value, seen), seen)
+        yield from _pieces(_fields(value), seen)
 
 
 def _items(values: Any, seen: _Seen) -> Iterator[str]:
@@ -190,17 +126,14 @@ def _items(values: Any, seen: _Seen) -> Iterator[str]:
             yield from _pieces(item, seen)
 
 
-def _fields(value: Any, seen: _Seen) -> dict[str, Any]:
+def _fields(value: Any) -> dict[str, Any]:
     """The values of an object: its fields, state or attributes; the repr if it is a library's."""
     import torch
 
     if attrs.has(type(value)):
-        fields = {field.name: _field(value, field) for field in attrs.fields(type(value))}
-        if _source(value):
-            del fields["_source"]
-            if seen.sources is not None:
-                fields["_source"] = seen.sources[_source(value)]
-        return fields
+        own = {_SOURCE} if _is_known(type(value)) else {}
+        fields = [field for field in attrs.fields(type(value)) if field.name not in own]
+        return {field.name: _field(value, field) for field in fields}
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
     elif isinstance(value, torch.nn.Module):

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skipkv._runs.identity import Stamp, differs
+from skipkv._runs.identity import differs
 from skipkv._runs.tables import markdown_cell
 from skipkv.errors import InputError
 
 
 def described(
-    before: Mapping[str, Any], now: Mapping[str, Stamp], folder: Path, *, same_policies: bool
+    before: Mapping[str, Any],
+    now: Mapping[str, Mapping[str, str]],
+    folder: Path,
+    *,
+    same_policies: bool,
 ) -> dict[str, Any]:
     """The descriptions of policies for `run.json`, with what the user vouched for.
 

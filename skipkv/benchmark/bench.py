@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from skipkv import __version__
 from skipkv._progress import progress_bar
-from skipkv._runs import LineFile, RunFolder, Stamp, described, stamp
+from skipkv._runs import LineFile, RunFolder, described, stamp
 from skipkv._validators import is_a
 from skipkv.benchmark.case import Case, Job
 from skipkv.benchmark.isolation import Answer, can_fork, guarded, in_child
@@ -188,7 +188,7 @@ class Bench:
         run["sessions"].append(_session())
         folder.write(run)
 
-    def _stamps(self) -> Iterator[tuple[str, Stamp]]:
+    def _stamps(self) -> Iterator[tuple[str, dict[str, str]]]:
         """The stamp of every policy, by its label and budget."""
         for subject in self.subjects:
             if isinstance(subject, PolicySubject):

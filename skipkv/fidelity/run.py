@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipkv import presets
 from skipkv._progress import progress_bar
-from skipkv._runs import LineFile, RunFolder, Stamp, described, stamp, vouched_for
+from skipkv._runs import LineFile, RunFolder, described, stamp, vouched_for
 from skipkv.budget import Budget
 from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation.fingerprints import of_model, of_prompts
@@ -144,7 +144,7 @@ class _Memory:
 def _store(
     folder: str | Path | None,
     settings: dict[str, Any],
-    policies: dict[str, Stamp],
+    policies: dict[str, dict[str, str]],
     *,
     same_policies: bool,
 ) -> "Iterator[tuple[LineFile[Record] | _Memory, tuple[str, ...]]]":

@@ -19,7 +19,6 @@ from skipkv._calls import (
     scores_asked,
     scores_of,
     tensors,
-    versions,
     watched,
     without_frames,
 )
@@ -110,16 +109,14 @@ def delta(
         context: the state of each row.
     """
     hidden, context = watched(hidden), watched(context)
-    before = versions({"hidden": hidden, "context": context})
     try:
         return _delta(steerer, hidden, context), {}
     except PartError as error:
         failure = without_frames(error)
-    edited = versions({"hidden": hidden, "context": context}) != before
     found = torch.zeros_like(hidden)
     faults: dict[int, PartError] = {}
     acting = (context.at_delimiter & context.thinking).nonzero()[:, 0].tolist()
-    for row in [] if edited else acting:
+    for row in [] if failure.edited else acting:
         one = slice(row, row + 1)
         alone = SteeringContext(**{name: tensor[one] for name, tensor in tensors(context)})
         try:
@@ -127,7 +124,7 @@ def delta(
         except PartError as error:
             faults[row] = without_frames(error)
     if not faults:  # an edit may concern any row
-        faults = dict.fromkeys(range(len(hidden)) if edited else acting, failure)
+        faults = dict.fromkeys(range(len(hidden)) if failure.edited else acting, failure)
     found[list(faults)] = torch.nan
     return found, faults
 
@@ -181,7 +178,6 @@ def decide(
     view = watched(view)
     # taken before a part sees the view, so that its edits cannot change what is checked
     occupied, protected = view.occupied, view.protected.clone()
-    before = versions({"view": view})
     try:
         scores = scores_of(policy.scorer, view)
         if watch is not None:
@@ -195,7 +191,7 @@ def decide(
     except PartError as error:
         failure = without_frames(error)
         faults: list[SkipKVError | None] = [failure] * count
-        if versions({"view": view}) == before:
+        if not failure.edited:
             for number, fault in _model_faults(view, occupied, count).items():
                 faults[number] = fault
         return faults

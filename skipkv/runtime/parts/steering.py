@@ -1,5 +1,6 @@
 """Applying a steerer: the state of each sequence, and the hook that adds the delta."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +63,7 @@ class Steering:
         self._progress = torch.zeros(
             sequences, len(self._first_places), dtype=torch.bool, device=device
         )
-        # The largest number so far in a delta that was added to finite states.
+        # The largest number so far in a delta that was added to finite states, as far as noted.
         self._largest = torch.zeros(sequences, device=device)
         self._context: SteeringContext | None = None
         self._first = 0  # the lane of the context's first row
@@ -236,19 +237,24 @@ class Steering:
         delta, faults = checked.delta(self._steerer, newest, context)
         for row, error in faults.items():
             self._failed[self._first + row] = error
-        largest = self._largest[self._first : self._first + len(newest)]
-        came, added = (
-            torch.linalg.vector_norm(states, torch.inf, dim=-1, dtype=torch.float32)
-            for states in (newest, delta)
-        )
+        if delta.device.type != "cpu" or not math.isfinite(delta.sum(dtype=torch.float32)):
+            self._note_largest(newest, delta)
         if self._acts is not None:
             strength = torch.linalg.vector_norm(delta, dim=-1, dtype=torch.float32)
             # a copy: recorded steps count in place
             positions = context.positions.clone()
             self._act = Steered(positions=positions, strength=strength)
-        torch.where(came < torch.inf, torch.maximum(largest, added), largest, out=largest)
         steered = (newest + delta)[:, None]
         return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
+
+    def _note_largest(self, newest: Float[Tensor, "B E"], delta: Float[Tensor, "B E"]) -> None:
+        """Keep the largest number of the deltas; a CPU, which need not wait, skips finite ones."""
+        largest = self._largest[self._first : self._first + newest.shape[0]]
+        came, added = (
+            torch.linalg.vector_norm(states, torch.inf, dim=-1, dtype=torch.float32)
+            for states in (newest, delta)
+        )
+        torch.where(came < torch.inf, torch.maximum(largest, added), largest, out=largest)
 
     def take(self) -> tuple[Steered, ...]:
         """What the steerer did since the last call, where that is watched."""
