@@ -53,13 +53,13 @@ def call(part: object, method: str, shown: Mapping[str, object], **options: obje
     except Exception as cause:
         if is_out_of_memory(cause):
             raise
-        named = isinstance(cause, PartError) and cause.part  # by a part inside this one
         error = (
-            cause if named else broken(part, f".{method} raised {type(cause).__name__}: {cause}")
+            cause
+            if isinstance(cause, PartError) and cause.part  # a part inside this one
+            else broken(part, f".{method} raised {type(cause).__name__}: {cause}")
         )
-        assert isinstance(error, PartError)
         error.edited |= versions(shown) != before
-        if named:
+        if error is cause:
             raise
         raise error from cause
     after = versions(shown)

@@ -86,7 +86,7 @@ def feed(
 
     queries = [batch("queries", layer, 1.0) for layer in range(store.shape.layers)]
     for layer in range(store.shape.layers):
-        part, at = forward.of(layer)
+        part, at = forward.of[layer]
         part.write(at, batch("keys", layer, torch.nan), batch("values", layer, torch.nan))
         if isinstance(part, SlotPrompts):
             part.observe(at, queries[layer], PLAIN)
@@ -120,7 +120,7 @@ def decode(
                 ]
                 return torch.stack(rows).unsqueeze(-2)
 
-            part, at = forward.of(layer)
+            part, at = forward.of[layer]
             part.write(at, batch("keys"), batch("values"))
             if store.groups[0].ring:
                 part.observe(at, batch("queries").squeeze(3))

@@ -266,7 +266,7 @@ class SlotCache(Cache):
     def _part(self, layer: int) -> tuple[Prompts | Steps, int]:
         """The pass under way as a layer's group knows it, and the layer's index there."""
         if layer in self._full:
-            return self.forward.of(self._full[layer])
+            return self.forward.of[self._full[layer]]
         windows = self.forward.windows
         assert windows is not None
         return windows, self._windowed[layer]

@@ -48,7 +48,10 @@ class DecodeForward:
         self.lanes = lanes = slice(first, last)
         self.kernel = kernel
         self.fixed = kernel is not None
-        self._interval = interval
+        window = store.needs.queries
+        seldom = window and not store.needs.weights and not self.fixed
+        self._cycle = (window, interval) if seldom and interval is not None else None
+        """Queries that an event reads, and steps between two events; None records all queries."""
         seen = store.tokens_seen[lanes]
         self.newest = seen[0] - 1 if len(set(seen)) == 1 and not self.fixed else None
         """The position fed now, if it is the same in all lanes and the host knows it."""
@@ -66,16 +69,13 @@ class DecodeForward:
             self._ring_starts = numbers.view(last - first, -1) * self._ring
         self._in_ring: Int[Tensor, "N"] | None = None
         self.groups = [SlotSteps(self, group) for group in store.groups]
+        self.of = store.by_layer(self.groups)
+        """Of each stored layer the steps of its group, and the layer's index there."""
         self.windows = None
         """The same for the layers with a window; None where there are none."""
         if store.windows is not None:
             self.windows = WindowSteps(store.windows, first=first, last=last, fixed=self.fixed)
         self.refresh()
-
-    def of(self, layer: int) -> "tuple[SlotSteps, int]":
-        """The steps of a stored layer's group, and the layer's index there."""
-        number, at = self.store.places[layer]
-        return self.groups[number], at
 
     def refresh(self) -> None:
         """Compute the position, slot and mask of each lane and head into the same tensors."""
@@ -123,9 +123,9 @@ class DecodeForward:
 
     def _in_window(self) -> bool:
         """Whether this step's queries are read: in the window of some row's next event, or all."""
-        window, interval = self.store.needs.queries, self._interval
-        if self.store.needs.weights or not window or interval is None or self.fixed:
+        if self._cycle is None:
             return bool(self._ring)
+        window, interval = self._cycle
         return any(-(phase + self._step) % interval < window for phase in self._phases)
 
     def in_ring(self) -> Int[Tensor, "N"]:

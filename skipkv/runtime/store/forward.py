@@ -52,6 +52,8 @@ class PromptForward:
         self.tokens = self.real.nonzero(as_tuple=True)
         """Rows and columns of the tokens."""
         self.groups = [SlotPrompts(self, group) for group in store.groups]
+        self.of = store.by_layer(self.groups)
+        """Of each stored layer the pass in its group, and the layer's index there."""
         self.windows = None
         """The same for the layers with a window; None where there are none."""
         if store.windows is not None:
@@ -61,11 +63,6 @@ class PromptForward:
         store.append(first, counts)
         for prompts in self.groups:
             prompts.width = max(prompts.group.widths[lanes])
-
-    def of(self, layer: int) -> "tuple[SlotPrompts, int]":
-        """The pass in a stored layer's group, and the layer's index there."""
-        number, at = self.store.places[layer]
-        return self.groups[number], at
 
 
 class SlotPrompts:

@@ -1,6 +1,7 @@
 """The storage of a KV cache: layers in groups, and what every lane has seen."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import attrs
 import torch
@@ -11,6 +12,8 @@ from skipkv._types import Needs
 from skipkv.runtime.store.slots import CacheShape, LayerGroup, SavedRows, on_device, put
 from skipkv.runtime.store.states import StateKey, StateStore
 from skipkv.runtime.store.windows import WindowStore
+
+_Part = TypeVar("_Part")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -81,12 +84,6 @@ class SlotStore:
             )
             for layers, slots in capacities.items()
         ]
-        self.places = {
-            layer: (number, at)
-            for number, group in enumerate(self.groups)
-            for at, layer in enumerate(group.layers)
-        }
-        """Of each layer the number of its group, and its index there."""
         self.windows: WindowStore | None = None
         """The layers with a sliding window; None where there are none."""
         if shape.windowed:
@@ -107,12 +104,26 @@ class SlotStore:
         self.peak_bytes = self.kv_bytes
         self.changes = 0
         """Counts changes other than decode steps. An object with views of the store compares it."""
+        self._counts = needs.weights
         self._uncounted = slice(0, 0), 0  # lanes, and their last steps whose attention is to count
 
     @property
     def _parts(self) -> list[LayerGroup | WindowStore | StateStore]:
         others = (self.windows, self.states)
         return [*self.groups, *(other for other in others if other is not None)]
+
+    def by_layer(self, parts: Sequence[_Part]) -> list[tuple[_Part, int]]:
+        """Of each layer what there is for its group, and its index in the group.
+
+        Args:
+            parts: something for each group.
+        """
+        found = {
+            layer: (part, at)
+            for part, group in zip(parts, self.groups, strict=True)
+            for at, layer in enumerate(group.layers)
+        }
+        return [found[layer] for layer in range(self.shape.layers)]
 
     @property
     def kv_bytes(self) -> int:
@@ -179,7 +190,7 @@ class SlotStore:
         """Count the token of a decode step in each of the lanes `first .. last`."""
         for lane in range(first, last):
             self.tokens_seen[lane] += 1
-        if self.needs.weights:
+        if self._counts:
             self._uncounted = slice(first, last), self._uncounted[1] + 1
 
     def settle(self) -> None:

@@ -129,7 +129,7 @@ def test_a_column_may_see_the_entries_of_its_own_past_and_no_others(case: Case) 
     if isinstance(done.forward, DecodeForward):
         return  # the newest query sees all that is held: below
     for layer in range(SHAPE.layers):
-        part, at = done.forward.of(layer)
+        part, at = done.forward.of[layer]
         mask = part.mask(at).expand(-1, SHAPE.heads, -1, -1)
         assert mask.shape[-1] == part.width
         stored = all_positions(done.store)[layer, :, :, : part.width]
@@ -181,7 +181,7 @@ def test_decoding_needs_no_bias_exactly_when_no_slot_in_reach_is_empty(case: Cas
     if not isinstance(forward, DecodeForward):
         return  # nothing was held before, so the pass was a prompt's
     for layer in range(SHAPE.layers):
-        part, at = forward.of(layer)
+        part, at = forward.of[layer]
         rows = all_positions(done.store)[:, forward.first : forward.last, :, : part.width]
         bias = part.bias(at)
         assert (bias is None) == bool((rows[list(part.group.layers)] >= 0).all())
@@ -225,7 +225,7 @@ def test_attention_is_that_of_a_loop_in_float64(case: Case, scaled: bool, tile: 
 def attend(done: Pass, layer: int, tile: int, scale: float | None) -> Tensor:
     """The layer's output, [B, T, Q, D], asked for as transformers asks."""
     rows = slice(done.first, done.first + len(done.counts))
-    part, at = done.forward.of(layer)
+    part, at = done.forward.of[layer]
     query = done.queries[layer].flatten(1, 2)  # [B Q T D]
     query = query.transpose(1, 2).contiguous().transpose(1, 2)  # its strides in a model
     return attention.attend(
@@ -271,7 +271,7 @@ def test_attention_received_is_summed_in_float32_whatever_the_cache_is_in(
     for _ in range(12):
         forward, queries = feed(store, [original], [1])
         for layer in range(SHAPE.layers):
-            part, at = forward.of(layer)
+            part, at = forward.of[layer]
             attention.attend(
                 part,
                 at,
@@ -319,7 +319,7 @@ def test_a_decode_pass_waits_for_nothing(kind: str, seen: bool, fixed: bool) -> 
         forward = DecodeForward(store, first=0, last=2, kernel=kernel)
         forward.begin()
         for layer in range(SHAPE.layers):
-            part, at = forward.of(layer)
+            part, at = forward.of[layer]
             held_keys, held_values = part.write(at, keys[layer], keys[layer])
             attention.attend(part, at, query, held_keys, held_values, SHAPE.dim**-0.5)
     assert waiting.seen == []

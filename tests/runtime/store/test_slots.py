@@ -109,7 +109,7 @@ class SlotStoreMachine(RuleBasedStateMachine):
         random = torch.Generator().manual_seed(seed)
         columns = forward.columns
         for layer in range(SHAPE.layers):
-            part, at = forward.of(layer)
+            part, at = forward.of[layer]
             shape = len(counts), SHAPE.heads, SHAPE.groups, columns, part.width
             weights = torch.randint(0, 4, shape, generator=random).float()
             weights = weights * part.mask(at)[:, :, None]
