@@ -245,7 +245,7 @@ class ByNumber:
 @pytest.mark.parametrize("check", [check_scorer, check_evictor])
 def test_a_part_that_reads_the_number_of_a_sequence_breaks_the_law_of_rows(check: Any) -> None:
     with pytest.raises(ConformanceError) as caught:
-        check(ByNumber())
+        check(ByNumber(), examples=30)
     assert caught.value.law == "rows"
 
 
@@ -262,7 +262,7 @@ class Drawing:
 @pytest.mark.parametrize("check", [check_scorer, check_evictor])
 def test_a_part_that_answers_anew_at_every_call_is_not_told_to_declare_needs(check: Any) -> None:
     with pytest.raises(ConformanceError) as caught:
-        check(Drawing())
+        check(Drawing(), examples=5)
     assert caught.value.law == "deterministic"
 
 

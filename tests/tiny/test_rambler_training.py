@@ -35,6 +35,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_to_the_very_weights_of_an_undisturbed_one(trained, tmp_path):
     train(tmp_path, recipe=attrs.evolve(BRIEF, steps=2), workers=0, device="cpu")
     halfway = weights(tmp_path)
@@ -43,16 +44,19 @@ def test_a_run_that_stopped_goes_on_to_the_very_weights_of_an_undisturbed_one(tr
     assert any(not torch.equal(a, halfway[name]) for name, a in weights(tmp_path).items())
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_batches(trained, tmp_path):
     train(tmp_path, recipe=BRIEF, workers=2, device="cpu")
     assert all(torch.equal(a, weights(trained)[name]) for name, a in weights(tmp_path).items())
 
 
+@pytest.mark.slow
 def test_another_recipe_in_the_same_folder_is_refused(trained):
     with pytest.raises(InputError, match="another recipe"):
         train(trained, recipe=attrs.evolve(BRIEF, seed=1), workers=0, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_log_has_a_line_for_the_last_step(trained):
     lines = [json.loads(line) for line in (trained / "training.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == BRIEF.steps
