@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from curves import axes_of, curve, level
 from pages import DOCS
 
 from skipkv.evaluation import Estimate
@@ -54,38 +55,13 @@ def draw(folders: tuple[Path, Path]) -> Any:
     FigureCanvasAgg(figure)
     handles: dict[str, Any] = {}
     for place, (folder, title) in enumerate(zip(folders, TITLES, strict=True)):
-        axes = figure.add_subplot(1, 2, place + 1)
+        axes = axes_of(figure, (1, 2, place + 1), title)
         found = accuracies(folder)
-        full = found["full"][0.0]
-        axes.axhspan(full.low, full.high, color="black", alpha=0.10, linewidth=0)
-        handles["full cache"] = axes.axhline(full.value, color="black", linewidth=1.2)
+        handles["full cache"] = level(axes, found["full"][0.0])
         for (name, labels), style in zip(SHOWN.items(), styles([*SHOWN]), strict=True):
-            cells = found.get(labels[place] or "")
-            if cells is None:
-                continue
-            estimates = [*cells.values()]
-            handles[name] = axes.errorbar(
-                [*cells],
-                [e.value for e in estimates],
-                yerr=[
-                    [max(0.0, e.value - e.low) for e in estimates],
-                    [max(0.0, e.high - e.value) for e in estimates],
-                ],
-                capsize=2.5,
-                linewidth=1.6,
-                elinewidth=0.9,
-                markersize=5.5,
-                **style,
-            )
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("budget, % of the full cache's trace")
-        axes.set_ylim(-2, 102)
+            if (cells := found.get(labels[place] or "")) is not None:
+                handles[name] = curve(axes, cells, style)
         axes.set_xlim(left=0)
-        axes.grid(alpha=0.25)
-        for side in ("right", "top"):
-            axes.spines[side].set_visible(False)
-        if not place:
-            axes.set_ylabel("right answers, %")
     figure.legend(
         handles.values(),
         handles.keys(),

@@ -10,13 +10,14 @@ was stopped goes on in the same folder. Two processes need a folder each, and la
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import attrs
 import rambler_errors
 import rambler_habits
 import torch
 import typer
+from curves import axes_of, curve, level
 from members import MEMBERS as PRESETS
 from outcomes import FOLDER, Key, Outcomes, OutcomesFolder
 from pages import DOCS, insert
@@ -24,6 +25,7 @@ from rambler import policies
 
 from skipkv import __version__
 from skipkv.evaluation import Candidate, Estimate, Record, Sweep, load_dataset
+from skipkv.evaluation.plots import styles
 from skipkv.evaluation.records import read_records
 from skipkv.runtime import Sampling
 from skipkv.steerers import AdaptiveSteerer, SteeringVector
@@ -33,6 +35,11 @@ BUDGETS = "8%,13%,18%,25%,50%,75%"
 RKV, FULL = "rkv", "full"
 PROBLEMS, SAMPLES, SEED = 500, 2, 0
 THRESHOLD, STRENGTH, GROWTH = 0.9, "1.5", 0.02
+SHOWN = (
+    *("attended_distinct, pool 3", "attended_distinct", "skipkv (both) 1.5", "rkv + steering 1.5"),
+    *("rkv + sentences", "rkv", "random", "snapkv", "h2o", "streaming_llm"),
+)
+"""The policies of the picture, as far as they have been measured."""
 _VECTOR = Path(rambler.__file__).parent / "weights" / "steering.safetensors"
 _OF_TINY = ("trimkv", "kvzap", "triattention", "skipkv:threshold=0.7", "random")
 """Their files, or their settings, are those of the other model; `random` has labels of its own."""
@@ -68,6 +75,8 @@ def main(
                 for cell in folded(output, every[label]):
                     kept.add(cell)
     cells = kept.read()
+    if page:
+        drawn(cells).savefig(DOCS / "images" / "rambler-members.png", dpi=150)
     for name, text in tables(cells).items():
         if page:
             insert(DOCS / "rambler.md", f"members-{name}", text)
@@ -164,6 +173,32 @@ def tables(cells: dict[Key, Outcomes]) -> dict[str, str]:
             {title(cell): cell for key, cell in cells.items() if key[1] in (None, "8%")}
         ),
     }
+
+
+def drawn(cells: dict[Key, Outcomes]) -> Any:
+    """The picture of the page: accuracy against the budget of the policies in `SHOWN`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.6, 4.4))
+    FigureCanvasAgg(figure)
+    axes = axes_of(figure, (1, 1, 1), f"rambler: {PROBLEMS} problems, two samples each")
+    handles = {"full cache": level(axes, cells[FULL, None].accuracy)}
+    for label, style in zip(SHOWN, styles(SHOWN), strict=True):
+        found = {
+            float(share.removesuffix("%")): cells[label, share].accuracy
+            for share in BUDGETS.split(",")
+            if (label, share) in cells
+        }
+        if found:
+            handles[label] = curve(axes, found, style)
+    axes.set_xscale("log")
+    shares = [float(share.removesuffix("%")) for share in BUDGETS.split(",")]
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.minorticks_off()
+    figure.legend(handles.values(), handles.keys(), loc="center right", frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0, 0.74, 1))
+    return figure
 
 
 def accuracies(cells: dict[Key, Outcomes]) -> str:
