@@ -52,6 +52,7 @@ def test_a_killed_run_goes_on_to_the_very_weights_of_an_undisturbed_one(
     assert same(tmp_path, trained)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(trained, tmp_path):
     train(tmp_path, recipe=Recipe(steps=6, traces=2, checkpoint=2, warm_up=2, seed=1), processes=1)
     assert not same(tmp_path, trained)
