@@ -19,6 +19,7 @@ from skipkv import Budget, Completion, Engine, Policy, Sampling, ThinkingMarks, 
 from skipkv._types import CacheView, Needs, SteeringContext
 from skipkv.errors import ModelError, PartError
 from skipkv.evictors import Reserved, Shared, TopK
+from skipkv.runtime.parts import checked
 from skipkv.scorers import KeyNorm
 from skipkv.steerers import AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
@@ -282,6 +283,26 @@ def test_a_steerer_that_edits_what_it_is_shown_ends_all_rows_of_the_step() -> No
         Policy(steerer=part(delta=delta, layer=1)), [STEERED, [OPEN, X, X, X]]
     ):
         assert str(completion.error).startswith("Odd().delta edited hidden in place")
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_an_edit_concerns_rows_too_on_which_the_steerer_did_not_act(raises: bool) -> None:
+    def delta(hidden: Tensor, context: SteeringContext) -> Tensor:
+        hidden.add_(1)
+        if raises:
+            raise RuntimeError("after the edit")
+        return torch.zeros_like(hidden)
+
+    context = SteeringContext(
+        at_delimiter=torch.tensor([True, False]),
+        thinking=torch.tensor([True, True]),
+        thoughts=torch.zeros(2, 3, dtype=torch.long),
+        positions=torch.tensor([5, 5]),
+    )
+    added, faults = checked.delta(part(delta=delta, layer=1), torch.zeros(2, 4), context)
+    assert set(faults) == {0, 1}
+    assert added.isnan().all()
+    assert all(fault.edited for fault in faults.values())
 
 
 @pytest.mark.parametrize("read_every", [1, 16])
