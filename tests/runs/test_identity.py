@@ -45,7 +45,8 @@ def test_a_file_that_was_written_anew_is_another_policy(saved: Path) -> None:
     before = stamp(steered(SteeringVector.load(saved)))
     SteeringVector(vector=torch.tensor([1.0, 2.5]), layer=1).save(saved)
     told = differs(before, stamp(steered(SteeringVector.load(saved))))
-    assert told is not None and told.startswith("SteeringVector(content=) was '")
+    assert told is not None
+    assert told.startswith("SteeringVector(content=) was '")
 
 
 def test_an_argument_that_changed_is_named(saved: Path) -> None:
@@ -71,7 +72,8 @@ def test_values_that_a_repr_hides_are_compared() -> None:
     one, other = (Policy(budget=Budget(tokens=16), scorer=Hidden(text)) for text in ("a", "ab"))
     assert differs(stamp(one), stamp(one)) is None
     told = differs(stamp(one), stamp(other))
-    assert told is not None and told.endswith("the code or a value of a part changed")
+    assert told is not None
+    assert told.endswith("the code or a value of a part changed")
 
 
 def scaled(factor: float) -> Callable[[Tensor], Tensor]:

@@ -99,11 +99,15 @@ def test_a_disk_that_is_full_leaves_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     file = LineFile(path, Value)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        for number in range(9):
+            file.add(Value(name="a", number=number))
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
         with pytest.raises(InputError, match=r"Cannot write .*r\.jsonl: File too large\. What was"):
-            for number in range(9):
-                file.add(Value(name="a", number=number))
+            fill()
         file.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
