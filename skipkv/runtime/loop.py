@@ -41,15 +41,19 @@ class _Alike:
 
 
 def _choose(
-    logits: Float[Tensor, "n V"], alike: abc.Sequence[_Alike], drawn: Float[Tensor, "n"] | None
+    logits: Float[Tensor, "n V"],
+    alike: abc.Sequence[_Alike],
+    drawn: Float[Tensor, "n"] | None,
+    *,
+    looks: bool = False,
 ) -> Int[Tensor, "n"]:
-    """The next token of each row, chosen as its request says."""
+    """The next token of each row, chosen as its request says; `looks` is as for `choose`."""
     if len(alike) == 1:
-        return choose(logits, alike[0].processors, drawn)
+        return choose(logits, alike[0].processors, drawn, looks=looks)
     chosen = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     for some in alike:
         own = None if some.sampling.greedy or drawn is None else drawn[some.rows]
-        chosen[some.rows] = choose(logits[some.rows], some.processors, own)
+        chosen[some.rows] = choose(logits[some.rows], some.processors, own, looks=looks)
     return chosen
 
 
@@ -420,8 +424,8 @@ class DecodeLoop:
             return recorded.step(last, drawn)
         if known is None:  # there may be rows without a token
             last = last.clamp_min(0)
-        ids = last[:, None]
-        return _choose(self._session.logits(self._session.step(ids, known=known)), alike, drawn)
+        logits = self._session.logits(self._session.step(last[:, None], known=known))
+        return _choose(logits, alike, drawn, looks=known is not None)
 
     def _recorded_steps(self, alike: abc.Sequence[_Alike]) -> RecordedSteps | None:
         """Steps recorded as a graph, where there are any for all sequences that decode now."""

@@ -43,6 +43,7 @@ class Steering:
         self._steerer = steerer
         self._acts: list[Steered] | None = [] if watched else None
         self._act: Steered | None = None  # of the pass under way
+        self._looks = False  # whether the host reads what the pass under way computes anyway
         self._asked = False  # whether the layer's hook ran in the pass under way
         self._thoughts = torch.zeros(sequences, len(Thought), dtype=torch.long, device=device)
         self._thinking = torch.zeros(sequences, dtype=torch.bool, device=device)
@@ -133,6 +134,7 @@ class Steering:
             ended: whether they end the row's prompt.
             positions: positions of the last column.
         """
+        self._looks = False
         for row, ids in enumerate(stretches):
             self.read_prompt(first + row, ids)
         at_delimiter = [
@@ -162,6 +164,7 @@ class Steering:
             known: the tokens again, if the host has them. A steerer acts only where a token ends a
                 paragraph: without such a token the step skips the steerer.
         """
+        self._looks = known is not None
         if self._marked and (known is None or not self._marks.single or self._marks.turn_in(known)):
             rows = slice(first, first + ids.shape[0])
             thinking, progress = self._thinking[rows], self._progress[rows]
@@ -237,7 +240,7 @@ class Steering:
         delta, faults = checked.delta(self._steerer, newest, context)
         for row, error in faults.items():
             self._failed[self._first + row] = error
-        if delta.device.type != "cpu" or not math.isfinite(delta.sum(dtype=torch.float32)):
+        if not self._looks or not math.isfinite(delta.sum(dtype=torch.float32)):
             self._note_largest(newest, delta)
         if self._acts is not None:
             strength = torch.linalg.vector_norm(delta, dim=-1, dtype=torch.float32)
@@ -248,7 +251,7 @@ class Steering:
         return steered if hidden.shape[1] == 1 else torch.cat([hidden[:, :-1], steered], dim=1)
 
     def _note_largest(self, newest: Float[Tensor, "B E"], delta: Float[Tensor, "B E"]) -> None:
-        """Keep the largest number of the deltas; a CPU, which need not wait, skips finite ones."""
+        """Keep the largest number of the deltas, unless the host saw that all are finite."""
         largest = self._largest[self._first : self._first + newest.shape[0]]
         came, added = (
             torch.linalg.vector_norm(states, torch.inf, dim=-1, dtype=torch.float32)

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from replayed_steps import Recorder
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -260,6 +261,25 @@ def test_a_steerer_that_breaks_ends_the_sequences_it_broke_on_and_no_other(
             assert broke.tokens == well.tokens[: position + 1 - broke.prompt_tokens]
         else:
             assert (broke.tokens, broke.error) == (well.tokens, None)
+
+
+def test_a_recorded_step_tells_that_a_delta_became_nan_later() -> None:
+    healthy = decode(Policy(budget=BUDGET, steerer=Pushes()), THINKING, sampling=SAMPLED)
+    position = max(at for completion in healthy for at in steps_of(completion))
+
+    def delta(hidden: Tensor, context: SteeringContext) -> Tensor:
+        acts = context.at_delimiter & context.thinking
+        number = torch.where(context.positions == position, torch.nan, 1.0)
+        return torch.where(acts[:, None], number[:, None], torch.zeros_like(hidden))
+
+    recorder = Recorder()
+    policy = Policy(budget=BUDGET, steerer=part(delta=delta, layer=1))
+    broke = decode(policy, THINKING, sampling=SAMPLED, graphs=recorder)
+    assert recorder.replays
+    assert [c.error is not None for c in broke] == [position in steps_of(c) for c in healthy]
+    for completion in broke:
+        if completion.error is not None:
+            assert str(completion.error).startswith("Odd().delta returned NaN")
 
 
 def test_a_steerer_that_breaks_on_several_rows_together_only_ends_all_it_acted_on() -> None:

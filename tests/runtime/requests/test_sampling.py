@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replayed_steps import Replayed
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from skipkv.errors import ConfigError, SkipKVError, SkipKVWarning
 from skipkv.runtime.requests.sampling import NO_TOKEN, Sampling, can_choose, choose, uniforms
@@ -278,3 +280,20 @@ def test_a_generation_config_that_samples_at_temperature_0_is_greedy() -> None:
     model = toy_model()
     model.generation_config.update(do_sample=True, temperature=0.0, top_p=0.9)
     assert Sampling.from_model(model) == Sampling()
+
+
+def test_a_recorded_choice_sees_logits_that_become_infinite_later() -> None:
+    logits, chosen = torch.eye(2, 5), torch.empty(2, dtype=torch.long)
+    tape = Replayed()
+    with tape:
+        chosen.copy_(choose(logits, LogitsProcessorList(), None))
+    logits[1, 3] = torch.nan
+    tape()
+    assert chosen.tolist() == [0, NO_TOKEN]
+
+
+@pytest.mark.parametrize("row", [[0.0, 2.0, 1.0], [0.0, torch.nan, 1.0], [-torch.inf] * 3])
+def test_who_looks_chooses_the_same(row: list[float]) -> None:
+    logits = torch.tensor([row, [3.0, 1.0, 2.0]])
+    none = LogitsProcessorList()
+    assert choose(logits, none, None, looks=True).tolist() == choose(logits, none, None).tolist()
