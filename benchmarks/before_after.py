@@ -42,7 +42,7 @@ def table(before: dict[Case, Row], after: dict[Case, Row]) -> str:
     for (subject, batch), old in before.items():
         if new := after.get((subject, batch)):
             cells = [
-                f"{shown(spread, factor)}"
+                shown(spread, factor)
                 for old_one, new_one, factor in (
                     (old.step, new.step, 1e3),
                     (old.event, new.event, 1e3),
