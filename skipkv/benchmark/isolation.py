@@ -1,5 +1,6 @@
 """Runs a measurement in a forked process, where forking works."""
 
+import gc
 import json
 import os
 import signal
@@ -45,12 +46,17 @@ def in_child(work: Callable[[], Answer]) -> Answer:
     sys.stderr.flush()
     read, write = os.pipe()
     held, holding = os.pipe()  # only this process holds the second end: it closes with the process
+    # A collection writes to the header of every object it looks at, and the child copies each page
+    # that is written to: without this its first collections copy the parent's memory.
+    gc.collect()
+    gc.freeze()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about tqdm's threads, which are safe
         child = os.fork()
     if child == 0:
         os.close(holding)
         _be_child(work, write, held)
+    gc.unfreeze()
     os.close(write)
     os.close(held)
     try:

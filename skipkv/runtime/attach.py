@@ -58,6 +58,12 @@ from skipkv.runtime.trial import check_untested
 _PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 # What transformers' generate() prepares every pass with. It says which of them are over a prompt.
 _PREPARE = "prepare_inputs_for_generation"
+_STEERED_PIECE = (
+    "A piece of the prompt, cut by prefill_chunk_size, ends a paragraph of thinking. It was "
+    "steered there, because nothing tells whether a piece is the last one. A prompt fed whole is "
+    "steered at its end only. Give another prefill_chunk_size, or none: skipkv feeds long prompts "
+    "in chunks."
+)
 # Forward passes between two looks at whether logits were finite, where looking makes the device
 # wait.
 _UNSEEN = 16
@@ -367,6 +373,8 @@ class Attachment:
             self._done.clear()
             self._so_far.clear()
             if self._prompting:  # generate(prefill_chunk_size=...)
+                if session.steered_prompt():
+                    warnings.warn(_STEERED_PIECE, SkipKVWarning, stacklevel=2)
                 for row, count in zip(session.sequences, counts, strict=False):
                     row.lengthen_prompt(count)
         if not decoding or ids.device.type == "cpu":

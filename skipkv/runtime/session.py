@@ -473,6 +473,10 @@ class Session:
             forward.positions[:, -1],
         )
 
+    def steered_prompt(self) -> bool:
+        """Whether the last pass over prompts was steered; see `Steering.ended_thought`."""
+        return self._steering is not None and self._steering.ended_thought()
+
     def why_no_token(self, sequence: Sequence) -> SkipKVError:
         """Why a sequence's logits left no token to choose: its steerer broke, or the model did."""
         if sequence.error is not None:

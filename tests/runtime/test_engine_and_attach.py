@@ -1,5 +1,6 @@
 """The Engine and attach keep the same entries and say the same of what they cost."""
 
+import warnings
 from typing import Any
 
 import attrs
@@ -11,9 +12,11 @@ from toy_prompts import PROMPTS, apart
 
 import skipkv
 from skipkv import Budget, Engine, Policy, Stats, presets
+from skipkv.errors import SkipKVWarning
 from skipkv.evictors import Pooled
 from skipkv.runtime.seam import names
 from skipkv.scorers import AccumulatedAttention
+from skipkv.steerers import AdditiveSteerer, SteeringVector
 from skipkv.testing import toy_model, toy_tokenizer
 
 MODEL, TOKENIZER = toy_model(), toy_tokenizer()
@@ -135,3 +138,22 @@ def test_a_row_that_ends_at_the_first_token_of_a_further_turn_costs_what_came_be
     [found, other], _ = turns(12, eos_token_id=end)
     assert other.new_tokens > found.new_tokens
     assert attrs.evolve(found, seconds=0.0) == attrs.evolve(expected, seconds=0.0)
+
+
+@pytest.mark.parametrize("place", [7, 6])  # the last token of the first piece, and another one
+def test_a_piece_of_a_prompt_that_is_steered_at_its_own_end_is_told_of(place: int) -> None:
+    vector = SteeringVector(vector=torch.ones(MODEL.config.hidden_size), layer=1, model="toy")
+    policy = presets.skipkv(64, interval=8, steering=AdditiveSteerer(vector, strength=0.1))
+    ids = torch.tensor([[30 + i for i in range(20)]])
+    ids[0, place] = TOKENIZER.convert_tokens_to_ids("\n\n")
+    told = []
+    with skipkv.attach(MODEL, policy, tokenizer=TOKENIZER, thinking=None):
+        for how in ({}, {"prefill_chunk_size": 8}):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", SkipKVWarning)
+                try:
+                    MODEL.generate(ids, max_new_tokens=4, do_sample=False, **how)
+                except ValueError as reason:
+                    pytest.skip(f"transformers {transformers.__version__} cannot: {reason}")
+            told.append([str(one.message)[:21] for one in said])
+    assert told == [[], ["A piece of the prompt"] * (place == 7)]

@@ -67,6 +67,7 @@ class Steering:
         # The largest number so far in a delta that was added to finite states, as far as noted.
         self._largest = torch.zeros(sequences, device=device)
         self._context: SteeringContext | None = None
+        self._prompt_context: SteeringContext | None = None  # of the last pass over prompts
         self._first = 0  # the lane of the context's first row
         self._failed: dict[int, PartError] = {}
 
@@ -141,11 +142,20 @@ class Steering:
             end and len(ids) > 0 and self._marks.ends_paragraph(ids[-1])
             for ids, end in zip(stretches, ended, strict=True)
         ]
+        self._prompt_context = None
         if not any(at_delimiter):  # known on the host
             return
-        self._context = self._standing(
+        self._context = self._prompt_context = self._standing(
             first, torch.tensor(at_delimiter, device=self._ends.device), positions
         )
+
+    def ended_thought(self) -> bool:
+        """Whether the last pass over prompts was steered as the end of a paragraph of thinking.
+
+        The call waits for the device.
+        """
+        context = self._prompt_context
+        return context is not None and bool((context.at_delimiter & context.thinking).any())
 
     def begin(
         self,
