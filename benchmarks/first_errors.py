@@ -1,7 +1,7 @@
 """What a trace of the embedded model gets wrong first: the answer to what was evicted."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from skipkv.tiny import Problem
 
@@ -44,19 +44,15 @@ def first_error(problem: Problem, text: str) -> str:
 
 def table(
     cells: dict[str, Sequence[tuple[Problem, str]]],
-    kind_of: Callable[[Problem, str], str] = first_error,
-    kinds: Sequence[str] = KINDS,
 ) -> str:
-    """For each cell the share of its traces by their kind, in Markdown.
+    """For each cell the share of its traces by the first thing wrong, in Markdown.
 
     Args:
         cells: label -> problems and what was decoded for them.
-        kind_of: the kind of a trace, by default the first thing wrong.
-        kinds: all kinds, in the order of the columns.
     """
-    lines = [f"| % of traces | {' | '.join(kinds)} |", "|---|" + "--:|" * len(kinds)]
+    lines = [f"| % of traces | {' | '.join(KINDS)} |", "|---|" + "--:|" * len(KINDS)]
     for label, traces in cells.items():
-        found = [kind_of(problem, text) for problem, text in traces]
-        shares = (f"{100 * found.count(kind) / len(found):.1f}" for kind in kinds)
+        found = [first_error(problem, text) for problem, text in traces]
+        shares = (f"{100 * found.count(kind) / len(found):.1f}" for kind in KINDS)
         lines.append(f"| {label} | {' | '.join(shares)} |")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ cache's traces of both), then `skipkv eval --merge runs/members`, and the comman
 page. `streaming_llm`, `tova` and `skipkv` as published are in the sweep of benchmarks/results.py.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -100,24 +101,32 @@ def keeps_prompt(label: str) -> bool:
 
 
 def table(summary: Summary) -> str:
-    """Accuracy by policy and budget, the best at 40 % first, in Markdown."""
+    """Accuracy by policy and budget, the full cache first, then the best at 40 %, in Markdown."""
     shares = BUDGETS.split(",")
     found: dict[str, dict[str, Estimate]] = {}
+    full: dict[str, Estimate] = {}
     for row in summary.rows:
-        if row.cell.asked is not None:
-            cells = found.setdefault(row.cell.policy, {})
-            cells[row.cell.asked] = row.accuracy.scaled(100)
+        accuracy = row.accuracy.scaled(100)
+        if row.cell.asked is None:
+            full = dict.fromkeys(shares, accuracy)
+        else:
+            found.setdefault(row.cell.policy, {})[row.cell.asked] = accuracy
+    best = sorted(found, key=lambda label: -found[label][shares[2]].value)
     lines = [
         f"| policy | reads | {' | '.join(shares)} |",
         "|---|---|" + "--:|" * len(shares),
+        _row("full", "everything is kept", full, shares),
+        *(_row(f"`{label}`", MEMBERS[label][1], found[label], shares) for label in best),
     ]
-    for label, cells in sorted(found.items(), key=lambda item: -item[1][shares[2]].value):
-        texts = [
-            f"{e.value:.1f} [{e.low:.1f}, {e.high:.1f}]" if (e := cells.get(share)) else "-"
-            for share in shares
-        ]
-        lines.append(f"| `{label}` | {MEMBERS[label][1]} | {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+def _row(name: str, reads: str, cells: Mapping[str, Estimate], shares: Sequence[str]) -> str:
+    texts = [
+        f"{e.value:.1f} [{e.low:.1f}, {e.high:.1f}]" if (e := cells.get(share)) else "-"
+        for share in shares
+    ]
+    return f"| {name} | {reads} | {' | '.join(texts)} |"
 
 
 if __name__ == "__main__":

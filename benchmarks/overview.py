@@ -1,24 +1,24 @@
 """The picture of README.md: accuracy against the budget, on both embedded models.
 
-    python benchmarks/overview.py runs/members runs/rambler
+    python benchmarks/overview.py
 
-The two folders are those of `benchmarks/members.py` and `benchmarks/rambler.py`. Only their records
-are read.
+It is drawn from the tables of docs/results.md and docs/rambler.md, which `benchmarks/members.py`
+and `benchmarks/rambler.py` write.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from curves import axes_of, curve, level
-from pages import DOCS
+from pages import DOCS, inserted
 
 from skipkv.evaluation import Estimate
-from skipkv.evaluation.intervals import mean_share
 from skipkv.evaluation.plots import styles
-from skipkv.evaluation.records import read_records
 
-# Names in the legend -> the labels of the policy in the two folders.
+FULL = "full"
+# Names in the legend -> the labels of the policy in the two tables.
 SHOWN = {
     "attended_distinct": ("attended_distinct", "attended_distinct"),
     "skipkv": ("skipkv:threshold=0.7", "rkv + sentences"),
@@ -27,26 +27,33 @@ SHOWN = {
     "h2o": ("h2o", "h2o"),
     "random": ("random", "random"),
 }
+TABLES = (("results.md", "members"), ("rambler.md", "accuracy"))
+MOST = (78, 27)
+"""The largest budget shown, in percent: on the second model little changes after a quarter."""
 TITLES = ("tiny, greedy: 500 problems", "rambler, sampled: 500 problems, two samples each")
 
+_ESTIMATE = re.compile(r"([\d.]+) \[([\d.]+), ([\d.]+)\]")
 
-def accuracies(folder: Path) -> dict[str, dict[float, Estimate]]:
-    """Right answers by policy and by budget, in % of the trace; the full cache's are at 0."""
-    cells: dict[tuple[str, float], dict[str, list[bool]]] = {}
-    for record in read_records(folder / "records.jsonl")[0]:
-        share = float((record.asked or "0").removesuffix("%"))
-        problems = cells.setdefault((record.policy, share), {})
-        problems.setdefault(record.problem, []).append(bool(record.correct))
-    most = max(len(problems) for problems in cells.values())
+
+def accuracies(page: Path, name: str) -> dict[str, dict[float, Estimate]]:
+    """Right answers by policy and by budget, in % of the trace, as a page's table has them.
+
+    A row begins with the policy. Its cells are under the budgets, and "-" where nothing is
+    measured; the full cache has one number for all of them.
+    """
+    rows = [line.strip("| ").split(" | ") for line in inserted(page, name).splitlines()]
+    head, _, *body = rows
     found: dict[str, dict[float, Estimate]] = {}
-    for (policy, share), problems in sorted(cells.items()):
-        if len(problems) == most:  # a cell that was interrupted has only the first problems
-            shares = [sum(right) / len(right) for right in problems.values()]
-            found.setdefault(policy, {})[share] = mean_share(shares).scaled(100)
+    for label, *cells in body:
+        for column, cell in zip(head[1:], cells, strict=True):
+            if (numbers := _ESTIMATE.fullmatch(cell)) is not None:
+                value, low, high = map(float, numbers.groups())
+                own = found.setdefault(label.strip("`"), {})
+                own[float(column.removesuffix("%"))] = Estimate(value=value, low=low, high=high)
     return found
 
 
-def draw(folders: tuple[Path, Path]) -> Any:
+def draw(pages: Path) -> Any:
     """Two panels with one legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -54,14 +61,14 @@ def draw(folders: tuple[Path, Path]) -> Any:
     figure = Figure(figsize=(9.6, 3.9))
     FigureCanvasAgg(figure)
     handles: dict[str, Any] = {}
-    for place, (folder, title) in enumerate(zip(folders, TITLES, strict=True)):
+    for place, ((page, name), title) in enumerate(zip(TABLES, TITLES, strict=True)):
         axes = axes_of(figure, (1, 2, place + 1), title)
-        found = accuracies(folder)
-        handles["full cache"] = level(axes, found["full"][0.0])
-        for (name, labels), style in zip(SHOWN.items(), styles([*SHOWN]), strict=True):
+        found = accuracies(pages / page, name)
+        handles["full cache"] = level(axes, next(iter(found[FULL].values())))
+        for (shown, labels), style in zip(SHOWN.items(), styles([*SHOWN]), strict=True):
             if (cells := found.get(labels[place] or "")) is not None:
-                handles[name] = curve(axes, cells, style)
-        axes.set_xlim(left=0)
+                handles[shown] = curve(axes, cells, style)
+        axes.set_xlim(0, MOST[place])
     figure.legend(
         handles.values(),
         handles.keys(),
@@ -75,12 +82,10 @@ def draw(folders: tuple[Path, Path]) -> Any:
 
 
 def main(
-    tiny: Annotated[Path, typer.Argument(help="Folder of benchmarks/members.py.")],
-    rambler: Annotated[Path, typer.Argument(help="Folder of benchmarks/rambler.py.")],
     output: Annotated[Path, typer.Option(help="The picture.")] = DOCS / "images" / "overview.png",
 ) -> None:
-    """Draw the picture from the records of both folders."""
-    draw((tiny, rambler)).savefig(output, dpi=150)
+    """Draw the picture from the two tables."""
+    draw(DOCS).savefig(output, dpi=150)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,32 @@ def insert(page: Path, name: str, text: str) -> None:
     Raises:
         ValueError: the page has no such place.
     """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, _, after = _parts(page, name)
+    begin, end = _marks(name)
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
+
+
+def inserted(page: Path, name: str) -> str:
+    """What `insert` has put into a page.
+
+    Raises:
+        ValueError: the page has no such place.
+    """
+    return _parts(page, name)[1].strip()
+
+
+def _parts(page: Path, name: str) -> tuple[str, str, str]:
+    """A page's text before a place, in it, and after it."""
+    begin, end = _marks(name)
     before, found, rest = page.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
+    inside, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"{page} has no place marked {begin} ... {end}.")
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
+    return before, inside, after
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def picture(source: Path, name: str) -> None:

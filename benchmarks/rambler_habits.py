@@ -17,46 +17,28 @@ _THOUGHTS = "reflections and transitions"
 _ENOUGH = 5  # fewer traces have no mean worth telling
 
 
-def table(cells: dict[str, Sequence[Record]]) -> str:
+def table(cells: dict[str, Outcomes]) -> str:
     """Means over the right, the wrong and the unended traces of each cell, in Markdown.
-
-    Args:
-        cells: label -> its records, with texts.
-    """
-    return _table(
-        {
-            label: (
-                [
-                    "no end" if r.stop_reason != "eos" else "right" if r.correct else "wrong"
-                    for r in records
-                ],
-                {"tokens": [r.new_tokens for r in records], **counts(records)},
-            )
-            for label, records in cells.items()
-        }
-    )
-
-
-def of_outcomes(cells: dict[str, Outcomes]) -> str:
-    """The same table from outcomes.
 
     Args:
         cells: label -> its outcomes.
     """
-    return _table(
-        {
-            label: (
-                [
-                    "no end" if n in {*cell.kinds.get("no end", ())}
-                    else "wrong" if n in cell.wrong
-                    else "right"
-                    for n in range(len(cell.tokens))
-                ],
-                {"tokens": cell.tokens, **cell.counts},
-            )
-            for label, cell in cells.items()
-        }
-    )  # fmt: skip
+    names = ["tokens", _THOUGHTS, *_COUNTED]
+    lines = [
+        f"| cell | traces | number | {' | '.join(names)} |",
+        "|---|---|--:|" + "--:|" * len(names),
+    ]
+    for label, cell in cells.items():
+        values = {"tokens": cell.tokens, **cell.counts}
+        unended = {*cell.kinds.get("no end", ())}
+        right = {*range(len(cell.tokens))} - cell.wrong
+        for group, some in (("right", right), ("wrong", cell.wrong - unended), ("no end", unended)):
+            if len(some) < _ENOUGH:
+                continue
+            means = {name: mean([values[name][n] for n in sorted(some)]) for name in names}
+            texts = [_shown(m, 0 if name == "tokens" else 1) for name, m in means.items()]
+            lines.append(f"| {label} | {group} | {len(some)} | {' | '.join(texts)} |")
+    return "\n".join(lines)
 
 
 def counts(records: Sequence[Record]) -> dict[str, list[int]]:
@@ -65,23 +47,6 @@ def counts(records: Sequence[Record]) -> dict[str, list[int]]:
         _THOUGHTS: [r.non_execution for r in records],
         **{name: [_count(r, told) for r in records] for name, told in _COUNTED.items()},
     }
-
-
-def _table(cells: dict[str, tuple[list[str], dict[str, list[int]]]]) -> str:
-    names = ["tokens", _THOUGHTS, *_COUNTED]
-    lines = [
-        f"| cell | traces | number | {' | '.join(names)} |",
-        "|---|---|--:|" + "--:|" * len(names),
-    ]
-    for label, (groups, values) in cells.items():
-        for group in ("right", "wrong", "no end"):
-            some = [n for n, its in enumerate(groups) if its == group]
-            if len(some) < _ENOUGH:
-                continue
-            means = {name: mean([values[name][n] for n in some]) for name in names}
-            texts = [_shown(m, 0 if name == "tokens" else 1) for name, m in means.items()]
-            lines.append(f"| {label} | {group} | {len(some)} | {' | '.join(texts)} |")
-    return "\n".join(lines)
 
 
 def _count(record: Record, told: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
     python benchmarks/within_problem.py runs/rambler
 
-The folder is that of `benchmarks/rambler.py`, with two samples or more of each problem. Only its
+The folder is that of `benchmarks/rambler.py`, where `--again` decodes what is needed. Only its
 records are read. Where one sample of a problem is right and another one is wrong, chance alone made
 the difference, so a hard problem cannot explain what they differ in. About two minutes.
 """

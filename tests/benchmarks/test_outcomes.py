@@ -4,7 +4,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-import rambler_members
+import rambler
 from outcomes import FOLDER, Outcomes, OutcomesFolder
 
 SETTINGS: dict[str, object] = {"problems": 3, "samples": 2}
@@ -58,11 +58,11 @@ def test_outcomes_of_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_whole_and_the_page_tells_it() -> None:
-    cells = OutcomesFolder(FOLDER / "rambler", rambler_members.settings()).read()
-    known = {"full", *rambler_members.candidates()}
+    cells = OutcomesFolder(FOLDER / "rambler", rambler.settings()).read()
+    known = {"full", *rambler.candidates()}
     for kept in cells.values():
-        assert len(kept.tokens) == rambler_members.PROBLEMS * rambler_members.SAMPLES
+        assert len(kept.tokens) == rambler.PROBLEMS * rambler.SAMPLES
         assert all(len(counts) == len(kept.tokens) for counts in kept.counts.values())
         assert kept.policy in known
-    page = (Path(rambler_members.DOCS) / "rambler.md").read_text()
-    assert rambler_members.accuracies(cells) in page
+    page = (Path(rambler.DOCS) / "rambler.md").read_text()
+    assert rambler.accuracies(cells) in page
