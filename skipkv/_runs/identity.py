@@ -10,9 +10,11 @@ import functools
 import hashlib
 import re
 import sys
+import sysconfig
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -127,7 +129,7 @@ def _items(values: Any, seen: _Seen) -> Iterator[str]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The values of an object: its fields, state or attributes; the repr if it is a library's."""
+    """The values of an object: its fields or attributes; the repr if it is a library's."""
     import torch
 
     if attrs.has(type(value)):
@@ -136,15 +138,30 @@ def _fields(value: Any) -> dict[str, Any]:
         return {field.name: _field(value, field) for field in fields}
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
-    elif isinstance(value, torch.nn.Module):
-        return value.state_dict()
-    elif isinstance(array := getattr(value, "tobytes", None), types.BuiltinFunctionType):
+        return {name: getattr(value, name, None) for name in names}
+    if isinstance(value, torch.nn.Module):
+        return _module(value)
+    if isinstance(array := getattr(value, "tobytes", None), types.BuiltinFunctionType):
         return {"bytes": array()}
-    elif _is_known(type(value)):
+    if _is_known(type(value)):
         return {"repr": _ADDRESS.sub("", repr(value))}
-    else:
-        names = [name for name in getattr(value, "__dict__", {}) if not name.startswith("_")]
-    return {name: getattr(value, name, None) for name in names}
+    # private attributes too: a part may keep a setting there
+    state: Any = object.__getstate__(value)
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    return {**(attributes or {}), **(slots or {})}
+
+
+def _module(value: Any) -> dict[str, Any]:
+    """The values of a torch module: not all that it computes with is in its state."""
+    import torch
+
+    inside = [value.named_parameters, value.named_buffers]
+    found = {name: held for of in inside for name, held in of(recurse=False)}
+    known, every = _is_known(type(value)), vars(torch.nn.Module())
+    for name, held in vars(value).items():
+        if name not in every and not (known and name.startswith("_")):
+            found[name] = held
+    return found | dict(value.named_children())
 
 
 def _field(value: Any, field: "attrs.Attribute[Any]") -> Any:
@@ -156,6 +173,15 @@ def _field(value: Any, field: "attrs.Attribute[Any]") -> Any:
 
 def _is_known(thing: Any) -> bool:
     return str(thing.__module__).partition(".")[0] in _KNOWN
+
+
+def _is_users(module: str) -> bool:
+    """Whether a module is a file of the user's: of no package that was installed."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or module.partition(".")[0] in _KNOWN:
+        return False
+    installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    return installed.isdisjoint(Path(file).absolute().parents)
 
 
 def _class(kind: type, seen: _Seen) -> Iterator[str]:
@@ -187,7 +213,7 @@ def _function(function: Any, seen: _Seen) -> Iterator[str]:
 
 
 def _code(code: types.CodeType, function: Any, seen: _Seen) -> Iterator[str]:
-    """Bytecode, and the functions, classes and constants of its own module that it names."""
+    """Bytecode, and the functions, classes and constants of the user's files that it names."""
     yield code.co_code.hex()
     yield repr(code.co_names)
     for constant in code.co_consts:
@@ -197,6 +223,7 @@ def _code(code: types.CodeType, function: Any, seen: _Seen) -> Iterator[str]:
             yield from _pieces(constant, seen)
     for name in code.co_names:
         found = function.__globals__.get(name)
-        own = getattr(found, "__module__", None) == function.__module__
+        module = getattr(found, "__module__", None)
+        own = module is not None and (module == function.__module__ or _is_users(module))
         if own or isinstance(found, (*_PLAIN, tuple, list, dict, set, frozenset)):
             yield from _pieces(found, seen)

@@ -1,5 +1,7 @@
 """What makes two policies the same one to a run's folder."""
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,68 @@ def test_values_that_a_repr_hides_are_compared() -> None:
     told = differs(stamp(one), stamp(other))
     assert told is not None
     assert told.endswith("the code or a value of a part changed")
+
+
+class Private:
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+class Gate(torch.nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+
+class Unsaved(torch.nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor), persistent=False)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Private,
+        Slotted,
+        Gate,
+        Unsaved,
+        lambda factor: torch.nn.Sequential(torch.nn.LeakyReLU(factor)),
+        lambda factor: torch.nn.Sequential(torch.nn.ReLU() if factor > 1 else torch.nn.GELU()),
+    ],
+    ids=["private", "slot", "module", "buffer", "layer", "kind of layer"],
+)
+def test_values_are_compared_wherever_a_part_keeps_them(part: Callable[[float], object]) -> None:
+    """Samples of two policies were mixed in one folder, without a word."""
+    assert stamp(part(1.0))["code"] == stamp(part(1.0))["code"]
+    assert stamp(part(1.0))["code"] != stamp(part(2.0))["code"]
+
+
+def test_a_function_from_another_file_of_the_user_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def part(helper: str) -> object:
+        (tmp_path / "one_helper.py").write_text(f"def helper(v): return {helper}")
+        (tmp_path / "one_part.py").write_text(
+            "from one_helper import helper\ndef score(view): return helper(view)"
+        )
+        for name in ("one_helper", "one_part"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return importlib.import_module("one_part").score
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    one, same, other = (stamp(part(text))["code"] for text in ("v + 1", "v + 1", "v * 2 + 1"))
+    assert one == same
+    assert one != other
 
 
 def scaled(factor: float) -> Callable[[Tensor], Tensor]:
