@@ -508,9 +508,18 @@ class DecodeLoop:
         self._news += done
         for sequence in reversed(done):  # so that fewer of them move
             sequence.stats = self._session.stats(
-                sequence, new_tokens=len(sequence.tokens), seconds=sequence.age
+                sequence,
+                new_tokens=len(sequence.tokens),
+                seconds=sequence.age,
+                steps_ago=self._past_end(sequence),
             )
             self._session.stop(sequence)
+
+    def _past_end(self, sequence: Sequence) -> int:
+        """Steps that fed a sequence after its end, until the host looked at the tokens."""
+        # The last token is never fed, but where none could be chosen after it.
+        fed = sequence.prompt_tokens + len(sequence.tokens) - (sequence.reason != "error")
+        return max(self._session.store.tokens_seen[sequence.lane] - fed, 0)
 
 
 def _alike(sequences: abc.Sequence[Sequence]) -> list[_Alike]:

@@ -192,6 +192,22 @@ def test_looking_at_the_tokens_less_often_changes_nothing_while_prompts_are_read
     assert decoded(model, policy, requests, slots=3, chunk=3, read_every=16) == often
 
 
+@pytest.mark.parametrize("name", ["full", "skipkv, steered"])
+def test_what_is_decoded_after_an_end_and_thrown_away_is_no_cost(
+    name: str, model: PreTrainedModel
+) -> None:
+    """The peak counted up to 15 entries more where the tokens were read every 16 steps."""
+    requests = [
+        attrs.evolve(request, prompt=request.prompt[:3], stop=("e", "x", "s"), max_new_tokens=20)
+        for request in queue()
+    ]
+    often = each_alone(model, POLICIES[name], requests)
+    assert {reason for _, reason, *_ in often.values()} == {"stop_string"}
+    for read_every in (2, 16):
+        seldom = decoded(model, POLICIES[name], requests, slots=3, chunk=3, read_every=read_every)
+        assert seldom == often
+
+
 @pytest.mark.parametrize("name", ["skipkv, steered"])
 def test_steps_of_fixed_operations_follow_who_comes_and_goes(
     name: str, model: PreTrainedModel
