@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from skipkv._calls import writers_of
-from skipkv.errors import SkipKVError
+from skipkv.errors import ModelError, SkipKVError
 from skipkv.models.architecture import decoder_layers, text_config
 from skipkv.policy import Policy
 from skipkv.runtime.parts import checked
@@ -481,8 +481,13 @@ class Session:
         """Why a sequence's logits left no token to choose: its steerer broke, or the model did."""
         if sequence.error is not None:
             return sequence.error
-        fault = None if self._steering is None else self._steering.fault(sequence.lane)
-        return fault or checked.not_finite("logits are", self.store.dtype)
+        return self._blamed(sequence, checked.not_finite("logits are", self.store.dtype))
+
+    def _blamed(self, sequence: Sequence, error: SkipKVError) -> SkipKVError:
+        """An error, or its steerer's where that made what the model computed not finite."""
+        if not isinstance(error, ModelError) or self._steering is None:
+            return error
+        return self._steering.fault(sequence.lane) or error
 
     def events(self, sequences: abc.Sequence[Sequence]) -> None:
         """Read new sentences of these sequences, and bring them down to their budget.
@@ -518,7 +523,8 @@ class Session:
                 outcomes[sequence] = outcome
                 sequence.events += 1
                 sequence.drop(outcome.evicted, seen=self.store.tokens_seen[sequence.lane])
-                sequence.error = outcome.error
+                if outcome.error is not None:
+                    sequence.error = self._blamed(sequence, outcome.error)
         if observers is not None and observers.events and sequences:
             tell_events(observers, self.store, sequences, held, outcomes, log)
         for sequence in sequences:

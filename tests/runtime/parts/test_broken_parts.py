@@ -282,6 +282,21 @@ def test_a_recorded_step_tells_that_a_delta_became_nan_later() -> None:
             assert str(completion.error).startswith("Odd().delta returned NaN")
 
 
+def test_a_steerer_that_spoils_the_end_of_a_prompt_is_blamed_where_it_is_compressed_at_once() -> (
+    None
+):
+    """The event came before the logits were read, and found the model's keys not finite."""
+
+    def delta(hidden: Tensor, context: SteeringContext) -> Tensor:
+        acts = context.at_delimiter & context.thinking
+        return torch.where(acts[:, None], torch.nan, torch.zeros_like(hidden))
+
+    policy = Policy(budget=BUDGET, scorer=KeyNorm(), steerer=part(delta=delta, layer=0))
+    for prompt in (STEERED, [*STEERED[:1], *[X] * 40, PARAGRAPH]):
+        [completion] = decode(policy, [prompt])
+        assert str(completion.error).startswith("Odd().delta returned NaN")
+
+
 def test_a_steerer_that_breaks_on_several_rows_together_only_ends_all_it_acted_on() -> None:
     def delta(hidden: Tensor, context: SteeringContext) -> Tensor:
         if len(hidden) > 1 and bool(context.at_delimiter.any()):
