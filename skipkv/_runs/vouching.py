@@ -1,6 +1,6 @@
 """Policies of a folder that are described otherwise now: refused, unless the user vouches."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from skipkv.errors import InputError
 def described(
     before: Mapping[str, Any],
     now: Mapping[str, Mapping[str, str]],
+    measured: Collection[str],
     folder: Path,
     *,
     same_policies: bool,
@@ -21,6 +22,8 @@ def described(
     Args:
         before: those of the folder, by the policies' names.
         now: those of this run.
+        measured: names of policies that the folder has a record of. Another one is described anew:
+            a run that was interrupted early has measured nothing under it.
         folder: for the error.
         same_policies: whether the user says that policies of one name do the same.
 
@@ -29,8 +32,9 @@ def described(
     """
     found: dict[str, Any] = dict(before)
     for name, stamp in now.items():
-        earlier = list(before.get(name, {}).get("earlier", ()))
-        if name in before and (changed := differs(before[name], stamp)) is not None:
+        known = before.get(name) if name in measured else None
+        earlier = list((known or {}).get("earlier", ()))
+        if known is not None and (changed := differs(known, stamp)) is not None:
             if not same_policies:
                 raise InputError(
                     f"{folder} holds {name} measured with another policy: {changed}. Where both do "

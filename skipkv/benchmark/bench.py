@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from skipkv import __version__
 from skipkv._progress import progress_bar
-from skipkv._runs import LineFile, RunFolder, described, stamp
+from skipkv._runs import LineFile, RunFolder, described, read_lines, stamp
 from skipkv._validators import is_a
 from skipkv.benchmark.case import Case, Job
 from skipkv.benchmark.isolation import Answer, can_fork, guarded, in_child
@@ -179,9 +179,11 @@ class Bench:
         settings["prompts"] = fingerprints.of_prompts(rows[:1])
         folder.check(settings)
         run = folder.read() or {"settings": settings, "model": model_name, "sessions": []}
+        records, _ = read_lines(folder.path / folder.records, Measurement)
         run["policies"] = described(
             run.get("policies", {}),
             dict(self._stamps()),
+            {_name(record.subject, record.budget) for record in records},
             folder.path,
             same_policies=same_policies,
         )
@@ -193,8 +195,8 @@ class Bench:
         for subject in self.subjects:
             if isinstance(subject, PolicySubject):
                 for budget in self._budgets_of(subject):
-                    name = subject.label if budget is None else f"{subject.label} at {budget}"
-                    yield name, stamp(subject.policy(budget=budget, interval=self.interval))
+                    policy = subject.policy(budget=budget, interval=self.interval)
+                    yield _name(subject.label, budget), stamp(policy)
 
     def _measure(
         self,
@@ -258,6 +260,11 @@ class Bench:
             torch.set_num_threads(before)
             if job.model.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _name(label: str, budget: int | None) -> str:
+    """What `run.json` calls a policy at a budget."""
+    return label if budget is None else f"{label} at {budget}"
 
 
 def _distinct(field: str, names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipkv import presets
 from skipkv._progress import progress_bar
-from skipkv._runs import LineFile, RunFolder, described, stamp, vouched_for
+from skipkv._runs import LineFile, RunFolder, described, read_lines, stamp, vouched_for
 from skipkv.budget import Budget
 from skipkv.errors import ConfigError, InputError
 from skipkv.evaluation.fingerprints import of_model, of_prompts
@@ -156,8 +156,13 @@ def _store(
     run.check(settings)
     with run.locked():
         before = (run.read() or {}).get("settings", {})
+        records, _ = read_lines(run.path / run.records, Record)
         known = described(
-            before.get("policies", {}), policies, run.path, same_policies=same_policies
+            before.get("policies", {}),
+            policies,
+            {_name(record.policy, record.budget) for record in records},
+            run.path,
+            same_policies=same_policies,
         )
         run.write({"settings": {**settings, "policies": known}})
         with closing(LineFile(run.path / run.records, Record)) as file:
@@ -311,7 +316,10 @@ def _check_lengths(ids: list[list[int]], comparison: Comparison, model: Any) -> 
 
 
 def _key(label: str, policy: Policy) -> str:
-    tokens = _tokens(policy)
+    return _name(label, _tokens(policy))
+
+
+def _name(label: str, tokens: int | None) -> str:
     return label if tokens is None else f"{label} @ {tokens}"
 
 

@@ -128,6 +128,31 @@ def test_another_policy_of_the_same_name_is_refused(small: tuple[Any, Any], tmp_
         assert note in json.loads(found.json())["vouched"]
 
 
+def test_a_policy_that_was_not_measured_yet_may_change(
+    small: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """A run that was stopped before its first measurement refused the policy mended since."""
+
+    def stopped() -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    other = Fake(answer=stopped, label="other", in_process=False)
+    with pytest.raises(KeyboardInterrupt):
+        bench([other, *policies_of(["snapkv:pool=3"], settings={})]).run(
+            *small, tmp_path, progress=False
+        )
+    [known] = json.loads((tmp_path / "run.json").read_text())["policies"]
+
+    def mended(budget: int, interval: int) -> Policy:
+        return presets.snapkv(budget, interval=interval, pool=5)
+
+    label = known.removesuffix(" at 16")
+    subject = PolicySubject(candidate=Candidate(label=label, source=mended))
+    assert bench([subject]).run(*small, tmp_path, progress=False).vouched == ()
+    with pytest.raises(InputError, match="with another policy"):
+        bench(policies_of(["snapkv:pool=3"], settings={})).run(*small, tmp_path, progress=False)
+
+
 def _exhausted() -> dict[str, Any]:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
 

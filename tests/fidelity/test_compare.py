@@ -157,6 +157,23 @@ def test_a_policy_of_another_description_goes_on_where_the_user_vouches_for_it(
         assert note in json.loads((tmp_path / "summary.json").read_text())["vouched"]
 
 
+def test_a_policy_that_was_not_measured_yet_may_change(tmp_path: Path) -> None:
+    """A run that was stopped before its first record refused the policy mended since."""
+
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = MODEL.register_forward_pre_hook(stops)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(("rkv", presets.rkv(16, interval=8, importance=0.2)), folder=tmp_path)
+    finally:
+        handle.remove()
+    assert run(RKV, folder=tmp_path).vouched == ()
+    with pytest.raises(InputError, match="with another policy"):
+        run(("rkv", presets.rkv(16, interval=8, importance=0.2)), folder=tmp_path)
+
+
 def full_of_prompt() -> tuple[str, Policy]:
     return "full", presets.rkv(16, interval=8, prompt=True)
 
