@@ -32,9 +32,10 @@ class Record(Hashable, Protocol):
 class Statistic(Record, Protocol):
     """A record of the attention that an entry receives.
 
-    Laws: tokens that come one by one or many at once give the same; padding changes nothing; a
-    row's values depend on that row alone; the arguments are not changed. `check_statistic` in the
-    testing kit holds a statistic to them.
+    Laws: tokens that come one by one or many at once give the same, and those before an entry's own
+    change nothing of it; padding and empty slots change nothing; a row's values depend on that row
+    alone; the arguments are not changed. `check_statistic` in the testing kit holds a statistic to
+    them.
     """
 
     def update(
@@ -48,7 +49,8 @@ class Statistic(Record, Protocol):
         Args:
             held: the values before.
             weights: the attention that each query head of each token pays to each entry. It is 0
-                for entries that come later, and for all entries where the token is padding.
+                for entries that come later, for empty slots, and for all where the token is
+                padding.
             positions: of the tokens, ascending; -1 is padding.
         """
         ...

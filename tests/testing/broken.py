@@ -321,6 +321,16 @@ STATISTICS = {
     "answer": updating(lambda held, weights, positions: weights.sum(dim=(1, 2, 3))),
     "pure": updating(_in_place),
     "streaming": updating(lambda held, weights, positions: 0.5 * held + weights.sum(dim=(2, 3))),
+    # tokens since an entry was cached, of which those before it were counted too
+    "later": updating(
+        lambda held, weights, positions: held + (positions >= 0).sum(dim=1)[:, None, None].float()
+    ),
+    # how often an entry received more than its equal share
+    "empty slots": updating(
+        lambda held, weights, positions: (
+            held + (weights > 1 / weights.shape[-1]).float().sum(dim=(2, 3))
+        )
+    ),
     "padding": updating(
         lambda held, weights, positions: (
             held + weights.sum(dim=(2, 3)) + (positions < 0).sum(dim=1)[:, None, None]

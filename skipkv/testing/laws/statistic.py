@@ -7,6 +7,7 @@ import attrs
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import pad
 
 from skipkv._types import PairedStatistic, Record, Statistic
 from skipkv._types.records import updated
@@ -79,6 +80,27 @@ def _streaming(statistic: Any, case: Case) -> None:
     check_same(whole, values[statistic], everywhere, "with tokens one by one")
 
 
+def _later(statistic: Any, case: Case) -> None:
+    values, weights, positions = _drawn(statistic, case)
+    before = case.draw("tokens before the entries", st.integers(0, positions.shape[1] - 1))
+    values = {record: torch.full_like(held, record.start) for record, held in values.items()}
+    weights[..., :before, :] = 0
+    whole = updated(values, weights, positions)[statistic]
+    own = updated(values, weights[..., before:, :], positions[:, before:])[statistic]
+    everywhere = torch.ones_like(whole, dtype=torch.bool)
+    check_same(own, whole, everywhere, "together with tokens before the entries")
+
+
+def _empty_slots(statistic: Any, case: Case) -> None:
+    values, weights, positions = _drawn(statistic, case)
+    more = case.draw("more empty slots", st.integers(1, 4))
+    found = updated(values, weights, positions)[statistic]
+    longer = {record: pad(held, (0, more), value=record.start) for record, held in values.items()}
+    wider = updated(longer, pad(weights, (0, more)), positions)[statistic]
+    everywhere = torch.ones_like(found, dtype=torch.bool)
+    check_same(found, wider[..., : found.shape[-1]], everywhere, "with more empty slots")
+
+
 def _padding(statistic: Any, case: Case) -> None:
     values, weights, positions = _drawn(statistic, case)
     before = updated(values, weights, positions)[statistic]
@@ -126,6 +148,18 @@ LAWS = (
         says="Tokens that come one by one and many at once give the same.",
         why="a prompt comes in pieces of any size, and a decoded token alone.",
         check=_streaming,
+    ),
+    Law(
+        name="later",
+        says="Tokens before an entry's own, which give it no attention, change nothing of it.",
+        why="of tokens that are counted together some come before an entry, which was not there.",
+        check=_later,
+    ),
+    Law(
+        name="empty slots",
+        says="How many empty slots there are changes nothing.",
+        why="there are as many as the longest sequence of a pass needs.",
+        check=_empty_slots,
     ),
     Law(
         name="padding",
