@@ -8,14 +8,17 @@ from typing import Any, TypeVar
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from skipkv._types import (
     CacheView,
     Memory,
+    PairedStatistic,
+    Record,
     Rotation,
     SentenceTable,
+    Statistic,
     SteeringContext,
     Written,
     needs_of,
@@ -227,6 +230,35 @@ def written_of(
         if complaint:
             raise broken(part, f".on_write, for {record!r}, {complaint}")
     return dict(answer)
+
+
+def statistics_of(
+    values: Mapping[Record, Float[Tensor, "B H L"]],
+    weights: Float[Tensor, "B H G T L"],
+    positions: Int[Tensor, "B T"],
+) -> dict[Record, Float[Tensor, "B H L"]]:
+    """The statistics among some records, after some tokens.
+
+    Args:
+        values: the records before.
+        weights: the attention of each query head of each token to each entry.
+        positions: of the tokens; -1 is padding.
+
+    Raises:
+        PartError: a statistic raised, edited its arguments, or did not return a tensor like `held`.
+    """
+    values = {record: watched(held) for record, held in values.items()}
+    weights, positions = watched(weights), watched(positions)
+    found: dict[Record, Float[Tensor, "B H L"]] = {}
+    for record, held in values.items():
+        shown = {"held": held, "weights": weights, "positions": positions}
+        if isinstance(record, PairedStatistic):
+            shown["read"] = values[record.reads]
+        elif not isinstance(record, Statistic):
+            continue
+        found[record] = call(record, "update", shown)
+        check_tensor(record, "update", found[record], "[B, H, L]", held, torch.float32)
+    return found
 
 
 def culprit(scorer: object, view: CacheView) -> object:

@@ -499,7 +499,9 @@ class Session:
         for sequence, entries in zip(sequences, held, strict=True):
             sequence.peak_entries = max(sequence.peak_entries, entries)
         self.read(sequences)
+        self.store.settle()
         for sequence in sequences:
+            sequence.error = sequence.error or self.store.faults[sequence.lane]
             self._count_thoughts(sequence)
         observers = self.observers
         log = None

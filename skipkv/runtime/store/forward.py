@@ -138,7 +138,8 @@ class SlotPrompts:
         positions = self._forward.positions[:, columns].masked_fill(~real, -1)
         newest = self._own[layer, :, :, -1:]
         free = torch.arange(self.width, device=newest.device) > newest
-        self.group.receive(layer, self._lanes, weights, positions, free)
+        with self._forward.store.counting(self._lanes):
+            self.group.receive(layer, self._lanes, weights, positions, free)
 
     def mask(self, layer: int) -> Bool[Tensor, "B #H T L"]:
         """The slots each column may see: its own and those before."""

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from skipkv._calls import statistics_of
 from skipkv._types import Memory, Needs
-from skipkv._types.records import updated
 from skipkv.runtime.store.softmax import PLAIN, numbers
 
 COUNTED_TOGETHER = 16
@@ -181,10 +181,13 @@ class LayerGroup:
             weights: attention weights of the first `L` slots; 0 in the rows of padding.
             positions: of the tokens; -1 is padding.
             free: slots without an entry; None where there are none.
+
+        Raises:
+            PartError: a statistic broke its protocol.
         """
         slots = weights.shape[-1]
         held = {record: values[layer, lanes, :, :slots] for record, values in self.records.items()}
-        for record, found in updated(held, weights, positions).items():
+        for record, found in statistics_of(held, weights, positions).items():
             held[record].copy_(found if free is None else found.masked_fill(free, record.start))
 
     def count_attention(self, lanes: slice, tokens: int) -> None:
@@ -196,6 +199,9 @@ class LayerGroup:
         Args:
             lanes: the lanes.
             tokens: of each lane, whose attention is not counted yet; their queries are kept.
+
+        Raises:
+            PartError: a statistic broke its protocol.
         """
         assert self.queries is not None
         count, heads, dim = lanes.stop - lanes.start, self.shape.heads, self.shape.dim

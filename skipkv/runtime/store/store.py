@@ -1,6 +1,7 @@
 """The storage of a KV cache: layers in groups, and what every lane has seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import attrs
@@ -8,7 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from skipkv._calls import without_frames
 from skipkv._types import Needs
+from skipkv.errors import PartError
 from skipkv.runtime.store.slots import CacheShape, LayerGroup, SavedRows, on_device, put
 from skipkv.runtime.store.states import StateKey, StateStore
 from skipkv.runtime.store.windows import WindowStore
@@ -25,12 +28,14 @@ class SavedLane:
         windows: its rows of the layers with a window.
         states: its states: see `StateStore.save_lane`.
         tokens_seen: tokens that it has seen.
+        fault: the error of a statistic that broke on it.
     """
 
     groups: Sequence[SavedRows]
     windows: Sequence[Tensor]
     states: Mapping[StateKey, Tensor]
     tokens_seen: int
+    fault: PartError | None = None
 
 
 class SlotStore:
@@ -104,6 +109,8 @@ class SlotStore:
         self.peak_bytes = self.kv_bytes
         self.changes = 0
         """Counts changes other than decode steps. An object with views of the store compares it."""
+        self.faults: list[PartError | None] = [None] * sequences
+        """Of each lane the error of a statistic that broke, whose numbers mean nothing then."""
         self._counts = needs.weights
         self._uncounted = slice(0, 0), 0  # lanes, and their last steps whose attention is to count
 
@@ -202,8 +209,23 @@ class SlotStore:
         """
         (lanes, steps), self._uncounted = self._uncounted, (slice(0, 0), 0)
         if steps:
-            for group in self.groups:
-                group.count_attention(lanes, steps)
+            with self.counting(lanes):
+                for group in self.groups:
+                    group.count_attention(lanes, steps)
+
+    @contextmanager
+    def counting(self, lanes: slice) -> Iterator[None]:
+        """In this context statistics of these lanes are brought up to date.
+
+        If one breaks, the lanes have its error. No gradient passes, as none does in the cache.
+        """
+        try:
+            with torch.no_grad():
+                yield
+        except PartError as error:
+            fault = without_frames(error)
+            for lane in range(lanes.start, lanes.stop):
+                self.faults[lane] = self.faults[lane] or fault
 
     def compacted(self, lanes: Sequence[int]) -> None:
         """Update what the host knows after compactions; waits for the device."""
@@ -219,6 +241,7 @@ class SlotStore:
         for tensor in self._tensors():
             tensor.index_copy_(1, to, tensor.index_select(1, of))
         put(self.tokens_seen, targets, sources)
+        put(self.faults, targets, sources)
         for group in self.groups:
             group.put(targets, sources)
 
@@ -229,6 +252,7 @@ class SlotStore:
         for tensor in self._tensors():
             tensor[:, lane] = 0
         self.tokens_seen[lane] = 0
+        self.faults[lane] = None
         for group in self.groups:
             group.clear(lane)
 
@@ -241,12 +265,14 @@ class SlotStore:
             windows=[row.clone() for row in self._window_rows(lane, seen)],
             states={} if self.states is None else self.states.save_lane(lane),
             tokens_seen=seen,
+            fault=self.faults[lane],
         )
 
     def load(self, lane: int, saved: SavedLane) -> None:
         """Write a saved sequence into a lane; there must be room for its entries."""
         self.clear(lane)
         self.tokens_seen[lane] = saved.tokens_seen
+        self.faults[lane] = saved.fault
         for group, rows in zip(self.groups, saved.groups, strict=True):
             group.load(lane, rows)
         own = self._window_rows(lane, saved.tokens_seen)

@@ -193,6 +193,70 @@ def test_a_scorer_that_remembers_wrongly_is_named(answer: Any, message: str) -> 
         raise done.error
 
 
+def updating(answer: Any) -> Any:
+    """A statistic of this function of what it held and of the weights."""
+
+    def update(self: Any, held: Tensor, weights: Tensor, positions: Tensor) -> Any:
+        return answer(held, weights)
+
+    members = {"start": 0.0, "update": update, "__repr__": lambda self: "Odd()"}
+    return type("Odd", (), members)()
+
+
+def _edits(held: Tensor, weights: Tensor) -> Tensor:
+    weights.zero_()
+    return held
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda held, weights: held[0, 0, 99], r"update raised IndexError"),
+        (lambda held, weights: None, r"update must return a tensor \[B, H, L\].*got NoneType"),
+        # it was spread over the heads without a word
+        (lambda held, weights: weights.sum(dim=(1, 2, 3))[:, None], r"must return \[B, H, L\]"),
+        (lambda held, weights: held.double(), "float64"),
+        (_edits, "edited weights in place"),
+        (lambda held, weights: held.add_(1), "edited held in place"),
+    ],
+)
+@pytest.mark.parametrize("length", [28, 5], ids=["in the prompt", "while decoding"])
+def test_a_statistic_that_breaks_ends_the_sequences_that_it_was_asked_about(
+    answer: Any, message: str, length: int
+) -> None:
+    statistic = updating(
+        lambda held, weights: (
+            answer(held, weights) if length == 28 or weights.shape[3] > 5 else held
+        )
+    )
+    budget = Budget(tokens=24, interval=8, window=2)
+    policy = Policy(budget=budget, scorer=Recency() + 0.0 * Spy((statistic,)))
+    engine = Engine(toy_model(), TOKENIZER, policy, eos_token_ids=[])
+    done = list(engine.generate([[9] * length, [7] * 3], max_new_tokens=30))
+    for one in done:
+        assert isinstance(one.error, PartError)
+        with pytest.raises(
+            PartError, match=rf"^Odd\(\)\.update .*{message.removeprefix('update ')}"
+        ):
+            raise one.error
+    model: Any = toy_model()
+    with (
+        skipkv.attach(model, policy),
+        pytest.raises(PartError, match=r"^Odd\(\)\.update "),
+    ):
+        model.generate(torch.tensor([[9] * length]), max_new_tokens=30, do_sample=False)
+
+
+def test_the_error_of_a_statistic_goes_with_a_prefix_and_with_the_samples_of_a_prompt() -> None:
+    statistic = updating(lambda held, weights: None)
+    budget = Budget(tokens=24, interval=8, window=2)
+    policy = Policy(budget=budget, scorer=Recency() + 0.0 * Spy((statistic,)))
+    engine = Engine(toy_model(), TOKENIZER, policy, eos_token_ids=[])
+    twice = Prompt([7] * 3, sampling={"temperature": 1.0, "n": 2})
+    done = list(engine.generate([twice, [8] * 3], prefix=[9] * 6, max_new_tokens=30))
+    assert ["update must return" in str(one.error) for one in done] == [True] * 3
+
+
 @attrs.frozen
 class Chained(LongestGap):
     """Reads a statistic that itself reads another."""

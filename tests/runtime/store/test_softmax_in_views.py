@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import skipkv
 from skipkv import Budget, CacheView, Engine, Needs, Policy
 from skipkv.scorers import LastQueryAttention, RecentAttention, WindowAttention
 from skipkv.scorers.algebra import ScorerAlgebra
@@ -98,6 +99,44 @@ MODELS = {
         "gpt_oss", layer_types=KINDS, num_local_experts=2, num_experts_per_tok=1
     ),
 }
+
+
+@attrs.frozen(eq=False)
+class Learned:
+    """Weights attention by a learned number; notes whether gradients reach what is recorded."""
+
+    factor: torch.nn.Parameter = attrs.field(factory=lambda: torch.nn.Parameter(torch.ones(1)))
+    tracked: list[bool] = attrs.field(factory=list)
+    start: float = 0.0
+
+    def update(self, held: Tensor, weights: Tensor, positions: Tensor) -> Tensor:
+        found = held + self.factor * weights.sum(dim=(2, 3))
+        self.tracked.extend(t.requires_grad for t in (held, weights, found))
+        return found
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_gradient_reaches_statistics_where_the_caller_computes_some(kind: str) -> None:
+    """The cache would hold every step's graph."""
+    statistic, model = Learned(), MODELS[kind]()
+
+    class Reading(ScorerAlgebra):
+        needs = Needs(records=(statistic,))
+
+        def score(self, view: CacheView) -> Tensor:
+            return view.record(statistic)
+
+    policy = Policy(budget=Budget(tokens=20, window=4, interval=8), scorer=Reading())
+    ids = torch.tensor([[5 + 7 * i % 70 for i in range(PROMPT)]])
+    with skipkv.attach(model, policy), torch.enable_grad():
+        given: dict[str, Any] = {"input_ids": ids}
+        for _ in range(20):
+            output = model(**given, use_cache=True, logits_to_keep=1)
+            token = output.logits[:, -1].argmax(-1, keepdim=True)
+            given = {"input_ids": token, "past_key_values": output.past_key_values}
+    assert output.logits.requires_grad
+    assert len(statistic.tracked) > 9
+    assert not any(statistic.tracked)
 
 
 @pytest.mark.parametrize("kind", MODELS)
