@@ -22,7 +22,16 @@ from skipkv._calls import (
     watched,
     without_frames,
 )
-from skipkv._types import CacheView, Cut, Memory, Request, SteeringContext, TokenStream
+from skipkv._types import (
+    CacheView,
+    Cut,
+    Memory,
+    PairedStatistic,
+    Request,
+    Statistic,
+    SteeringContext,
+    TokenStream,
+)
 from skipkv.errors import ModelError, PartError, SkipKVError
 from skipkv.evictors import Evictor
 from skipkv.evictors.protocol import most_of, pools_heads
@@ -248,16 +257,19 @@ def law_faults(
         return [None] * len(held)
     view = watched(view)
     occupied = view.occupied
-    model: dict[int, ModelError] = {}
+    others: dict[int, SkipKVError] = {}
     name: object = policy.scorer
     if not all(finite for finite, *_ in held):
-        model = _model_faults(view, occupied, len(held))
+        others = {
+            **_statistic_faults(view, occupied, len(held)),
+            **_model_faults(view, occupied, len(held)),
+        }
         name = _culprit(policy, view)
     faults: list[SkipKVError | None] = []
     for number, (finite, within, real, safe, remembers) in enumerate(held):
         fault: SkipKVError | None = None
         if not finite:
-            fault = model.get(number) or broken(
+            fault = others.get(number) or broken(
                 name,
                 " scored an entry NaN or infinite. Scores must be finite wherever view.occupied is "
                 "True.",
@@ -308,11 +320,31 @@ def _model_faults(
     if view.queries is not None:
         computed["queries"] = (view.queries, torch.zeros_like(view.queries, dtype=torch.bool))
     for name, (tensor, unused) in computed.items():
-        finite = (tensor.isfinite() | unused).flatten(1).all(dim=1)  # [R]
-        for number, holds in enumerate(finite.unflatten(0, (-1, count)).all(dim=0).tolist()):
-            if not holds and number not in faults:
-                faults[number] = not_finite(f"{name} are", tensor.dtype)
+        for number in _not_finite(tensor, unused, count):
+            faults.setdefault(number, not_finite(f"{name} are", tensor.dtype))
     return faults
+
+
+def _statistic_faults(
+    view: CacheView, occupied: Bool[Tensor, "R H L"], count: int
+) -> dict[int, PartError]:
+    """Errors of sequences of whose entries a statistic's numbers are NaN or infinite."""
+    faults: dict[int, PartError] = {}
+    for record, values in view.records.items():
+        if isinstance(record, Statistic | PairedStatistic):
+            for number in _not_finite(values, ~occupied, count):
+                told = ".update gave an entry NaN or infinite. What it returns must be finite."
+                faults.setdefault(number, broken(record, told))
+    return faults
+
+
+def _not_finite(
+    tensor: Float[Tensor, "R H *N"], unused: Bool[Tensor, "R H *#N"], count: int
+) -> list[int]:
+    """The sequences of whose rows a number that is used is NaN or infinite."""
+    finite = (tensor.isfinite() | unused).flatten(1).all(dim=1)  # [R]
+    holds = finite.unflatten(0, (-1, count)).all(dim=0).tolist()
+    return [number for number in range(count) if not holds[number]]
 
 
 def not_finite(what: str, dtype: torch.dtype) -> ModelError:

@@ -247,6 +247,20 @@ def test_a_statistic_that_breaks_ends_the_sequences_that_it_was_asked_about(
         model.generate(torch.tensor([[9] * length]), max_new_tokens=30, do_sample=False)
 
 
+def test_a_statistic_that_is_not_finite_is_blamed_and_not_the_scorer_that_reads_it() -> None:
+    statistic = updating(lambda held, weights: held / 0.0)
+
+    class Reading(ScorerAlgebra):
+        needs = Needs(records=(statistic,))
+
+        def score(self, view: CacheView) -> Tensor:
+            return view.record(statistic)
+
+    policy = Policy(budget=Budget(tokens=24, interval=8, window=2), scorer=Reading())
+    [done] = Engine(toy_model(), TOKENIZER, policy).generate([[9] * 28], max_new_tokens=5)
+    assert str(done.error).startswith("Odd().update gave an entry NaN or infinite")
+
+
 def test_the_error_of_a_statistic_goes_with_a_prefix_and_with_the_samples_of_a_prompt() -> None:
     statistic = updating(lambda held, weights: None)
     budget = Budget(tokens=24, interval=8, window=2)
