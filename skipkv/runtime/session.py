@@ -509,8 +509,9 @@ class Session:
             log = ScoreLog(self.policy.scorer, terms=observers.terms)
         outcomes: dict[Sequence, Outcome] = {}
         if over := self.over_budget(sequences):
-            # Parts compute in the dtype of what they see, whatever the model is decoded under.
-            with torch.autocast(self._device.type, enabled=False):
+            # Parts compute in the dtype of what they see, whatever the model is decoded under. What
+            # they remember stays in the cache, and would keep the graph of a gradient there.
+            with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
                 found = compress(
                     self.store,
                     self.policy,

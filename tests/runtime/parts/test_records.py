@@ -165,6 +165,28 @@ def test_what_is_remembered_moves_with_its_entry_and_its_sequence() -> None:
         model.generate(**batch, max_new_tokens=25, do_sample=False)
 
 
+def test_no_gradient_is_remembered_where_the_caller_computes_some() -> None:
+    """The cache would hold the graph of every event."""
+    factor, found = torch.nn.Parameter(torch.ones(1)), []
+
+    class Learned(Keeping):
+        def remember(self, view: CacheView) -> dict[Memory, Tensor]:
+            found.append(view.record(self.memory).requires_grad)
+            return {self.memory: factor * view.keys.norm(dim=-1)}
+
+    policy = Policy(budget=Budget(tokens=20, window=4, interval=8), scorer=Learned())
+    model: Any = toy_model()
+    given: dict[str, Any] = {"input_ids": torch.tensor([[5 + 7 * i % 70 for i in range(24)]])}
+    with skipkv.attach(model, policy), torch.enable_grad():
+        for _ in range(20):
+            output = model(**given, use_cache=True, logits_to_keep=1)
+            token = output.logits[:, -1].argmax(-1, keepdim=True)
+            given = {"input_ids": token, "past_key_values": output.past_key_values}
+    assert output.logits.requires_grad
+    assert len(found) > 3
+    assert not any(found)
+
+
 class Forgetful(Remembering):
     """Writes what it did not declare, not finite, or no tensor."""
 
