@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent
 torch.set_num_threads(1)
 # How long an example takes says nothing about the code on a busy machine. "few" is for further
 # versions of transformers, "many" for a search for faults: pytest --hypothesis-profile=many.
-for name, examples in (("few", 4), ("usual", 24), ("many", 500)):
+for name, examples in (("few", 4), ("usual", 16), ("many", 500)):
     settings.register_profile(name, deadline=None, max_examples=examples)
 settings.load_profile("usual")
 
