@@ -13,7 +13,7 @@ from typing import Annotated
 
 import torch
 import typer
-from pages import DOCS, insert, picture
+from pages import DOCS, insert, interval, picture
 
 from skipkv import Policy, presets, tiny
 from skipkv.evaluation import Cell, Estimate, Record, Row, Summary, Sweep, load_dataset
@@ -97,11 +97,11 @@ def table(summary: Summary, records: Sequence[Record]) -> str:
             cell.policy,
             "-" if cell.budget is None else str(cell.budget),
             "-" if cell.asked is None else cell.asked.removesuffix("%"),
-            _interval(row.accuracy.scaled(100), ".1f"),
+            interval(row.accuracy.scaled(100), ".1f"),
             _points(row),
-            "-" if rival is None else _interval(gap(own, rival).scaled(100), "+.1f"),
+            "-" if rival is None else interval(gap(own, rival).scaled(100), "+.1f"),
             f"{row.new_tokens.value:.0f}",
-            "-" if row is full else _interval(longer(own, by_cell[full.cell]), "+.1f"),
+            "-" if row is full else interval(longer(own, by_cell[full.cell]), "+.1f"),
             f"{row.non_execution:.1f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -109,7 +109,7 @@ def table(summary: Summary, records: Sequence[Record]) -> str:
 
 
 def _points(row: Row) -> str:
-    return "-" if row.difference is None else _interval(row.difference.scaled(100), "+.1f")
+    return "-" if row.difference is None else interval(row.difference.scaled(100), "+.1f")
 
 
 Samples = Mapping[str, Sequence[Record]]  # of each problem
@@ -132,10 +132,6 @@ def longer(own: Samples, full: Samples) -> Estimate:
     mine, theirs = ([_average([r.new_tokens for r in of[p]]) for p in shared] for of in (own, full))
     more = mean([a - b for a, b in zip(mine, theirs, strict=True)])
     return more.scaled(100 / _average(theirs))
-
-
-def _interval(estimate: Estimate, form: str) -> str:
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 if __name__ == "__main__":

@@ -42,9 +42,7 @@ def first_error(problem: Problem, text: str) -> str:
     return "none" if boxed[-1:] == [problem.answer] else "answer"
 
 
-def table(
-    cells: dict[str, Sequence[tuple[Problem, str]]],
-) -> str:
+def table(cells: dict[str, Sequence[tuple[Problem, str]]]) -> str:
     """For each cell the share of its traces by the first thing wrong, in Markdown.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Annotated
 import attrs
 import torch
 import typer
-from pages import DOCS, insert
+from pages import DOCS, insert, interval
 from results import BUDGETS
 
 from skipkv import tiny
@@ -122,10 +122,7 @@ def table(summary: Summary) -> str:
 
 
 def _row(name: str, reads: str, cells: Mapping[str, Estimate], shares: Sequence[str]) -> str:
-    texts = [
-        f"{e.value:.1f} [{e.low:.1f}, {e.high:.1f}]" if (e := cells.get(share)) else "-"
-        for share in shares
-    ]
+    texts = [interval(cells[share], ".1f") if share in cells else "-" for share in shares]
     return f"| {name} | {reads} | {' | '.join(texts)} |"
 
 

@@ -17,7 +17,7 @@ import fidelity
 import torch
 import typer
 from ablation import gap
-from pages import DOCS, insert
+from pages import DOCS, insert, interval
 
 from skipkv import Policy, presets, tiny
 from skipkv.evaluation import Record, Sweep, load_dataset
@@ -101,8 +101,7 @@ def leads(records: Sequence[Record], policy: str) -> str:
     for (rival, asked), theirs in cells.items():
         own = cells.get((policy, asked))
         if own is not None and rival != policy:
-            lead = gap(own, theirs).scaled(100)
-            points = f"{lead.value:+.1f} [{lead.low:+.1f}, {lead.high:+.1f}]"
+            points = interval(gap(own, theirs).scaled(100), "+.1f")
             lines.append(f"| {rival} | {asked} | {points} |")
     return "\n".join(lines)
 

@@ -3,7 +3,19 @@
 import shutil
 from pathlib import Path
 
+from skipkv.evaluation import Estimate
+
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+def interval(estimate: Estimate, form: str) -> str:
+    """A value with its interval, as cells of tables have it.
+
+    Args:
+        estimate: the value.
+        form: of each number, such as "+.1f".
+    """
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def insert(page: Path, name: str, text: str) -> None:

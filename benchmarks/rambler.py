@@ -22,10 +22,10 @@ import typer
 from curves import axes_of, curve, level
 from members import MEMBERS as PRESETS
 from outcomes import FOLDER, Key, Outcomes, OutcomesFolder
-from pages import DOCS, insert
+from pages import DOCS, insert, interval
 
 from skipkv import Policy, __version__, presets
-from skipkv.evaluation import Candidate, Estimate, Record, Sweep, load_dataset
+from skipkv.evaluation import Candidate, Record, Sweep, load_dataset
 from skipkv.evaluation.plots import styles
 from skipkv.evaluation.records import read_records
 from skipkv.evictors import TopK
@@ -186,7 +186,7 @@ def tables(cells: dict[Key, Outcomes]) -> dict[str, str]:
 
     def to_rkv(cell: Outcomes) -> str:
         rival = cells.get((RKV, cell.asked))
-        return "-" if rival in (None, cell) else shown(cell.points_to(rival), "+.1f")
+        return "-" if rival in (None, cell) else interval(cell.points_to(rival), "+.1f")
 
     to_others = matrix(cells, to_rkv)
     return {
@@ -194,13 +194,13 @@ def tables(cells: dict[Key, Outcomes]) -> dict[str, str]:
         "differences": "\n\n".join(
             [
                 "To the full cache, in points:",
-                matrix(others, lambda cell: shown(cell.points_to(full), "+.1f")),
+                matrix(others, lambda cell: interval(cell.points_to(full), "+.1f")),
                 *(["To `rkv` at the same budget:", to_others] if to_others else []),
             ]
         ),
         "length": matrix(
             others,
-            lambda cell: f"{shown(cell.longer_than(full), '+.1f')}; {cell.share('no end'):.1f}",
+            lambda cell: f"{interval(cell.longer_than(full), '+.1f')}; {cell.share('no end'):.1f}",
         ),
         "errors": errors(some_of(cells, ["8%", "13%", "25%"])),
         "habits": rambler_habits.table({title(cell): cell for cell in some_of(cells, ["8%"])}),
@@ -235,7 +235,7 @@ def drawn(cells: dict[Key, Outcomes]) -> Any:
 
 def accuracies(cells: dict[Key, Outcomes]) -> str:
     """Right answers in percent, by policy and budget, in Markdown."""
-    return matrix({**cells, **unbounded(cells)}, lambda cell: shown(cell.accuracy, ".1f"))
+    return matrix({**cells, **unbounded(cells)}, lambda cell: interval(cell.accuracy, ".1f"))
 
 
 def unbounded(cells: dict[Key, Outcomes], but: str = "") -> dict[Key, Outcomes]:
@@ -287,11 +287,6 @@ def errors(cells: Sequence[Outcomes]) -> str:
 def title(cell: Outcomes) -> str:
     """A cell's policy and budget."""
     return cell.policy if cell.asked is None else f"{cell.policy} {cell.asked}"
-
-
-def shown(estimate: Estimate, form: str) -> str:
-    """A value with its interval."""
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from outcomes import Outcomes
+from pages import interval
 
-from skipkv.evaluation import Estimate, Record
+from skipkv.evaluation import Record
 from skipkv.evaluation.intervals import mean
 from skipkv.tiny.rambler import phrases
 
@@ -36,7 +37,7 @@ def table(cells: dict[str, Outcomes]) -> str:
             if len(some) < _ENOUGH:
                 continue
             means = {name: mean([values[name][n] for n in sorted(some)]) for name in names}
-            texts = [_shown(m, 0 if name == "tokens" else 1) for name, m in means.items()]
+            texts = [interval(m, ".0f" if name == "tokens" else ".1f") for name, m in means.items()]
             lines.append(f"| {label} | {group} | {len(some)} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
@@ -52,7 +53,3 @@ def counts(records: Sequence[Record]) -> dict[str, list[int]]:
 def _count(record: Record, told: Sequence[str]) -> int:
     assert record.text is not None
     return sum(record.text.count(phrase) for phrase in told)
-
-
-def _shown(estimate: Estimate, digits: int) -> str:
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -12,10 +12,10 @@ from typing import Annotated
 import first_errors
 import torch
 import typer
-from pages import DOCS, insert, picture
+from pages import DOCS, insert, interval, picture
 
 from skipkv import tiny
-from skipkv.evaluation import Estimate, Summary, Sweep, load_dataset
+from skipkv.evaluation import Summary, Sweep, load_dataset
 
 POLICIES = "streaming_llm,h2o,tova,snapkv,rkv,skipkv,skipkv:threshold=0.7"
 BUDGETS = "20%,30%,40%,50%,60%,75%"
@@ -60,17 +60,13 @@ def table(summary: Summary) -> str:
         budget = "-" if row.cell.budget is None else str(row.cell.budget)
         share = "-" if row.cell.asked is None else row.cell.asked.removesuffix("%")
         accuracy, length = row.accuracy.scaled(100), row.new_tokens
-        gap = "-" if row.difference is None else _interval(row.difference.scaled(100), "+.1f")
+        gap = "-" if row.difference is None else interval(row.difference.scaled(100), "+.1f")
         lines.append(
-            f"| {row.cell.policy} | {budget} | {share} | {_interval(accuracy, '.1f')} | {gap} "
+            f"| {row.cell.policy} | {budget} | {share} | {interval(accuracy, '.1f')} | {gap} "
             f"| {length.value:.0f} | {row.non_execution:.1f} | {row.mean_entries:.0f} "
             f"| {row.peak_kv_bytes / 1e3:.0f} | {row.tokens_per_second:.0f} |"
         )
     return "\n".join(lines)
-
-
-def _interval(estimate: Estimate, form: str) -> str:
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 if __name__ == "__main__":

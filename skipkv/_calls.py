@@ -14,15 +14,14 @@ from torch import Tensor
 from skipkv._types import (
     CacheView,
     Memory,
-    PairedStatistic,
     Record,
     Rotation,
     SentenceTable,
-    Statistic,
     SteeringContext,
     Written,
     needs_of,
 )
+from skipkv._types.records import arguments
 from skipkv._validators import kind_of
 from skipkv.errors import PartError, SkipKVError
 
@@ -248,16 +247,11 @@ def statistics_of(
         PartError: a statistic raised, edited its arguments, or did not return a tensor like `held`.
     """
     values = {record: watched(held) for record, held in values.items()}
-    weights, positions = watched(weights), watched(positions)
     found: dict[Record, Float[Tensor, "B H L"]] = {}
-    for record, held in values.items():
-        shown = {"held": held, "weights": weights, "positions": positions}
-        if isinstance(record, PairedStatistic):
-            shown["read"] = values[record.reads]
-        elif not isinstance(record, Statistic):
-            continue
-        found[record] = call(record, "update", shown)
-        check_tensor(record, "update", found[record], "[B, H, L]", held, torch.float32)
+    for statistic, shown in arguments(values, watched(weights), watched(positions)):
+        answer = call(statistic, "update", shown)
+        check_tensor(statistic, "update", answer, "[B, H, L]", shown["held"], torch.float32)
+        found[statistic] = answer
     return found
 
 

@@ -1,7 +1,7 @@
 """Numbers that the cache keeps beside each entry, for parts that declare them."""
 
-from collections.abc import Hashable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -338,10 +338,25 @@ def updated(
         weights: the attention of each query head of each token to each entry.
         positions: of the tokens; -1 is padding.
     """
-    found: dict[Record, Float[Tensor, "B H L"]] = {}
+    given = arguments(values, weights, positions)
+    return {statistic: statistic.update(*shown.values()) for statistic, shown in given}
+
+
+def arguments(
+    values: Mapping[Record, Float[Tensor, "B H L"]],
+    weights: Float[Tensor, "B H G T L"],
+    positions: Int[Tensor, "B T"],
+) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+    """The statistics among some records, each with the arguments of its `update`, by name.
+
+    Args:
+        values: the records before.
+        weights: the attention of each query head of each token to each entry.
+        positions: of the tokens; -1 is padding.
+    """
     for record, held in values.items():
+        shown = {"held": held, "weights": weights, "positions": positions}
         if isinstance(record, PairedStatistic):
-            found[record] = record.update(held, weights, positions, values[record.reads])
+            yield record, {**shown, "read": values[record.reads]}
         elif isinstance(record, Statistic):
-            found[record] = record.update(held, weights, positions)
-    return found
+            yield record, shown
